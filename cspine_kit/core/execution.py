@@ -1,0 +1,89 @@
+"""One map over studies, with a progress bar, that one bad study cannot stop.
+
+In: a picklable function of one item, and items with names. Out: results and failures. Example::
+
+    outcome = map_studies(index_one, {uid: folder, ...}, jobs=2, title="index")
+    outcome.results["1.2.3"], outcome.failures["1.2.4"]
+"""
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from cspine_kit.core.errors import CSpineError, DataError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Outcome(Generic[Result]):
+    """What a map gave: results and reasons of failure by study_uid, in the order of the items."""
+
+    results: dict[str, Result] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+
+
+def usable_cores() -> int:
+    """Cores this process may use (a container's affinity counts, not the machine's size)."""
+    return len(os.sched_getaffinity(0))
+
+
+def _guarded(function: Callable[[Any], Any], name: str, item: Any) -> tuple[str, Any, str | None]:
+    try:
+        return name, function(item), None
+    except CSpineError as error:
+        return name, None, str(error)
+    except Exception as error:  # noqa: BLE001 - one bad study must cost only itself
+        return name, None, f"study {name}: {type(error).__name__}: {error}"
+
+
+def map_studies(
+    function: Callable[[Item], Result],
+    items: Mapping[str, Item],
+    *,
+    jobs: int = 0,
+    title: str = "studies",
+) -> Outcome[Result]:
+    """Apply `function` to every item, each in its own guard.
+
+    Args:
+        function: picklable; one item to one result.
+        items: by study_uid.
+        jobs: processes; 0 means the usable cores, 1 runs in this process.
+        title: name of the progress bar.
+
+    Returns:
+        Results and failures in the order of `items`. A failure is logged and recorded, not raised.
+    """
+    from joblib import Parallel, delayed
+    from tqdm import tqdm
+
+    jobs = min(jobs or usable_cores(), max(1, len(items)))
+    stream = Parallel(n_jobs=jobs, return_as="generator")(
+        delayed(_guarded)(function, name, item) for name, item in items.items()
+    )
+    outcome: Outcome[Result] = Outcome()
+    for name, result, problem in tqdm(stream, total=len(items), desc=title, unit="study"):
+        if problem is None:
+            outcome.results[name] = result
+        else:
+            outcome.failures[name] = problem
+            log.warning(problem)
+    return outcome
+
+
+def require_some(outcome: Outcome[Result], what: str) -> dict[str, Result]:
+    """Results of a map, or an error where every single study failed.
+
+    Raises:
+        DataError: nothing succeeded; carries the first reason.
+    """
+    if outcome.failures and not outcome.results:
+        first = next(iter(outcome.failures.values()))
+        raise DataError(f"{what}: all {len(outcome.failures)} studies failed; the first: {first}")
+    return outcome.results

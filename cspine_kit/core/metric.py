@@ -1,0 +1,140 @@
+"""The competition's weighted multi-label log loss, in the two forms in circulation.
+
+In: arrays (n_studies, 8) in the order of `TARGETS`. Out: floats. Example::
+
+    score = evaluate(labels, probs)   # Score.per_exam is form A (default), Score.whole is form B
+
+Weights: `core.anatomy`. The official page gives neither weights nor normalizer, so both are given:
+form A, per exam: the mean over exams of sum_j(w L) / sum_j(w) (what most strong competitors
+validated with); form B, global: sum_ij(w L) / sum_ij(w).
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cspine_kit.core.anatomy import (
+    LEVEL_WEIGHT,
+    LEVELS,
+    OVERALL_WEIGHT,
+    POSITIVE_FACTOR,
+    TARGETS,
+)
+from cspine_kit.core.errors import CSpineError
+
+Form = Literal["per_exam", "global"]
+FloatArray = NDArray[np.float64]
+
+LOG_CLIP = 1e-15
+"""Probabilities are clipped to [1e-15, 1 - 1e-15] before the log, as MLE-bench's grader does."""
+
+_NEGATIVE_WEIGHTS = np.array([LEVEL_WEIGHT] * len(LEVELS) + [OVERALL_WEIGHT])
+
+
+@dataclass(frozen=True)
+class Score:
+    """Both forms of the metric and the plain log loss of each target."""
+
+    per_exam: float
+    whole: float
+    per_target: dict[str, float]
+    n_studies: int
+
+
+def weights(labels: NDArray[np.generic]) -> FloatArray:
+    """Weight of every (study, target): 1 / 2 for levels, 7 / 14 for overall. Shape of `labels`."""
+    positive = np.asarray(labels, dtype=np.float64) > 0.5
+    return _NEGATIVE_WEIGHTS * np.where(positive, POSITIVE_FACTOR, 1.0)
+
+
+def row_weights(labels: NDArray[np.generic], form: Form = "per_exam") -> FloatArray:
+    """Weights (n, 8) whose weighted sum of log losses is the metric itself (they sum to 1)."""
+    w = weights(labels)
+    if form == "per_exam":
+        per_exam: FloatArray = w / w.sum(axis=1, keepdims=True) / len(w)
+        return per_exam
+    return np.asarray(w / w.sum(), dtype=np.float64)
+
+
+def log_losses(labels: NDArray[np.generic], probs: NDArray[np.generic]) -> FloatArray:
+    """Unweighted log loss of every (study, target), shape (n, 8)."""
+    y = np.asarray(labels, dtype=np.float64)
+    p = np.clip(np.asarray(probs, dtype=np.float64), LOG_CLIP, 1.0 - LOG_CLIP)
+    losses: FloatArray = -(y * np.log(p) + (1.0 - y) * np.log1p(-p))
+    return losses
+
+
+def metric(
+    labels: NDArray[np.generic], probs: NDArray[np.generic], form: Form = "per_exam"
+) -> float:
+    """One form of the metric.
+
+    Args:
+        labels: (n, 8) of 0 / 1.
+        probs: (n, 8) in [0, 1].
+        form: "per_exam" (A) or "global" (B).
+
+    Raises:
+        CSpineError: shapes differ, no study, or NaN.
+    """
+    y, p = np.asarray(labels, dtype=np.float64), np.asarray(probs, dtype=np.float64)
+    if y.shape != p.shape or y.ndim != 2 or y.shape[1] != len(TARGETS) or len(y) == 0:
+        raise CSpineError(
+            f"metric needs labels and probs of one shape (n >= 1, {len(TARGETS)}), "
+            f"got {y.shape} and {p.shape}"
+        )
+    if np.isnan(y).any() or np.isnan(p).any():
+        raise CSpineError("metric got NaN; validate the submission first (cspine score does)")
+    return float((row_weights(y, form) * log_losses(y, p)).sum())
+
+
+def evaluate(labels: NDArray[np.generic], probs: NDArray[np.generic]) -> Score:
+    """Both forms and the mean unweighted log loss per target, for (n, 8) labels and probs."""
+    per_exam, whole = metric(labels, probs, "per_exam"), metric(labels, probs, "global")
+    per_target = log_losses(labels, probs).mean(axis=0)
+    return Score(
+        per_exam=per_exam,
+        whole=whole,
+        per_target={t: float(v) for t, v in zip(TARGETS, per_target, strict=True)},
+        n_studies=len(np.asarray(labels)),
+    )
+
+
+def best_constant(labels: NDArray[np.generic], form: Form = "per_exam") -> FloatArray:
+    """The constant prediction (8,) that minimizes the metric on `labels`, in closed form.
+
+    For each target the minimizer of a weighted log loss is the weighted mean of its labels. A
+    target without a positive (or negative) gets half a study's worth of the missing class, so that
+    the constant stays inside (0, 1) on small folds.
+    """
+    y = np.asarray(labels, dtype=np.float64)
+    w = row_weights(y, form)
+    total = w.sum(axis=0)
+    prior = 0.5 / len(y)
+    constant: FloatArray = np.clip((w * y).sum(axis=0) / total, prior, 1.0 - prior)
+    return constant
+
+
+def bootstrap_interval(
+    labels: NDArray[np.generic],
+    probs: NDArray[np.generic],
+    form: Form = "per_exam",
+    *,
+    repeats: int = 1000,
+    seed: int = 0,
+    coverage: float = 0.95,
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the metric over studies."""
+    y = np.asarray(labels, dtype=np.float64)
+    weighted = weights(y)
+    loss, total = (weighted * log_losses(y, probs)).sum(axis=1), weighted.sum(axis=1)
+    draws = np.random.default_rng(seed).integers(0, len(y), size=(repeats, len(y)))
+    if form == "per_exam":
+        values = (loss / total)[draws].mean(axis=1)
+    else:
+        values = loss[draws].sum(axis=1) / total[draws].sum(axis=1)
+    tail = (1.0 - coverage) / 2.0
+    low, high = np.quantile(values, [tail, 1.0 - tail])
+    return float(low), float(high)

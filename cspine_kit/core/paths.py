@@ -1,0 +1,119 @@
+"""Where files lie: the competition's layout, a config's run folder, and ids that become paths.
+
+In: a root folder or a config name. Out: paths, never created here. Example::
+
+    competition = Competition(Path("data/rsna-2022-cervical-spine-fracture-detection"))
+    folder = competition.images("train", "1.2.826.0.1.3680043.6200")
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from cspine_kit.core.errors import DataError
+
+Split = Literal["train", "test"]
+
+_UID = re.compile(r"[0-9]+(\.[0-9]+)*")
+_UID_LIMIT = 64
+"""DICOM PS3.5 section 9.1: digits and dots, at most 64 characters."""
+
+
+def is_safe_uid(value: str) -> bool:
+    """True where `value` is a DICOM UID and therefore safe as a folder name."""
+    return len(value) <= _UID_LIMIT and _UID.fullmatch(value) is not None
+
+
+def safe_uid(value: str) -> str:
+    """Return `value` where it is safe as a folder name.
+
+    Raises:
+        DataError: anything but digits and dots (an id from outside becomes a path).
+    """
+    if not is_safe_uid(value):
+        raise DataError(
+            f"StudyInstanceUID {value!r} is not digits and dots (at most {_UID_LIMIT}); "
+            "it would become a path, so the row is refused"
+        )
+    return value
+
+
+@dataclass(frozen=True)
+class Competition:
+    """A folder in the layout of the RSNA 2022 competition."""
+
+    root: Path
+
+    @property
+    def train_csv(self) -> Path:
+        """Labels: StudyInstanceUID, patient_overall, C1..C7."""
+        return self.root / "train.csv"
+
+    @property
+    def boxes_csv(self) -> Path:
+        """Fracture boxes: StudyInstanceUID, x, y, width, height, slice_number."""
+        return self.root / "train_bounding_boxes.csv"
+
+    @property
+    def test_csv(self) -> Path:
+        """Rows to predict: row_id, StudyInstanceUID, prediction_type."""
+        return self.root / "test.csv"
+
+    @property
+    def sample_submission_csv(self) -> Path:
+        """row_id, fractured."""
+        return self.root / "sample_submission.csv"
+
+    @property
+    def solution_csv(self) -> Path:
+        """Truth of the test set in train.csv's shape; only a phantom has one."""
+        return self.root / "solution.csv"
+
+    def images(self, split: Split, study_uid: str) -> Path:
+        """Folder of one study's DICOM files (`safe_uid` is enforced)."""
+        return self.root / f"{split}_images" / safe_uid(study_uid)
+
+    def segmentation(self, study_uid: str) -> Path:
+        """NIfTI mask of one study; most studies have none."""
+        return self.root / "segmentations" / f"{safe_uid(study_uid)}.nii"
+
+
+@dataclass(frozen=True)
+class RunPaths:
+    """Everything one config writes under `oof/<name>/`."""
+
+    root: Path
+
+    @property
+    def resolved_config(self) -> Path:
+        """The config with every default filled in: what the kernel reads."""
+        return self.root / "config.yaml"
+
+    @property
+    def folds(self) -> Path:
+        """CSV study_uid, group, stratum, fold; wins over the generator."""
+        return self.root / "folds.csv"
+
+    @property
+    def cache(self) -> Path:
+        """One compact volume per study: `<study_uid>.npy`, uint8 (z, y, x)."""
+        return self.root / "cache"
+
+    def table(self, name: str) -> Path:
+        """One parquet table by its contract's name (`core.tables`)."""
+        return self.root / "tables" / f"{name}.parquet"
+
+    def model(self, member: str, fold: int) -> Path:
+        """Folder that owns one fold model and its out-of-fold predictions."""
+        return self.root / "models" / member / f"fold_{fold}"
+
+    @property
+    def stack(self) -> Path:
+        """Boosters, scores and predictions of the stack."""
+        return self.root / "stack"
+
+    @property
+    def bundle(self) -> Path:
+        """The Kaggle dataset folder."""
+        return self.root / "bundle"

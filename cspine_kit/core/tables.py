@@ -1,0 +1,219 @@
+"""Table contracts: what each table's key and columns are, checked on every write and read.
+
+In: pandas frames. Out: parquet files whose key is unique and sorted. Example::
+
+    write_table(frame, paths.table("slices"), "slices")
+    oof = read_table(paths.table("oof_slices"), "oof_slices")   # proves that nothing leaked
+
+Two fold columns: `fold` = the fold a study belongs to (-1 for test), `model_fold` = the fold model
+that made the row. In an out-of-fold table they are equal, and reading it proves that.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from cspine_kit.core.anatomy import LEVELS, OVERALL, TARGETS
+from cspine_kit.core.errors import ArtifactError, TableError
+from cspine_kit.core.runs import publish
+
+if TYPE_CHECKING:
+    import pandera.pandas as pa
+
+VERTEBRA_COLUMNS: tuple[str, ...] = tuple(f"vertebra_{level}" for level in LEVELS)
+FRACTURE_COLUMNS: tuple[str, ...] = tuple(f"fracture_{level}" for level in LEVELS)
+MASK_COLUMNS: tuple[str, ...] = tuple(f"mask_{level}" for level in LEVELS)
+SPINE_BOX_COLUMNS: tuple[str, ...] = ("spine_y0", "spine_x0", "spine_y1", "spine_x1")
+"""Box around C1..C7 on one slice, in pixels of the native DICOM grid (all in-plane positions in
+tables are native pixels, so that they draw on the files as they are)."""
+
+SHOWN_ROWS = 5
+
+
+@dataclass(frozen=True)
+class Contract:
+    """One table: its key, its typed columns ("str", "int", "float", "bool") and its extra rules."""
+
+    key: tuple[str, ...]
+    columns: dict[str, str]
+    nullable: tuple[str, ...] = ()
+    out_of_fold: bool = False
+    open_columns: bool = False
+
+
+def _kinds(kind: str, *groups: tuple[str, ...]) -> dict[str, str]:
+    return {column: kind for group in groups for column in group}
+
+
+CONTRACTS: dict[str, Contract] = {
+    "studies": Contract(
+        key=("study_uid",),
+        columns={
+            **_kinds("str", ("study_uid", "split", "transfer_syntax", "problems")),
+            **_kinds("int", ("n_slices", "rows", "cols")),
+            **_kinds("float", ("spacing_z", "spacing_y", "spacing_x")),
+            **_kinds("bool", ("reversed", "irregular", "has_mask", "has_boxes")),
+            **_kinds("float", (OVERALL,), LEVELS),
+        },
+        nullable=(OVERALL, *LEVELS),
+    ),
+    "slices": Contract(
+        key=("study_uid", "slice_idx"),
+        columns={
+            **_kinds("str", ("study_uid", "file")),
+            **_kinds("int", ("slice_idx",)),
+            **_kinds("float", ("slice_number", "instance_number", "z_mm", "gap_mm")),
+            **_kinds("float", MASK_COLUMNS, SPINE_BOX_COLUMNS),
+            **_kinds("float", ("box_x", "box_y", "box_w", "box_h")),
+        },
+        nullable=(
+            *("slice_number", "instance_number", "gap_mm", *MASK_COLUMNS, *SPINE_BOX_COLUMNS),
+            *("box_x", "box_y", "box_w", "box_h"),
+        ),
+    ),
+    "volumes": Contract(
+        key=("study_uid",),
+        columns={
+            **_kinds("str", ("study_uid", "path", "dtype", "checksum")),
+            **_kinds("int", ("nz", "ny", "nx")),
+            **_kinds("float", ("spacing_z", "spacing_y", "spacing_x")),
+            **_kinds("float", ("offset_y_px", "offset_x_px", "zoom_y", "zoom_x")),
+            **_kinds("float", ("hu_low", "hu_high")),
+        },
+    ),
+    "vertebra": Contract(
+        key=("member", "study_uid", "slice_idx", "model_fold"),
+        columns={
+            **_kinds("str", ("member", "study_uid")),
+            **_kinds("int", ("slice_idx", "model_fold", "fold")),
+            **_kinds("float", VERTEBRA_COLUMNS, SPINE_BOX_COLUMNS),
+        },
+    ),
+    "crops": Contract(
+        key=("study_uid", "level", "model_fold"),
+        columns={
+            **_kinds("str", ("study_uid", "level", "source")),
+            **_kinds("int", ("model_fold", "z0", "z1")),
+            **_kinds("float", ("center_z_mm", "center_y_px", "center_x_px", "confidence")),
+        },
+    ),
+    "oof_slices": Contract(
+        key=("member", "study_uid", "slice_idx", "model_fold"),
+        columns={
+            **_kinds("str", ("member", "study_uid")),
+            **_kinds("int", ("slice_idx", "model_fold", "fold")),
+            **_kinds("float", ("z_mm",), VERTEBRA_COLUMNS, FRACTURE_COLUMNS),
+        },
+        out_of_fold=True,
+    ),
+    "features": Contract(
+        key=("study_uid", "level", "model_fold"),
+        columns={
+            **_kinds("str", ("study_uid", "level")),
+            **_kinds("int", ("model_fold", "fold")),
+            **_kinds("float", ("label",)),
+        },
+        nullable=("label",),
+        out_of_fold=True,
+        open_columns=True,
+    ),
+    "predictions": Contract(
+        key=("model", "study_uid", "target"),
+        columns={
+            **_kinds("str", ("model", "study_uid", "target")),
+            **_kinds("float", ("prob",)),
+            **_kinds("int", ("fold",)),
+        },
+    ),
+}
+"""Every table of the kit by name; DESIGN's table contracts as data."""
+
+
+def _schema(name: str) -> "pa.DataFrameSchema":
+    import pandera.pandas as pa
+
+    contract = CONTRACTS[name]
+    checks = {
+        "level": [pa.Check.isin(LEVELS)],
+        "target": [pa.Check.isin(TARGETS)],
+        "prob": [pa.Check(lambda p: (p > 0) & (p < 1), error="must lie inside (0, 1)")],
+    }
+    return pa.DataFrameSchema(
+        {
+            column: pa.Column(
+                {"str": str, "int": "int64", "float": float, "bool": bool}[kind],
+                checks=checks.get(column),
+                nullable=column in contract.nullable,
+                coerce=True,
+            )
+            for column, kind in contract.columns.items()
+        },
+        unique=list(contract.key),
+        strict=not contract.open_columns,
+        name=name,
+    )
+
+
+def check_out_of_fold(frame: pd.DataFrame, name: str = "out-of-fold table") -> None:
+    """Prove that each row was made by the model that never saw its study.
+
+    Raises:
+        TableError: `fold != model_fold` somewhere; names the first rows.
+    """
+    leaked = frame[frame["fold"] != frame["model_fold"]]
+    if len(leaked):
+        shown = leaked[["study_uid", "fold", "model_fold"]].drop_duplicates().head(SHOWN_ROWS)
+        raise TableError(
+            f"{name}: {len(leaked)} of {len(frame)} rows were made by a model that may have seen "
+            f"their study (fold != model_fold): {shown.to_dict('records')}; "
+            "rebuild it with make oof"
+        )
+
+
+def check_table(frame: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Return `frame` with contract types and sorted by its key.
+
+    Raises:
+        TableError: a missing or unknown column, a wrong type, a duplicate key, a value out of
+            range, or an out-of-fold row whose folds differ.
+    """
+    from pandera.errors import SchemaErrors
+
+    contract = CONTRACTS[name]
+    try:
+        checked = _schema(name).validate(frame, lazy=True)
+    except SchemaErrors as error:
+        cases = error.failure_cases.head(SHOWN_ROWS)
+        shown = "; ".join(
+            f"{row.get('column') or name}: {row['check']} (got {row['failure_case']!r}"
+            + (f", row {row['index']}" if pd.notna(row["index"]) else "")
+            + ")"
+            for row in cases.to_dict("records")
+        )
+        raise TableError(f"table {name}: {len(error.failure_cases)} faults: {shown}") from error
+    if contract.out_of_fold:
+        check_out_of_fold(checked, f"table {name}")
+    ordered = [*contract.columns, *(c for c in checked.columns if c not in contract.columns)]
+    return checked[ordered].sort_values(list(contract.key), ignore_index=True)
+
+
+def write_table(frame: pd.DataFrame, path: Path, name: str, key: str | None = None) -> pd.DataFrame:
+    """Check a table against its contract and write it atomically; returns what was written."""
+    checked = check_table(frame, name)
+    with publish(path, key) as temporary:
+        checked.to_parquet(temporary, index=False)
+    return checked
+
+
+def read_table(path: Path, name: str) -> pd.DataFrame:
+    """Read a table and check it against its contract.
+
+    Raises:
+        ArtifactError: the file is absent.
+        TableError: the file breaks the contract.
+    """
+    if not path.exists():
+        raise ArtifactError(f"table {name} not found at {path}; run make oof (or make stack) first")
+    return check_table(pd.read_parquet(path), name)

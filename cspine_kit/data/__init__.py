@@ -1,0 +1,1 @@
+"""Data: from DICOM folders to geometry-true tables and compact volumes."""

@@ -1,0 +1,1 @@
+"""Stack: from slice tables to eight calibrated numbers. The only room that knows LightGBM."""

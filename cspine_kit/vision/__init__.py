@@ -1,0 +1,1 @@
+"""Vision: the 2.5D networks. The only room that knows torch and timm."""

@@ -6,6 +6,7 @@ In: a picklable function of one item, and items with names. Out: results and fai
     outcome.results["1.2.3"], outcome.failures["1.2.4"]
 """
 
+import ctypes
 import logging
 import os
 from collections.abc import Callable, Mapping
@@ -19,6 +20,8 @@ Result = TypeVar("Result")
 
 log = logging.getLogger(__name__)
 
+MALLOC_THRESHOLD = 512 << 20
+
 
 @dataclass
 class Outcome(Generic[Result]):
@@ -31,6 +34,21 @@ class Outcome(Generic[Result]):
 def usable_cores() -> int:
     """Cores this process may use (a container's affinity counts, not the machine's size)."""
     return len(os.sched_getaffinity(0))
+
+
+def tune_malloc() -> None:
+    """Let glibc keep large blocks instead of returning them to the system after each layer.
+
+    Stops page faults on activations, up to 2x on a CPU. Call it before torch starts; elsewhere than
+    on glibc it does nothing.
+    """
+    m_trim_threshold, m_mmap_threshold = -1, -3  # malloc.h
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(m_trim_threshold, MALLOC_THRESHOLD)
+        libc.mallopt(m_mmap_threshold, MALLOC_THRESHOLD)
+    except (OSError, AttributeError):
+        log.debug("no glibc here, malloc left as it is")
 
 
 def _guarded(function: Callable[[Any], Any], name: str, item: Any) -> tuple[str, Any, str | None]:

@@ -42,6 +42,11 @@ def fingerprint(*parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def derive_seed(*parts: Any) -> int:
+    """A 32-bit seed for one random draw, from its coordinates (config seed, member, fold, ...)."""
+    return int(fingerprint(*parts)[:8], 16)
+
+
 def file_hash(path: Path) -> str:
     """SHA-256 (hex) of one file's bytes."""
     with path.open("rb") as handle:

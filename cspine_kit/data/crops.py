@@ -1,0 +1,159 @@
+"""Ordered levels of one study from per-slice scores, and where a crop of the spine lies.
+
+In: visibility logits and spine boxes on some slices of one study. Out: the seven rows of the `crops`
+table and a crop center for any slice. Example::
+
+    crops = decode_levels(z_mm, logits, boxes, slice_idx)       # C1..C7, always seven rows
+    centers = crop_centers(crops, z_mm[rows])                    # (n, 2) native pixels
+
+The decode is one pass of dynamic programming: going down, a slice belongs to nothing, then C1, ...,
+C7, then nothing again; levels never come back, and the path with the most visibility log-odds wins.
+That is what makes levels ordered whatever the network says.
+"""
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from cspine_kit.core.anatomy import LEVELS
+from cspine_kit.core.errors import DataError
+
+FloatArray = NDArray[np.float64]
+
+LEVEL_PITCH_MM: FloatArray = np.array([0.0, 21.0, 18.0, 17.0, 17.0, 17.0, 18.0])
+"""Typical distance of a level's center below the one above it, mm (C1-C2 first). Only used to place
+levels that no slice shows."""
+
+LOGIT_LIMIT = 5.0
+"""Log-odds beyond this say no more, so that one overconfident slice cannot outvote its neighbors."""
+
+SKIP_COST = 8.0
+"""Log-odds paid per level that a path leaves out between two it visits."""
+
+
+def decode_path(logits: FloatArray) -> NDArray[np.int64]:
+    """Best ordered state of every slice.
+
+    Args:
+        logits: (n, 7) visibility log-odds, cranial slice first.
+
+    Returns:
+        (n,) with 0 = above C1, 1..7 = C1..C7, 8 = below C7.
+    """
+    n_levels = len(LEVELS)
+    scores = np.clip(np.asarray(logits, dtype=np.float64), -LOGIT_LIMIT, LOGIT_LIMIT)
+    emission = np.zeros((len(scores), n_levels + 2))
+    emission[:, 1:-1] = scores
+    states = np.arange(n_levels + 2)
+    jump = states[None, :] - states[:, None]
+    # Entering from above or leaving below is free wherever the scan starts or ends.
+    inside = (states[:, None] >= 1) & (states[None, :] <= n_levels)
+    cost = np.where(jump < 0, np.inf, np.where(inside, SKIP_COST * np.maximum(jump - 1, 0), 0.0))
+    best = emission[0].copy()
+    back = np.zeros((len(scores), n_levels + 2), dtype=np.int64)
+    for i in range(1, len(scores)):
+        candidates = best[:, None] - cost
+        back[i] = candidates.argmax(axis=0)
+        best = candidates.max(axis=0) + emission[i]
+    path = np.empty(len(scores), dtype=np.int64)
+    path[-1] = int(best.argmax())
+    for i in range(len(scores) - 1, 0, -1):
+        path[i - 1] = back[i, path[i]]
+    return path
+
+
+def _place_unseen(center: FloatArray, seen: NDArray[np.bool_]) -> FloatArray:
+    """Centers (7,) mm with unseen levels put between or beyond the seen ones at typical pitches."""
+    typical = -np.cumsum(LEVEL_PITCH_MM)
+    known = np.flatnonzero(seen)
+    placed = center.copy()
+    for level in np.flatnonzero(~seen):
+        above, below = known[known < level], known[known > level]
+        if len(above) and len(below):
+            a, b = above[-1], below[0]
+            share = (typical[level] - typical[a]) / (typical[b] - typical[a])
+            placed[level] = center[a] + share * (center[b] - center[a])
+        else:
+            anchor = above[-1] if len(above) else below[0]
+            placed[level] = center[anchor] + typical[level] - typical[anchor]
+    return placed
+
+
+def decode_levels(
+    z_mm: FloatArray,
+    logits: FloatArray,
+    boxes: FloatArray,
+    slice_idx: NDArray[np.int64],
+) -> pd.DataFrame:
+    """The seven levels of one study.
+
+    Args:
+        z_mm: (n,) positions of the scored slices, descending (cranial first).
+        logits: (n, 7) visibility log-odds.
+        boxes: (n, 4) spine box y0, x0, y1, x1 in native pixels.
+        slice_idx: (n,) native index of the scored slices, ascending.
+
+    Returns:
+        Seven rows: level, z0, z1 (first and last native slice that shows the level, inclusive),
+        center_z_mm, center_y_px, center_x_px, confidence in [0, 1], source ("model", or
+        "interpolated" where no slice shows the level).
+
+    Raises:
+        DataError: no slice, or none that shows any level.
+    """
+    if len(z_mm) == 0:
+        raise DataError("no slice to decode levels from")
+    path = decode_path(logits)
+    visible = 1.0 / (1.0 + np.exp(-logits))
+    seen = np.array([(path == level + 1).any() for level in range(len(LEVELS))])
+    if not seen.any():
+        raise DataError("no slice shows a cervical level; is this a scan of the neck?")
+    center, yx = np.zeros(len(LEVELS)), np.zeros((len(LEVELS), 2))
+    middle = np.column_stack([boxes[:, [0, 2]].mean(axis=1), boxes[:, [1, 3]].mean(axis=1)])
+    z0, z1 = np.zeros(len(LEVELS), dtype=np.int64), np.zeros(len(LEVELS), dtype=np.int64)
+    confidence = np.zeros(len(LEVELS))
+    for level in np.flatnonzero(seen):
+        own = np.flatnonzero(path == level + 1)
+        weight = visible[own, level] + 1e-6
+        center[level] = np.average(z_mm[own], weights=weight)
+        yx[level] = np.average(middle[own], axis=0, weights=weight)
+        first, last = own[0], own[-1]
+        # Levels overlap on axial slices, the path does not: widen to all neighbors that show it.
+        while first > 0 and visible[first - 1, level] > 0.5:
+            first -= 1
+        while last < len(z_mm) - 1 and visible[last + 1, level] > 0.5:
+            last += 1
+        z0[level], z1[level] = slice_idx[first], slice_idx[last]
+        confidence[level] = visible[own, level].mean()
+    center = _place_unseen(center, seen)
+    for level in np.flatnonzero(~seen):
+        nearest = np.flatnonzero(seen)[np.abs(np.flatnonzero(seen) - level).argmin()]
+        yx[level] = yx[nearest]
+        z0[level] = z1[level] = slice_idx[np.abs(z_mm - center[level]).argmin()]
+    return pd.DataFrame(
+        {
+            "level": list(LEVELS),
+            "z0": z0,
+            "z1": z1,
+            "center_z_mm": center,
+            "center_y_px": yx[:, 0],
+            "center_x_px": yx[:, 1],
+            "confidence": confidence,
+            "source": np.where(seen, "model", "interpolated"),
+        }
+    )
+
+
+def crop_centers(crops: pd.DataFrame, z_mm: FloatArray) -> FloatArray:
+    """Crop centers (n, 2) y, x in native pixels at positions `z_mm`, following the seven levels."""
+    ordered = crops.sort_values("center_z_mm")
+    z = ordered["center_z_mm"].to_numpy()
+    columns = [np.interp(z_mm, z, ordered[c]) for c in ("center_y_px", "center_x_px")]
+    return np.column_stack(columns)
+
+
+def spine_slices(crops: pd.DataFrame, candidates: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Those candidate slices that lie between the first slice of C1 and the last of C7."""
+    first, last = int(crops["z0"].min()), int(crops["z1"].max())
+    inside: NDArray[np.int64] = candidates[(candidates >= first) & (candidates <= last)]
+    return inside

@@ -1,0 +1,153 @@
+"""2.5D stacks: neighboring slices chosen in millimeters, cropped around the spine.
+
+In: a `Volume` (data room), the slices to look at, crop centers and targets. Out: tensors. Example::
+
+    view = StudyView(volume, slice_idx=spaced_slices(volume.z_mm, 2.0), centers_px=centers)
+    stack = view.stack(0, config)      # (in_chans, size_px, size_px) uint8
+
+The same `StudyView.stack` feeds training, out-of-fold prediction and the kernel.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+from torchvision import tv_tensors
+
+from cspine_kit.core.config import ModelConfig
+from cspine_kit.data.volumes import Volume
+from cspine_kit.vision.augment import make_transform
+
+Sample = dict[str, torch.Tensor]
+
+
+def spaced_slices(z_mm: NDArray[np.float64], step_mm: float) -> NDArray[np.int64]:
+    """Native slices about `step_mm` apart (all of them where the study is coarser than that).
+
+    Args:
+        z_mm: (nz,) descending positions.
+
+    Returns:
+        Ascending slice indices; the nearest slice to each point of a `step_mm` grid.
+    """
+    grid = np.arange(z_mm[0], z_mm[-1] - 1e-6, -step_mm)
+    return np.unique(nearest_slices(z_mm, grid))
+
+
+def nearest_slices(z_mm: NDArray[np.float64], at_mm: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Index of the slice nearest to each position; ends clamp. `z_mm` descends."""
+    below = np.clip(np.searchsorted(-z_mm, -at_mm), 0, len(z_mm) - 1)
+    above = np.maximum(below - 1, 0)
+    nearer_above = np.abs(z_mm[above] - at_mm) <= np.abs(z_mm[below] - at_mm)
+    chosen: NDArray[np.int64] = np.where(nearer_above, above, below).astype(np.int64)
+    return chosen
+
+
+@dataclass
+class StudyView:
+    """What a network sees of one study: chosen slices and a crop center for each.
+
+    `centers_px` is (n, 2) y, x in cached pixels. `targets` holds per-slice arrays for training.
+    """
+
+    volume: Volume
+    slice_idx: NDArray[np.int64]
+    centers_px: NDArray[np.float64]
+    targets: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.slice_idx)
+
+    def corner_px(self, row: int, side_px: int) -> NDArray[np.int64]:
+        """First row and column of the crop of one chosen slice, in cached pixels."""
+        return np.round(self.centers_px[row] - (side_px - 1) / 2).astype(np.int64)
+
+    def stack(self, row: int, config: ModelConfig) -> NDArray[np.uint8]:
+        """The stack around one chosen slice, (in_chans, size_px, size_px) uint8."""
+        z_mm = self.volume.z_mm
+        reach = config.in_chans // 2
+        offsets = config.stack_step_mm * np.arange(reach, -reach - 1, -1)
+        wanted = nearest_slices(z_mm, z_mm[self.slice_idx[row]] + offsets)
+        side = crop_side_px(self.volume, config)
+        y, x = (int(v) for v in self.corner_px(row, side))
+        _, ny, nx = self.volume.voxels.shape
+        y0, y1, x0, x1 = max(y, 0), min(y + side, ny), max(x, 0), min(x + side, nx)
+        crop = np.zeros((config.in_chans, side, side), dtype=np.uint8)
+        if y0 < y1 and x0 < x1:
+            for channel, z in enumerate(wanted):
+                crop[channel, y0 - y : y1 - y, x0 - x : x1 - x] = self.volume.voxels[
+                    z, y0:y1, x0:x1
+                ]
+        if side == config.size_px:
+            return crop
+        method = cv2.INTER_AREA if side > config.size_px else cv2.INTER_LINEAR
+        size = (config.size_px, config.size_px)
+        return np.stack([cv2.resize(plane, size, interpolation=method) for plane in crop])
+
+
+def crop_side_px(volume: Volume, config: ModelConfig) -> int:
+    """Side of the model's field in cached pixels."""
+    return round(config.field_mm / float(volume.spacing_mm[1]))
+
+
+class StackDataset(Dataset[Sample]):
+    """Every chosen slice of several studies; augmented when `train` is set.
+
+    A sample holds "stack" uint8 (in_chans, size, size) and the view's targets. A target "box"
+    (y0, x0, y1, x1 in cached pixels, NaN where there is none) becomes x0, y0, x1, y1 as shares of
+    the crop, moved with the stack, and "box_weight" 0 or 1.
+    """
+
+    def __init__(self, views: Sequence[StudyView], config: ModelConfig, *, train: bool) -> None:
+        self.views = list(views)
+        self.config = config
+        self.rows = [(v, r) for v, view in enumerate(self.views) for r in range(len(view))]
+        spacing = config.field_mm / config.size_px
+        self.transform = make_transform(config.augment, spacing, config.size_px) if train else None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, item: int) -> Sample:
+        study, row = self.rows[item]
+        view = self.views[study]
+        stack: torch.Tensor = torch.from_numpy(view.stack(row, self.config))
+        sample = {n: torch.from_numpy(v[row]) for n, v in view.targets.items() if n != "box"}
+        size = self.config.size_px
+        if "box" in view.targets:
+            box = self._box(view, row)
+            known = bool(torch.isfinite(box).all())
+            boxes = tv_tensors.BoundingBoxes(
+                (box if known else torch.tensor([0.0, 0.0, size, size]))[None],
+                format="XYXY",
+                canvas_size=(size, size),
+            )
+            if self.transform is not None:
+                stack, boxes = self.transform(tv_tensors.Image(stack), boxes)
+            sample["box"] = torch.as_tensor(boxes)[0].float() / size
+            sample["box_weight"] = torch.tensor(float(known))
+        elif self.transform is not None:
+            (stack,) = self.transform(tv_tensors.Image(stack))
+        sample["stack"] = torch.as_tensor(stack)
+        return sample
+
+    def _box(self, view: StudyView, row: int) -> torch.Tensor:
+        side = crop_side_px(view.volume, self.config)
+        corner = view.corner_px(row, side)
+        y0, x0, y1, x1 = view.targets["box"][row]
+        box = np.array([x0 - corner[1], y0 - corner[0], x1 - corner[1], y1 - corner[0]])
+        return torch.from_numpy((box * self.config.size_px / side).astype(np.float32))
+
+    def draw(self, per_study: int, generator: np.random.Generator) -> list[int]:
+        """Items of one epoch: up to `per_study` slices of every study, shuffled."""
+        chosen: list[int] = []
+        start = 0
+        for view in self.views:
+            count = min(per_study, len(view))
+            chosen.extend(start + generator.choice(len(view), count, replace=False))
+            start += len(view)
+        return [int(i) for i in generator.permutation(chosen)]

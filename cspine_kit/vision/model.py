@@ -1,0 +1,81 @@
+"""One 2.5D network for both stages: a timm backbone and named linear heads.
+
+In: a `ModelConfig` and head widths. Out: a module from uint8 stacks to a dict of head outputs;
+weights as safetensors with a JSON beside them. Example::
+
+    model = SliceModel(config, HEADS["fracture"], pretrained=config.pretrained)
+    save_model(model, folder); model = load_model(folder)
+"""
+
+from pathlib import Path
+
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from cspine_kit.core.config import ModelConfig
+from cspine_kit.core.errors import ArtifactError
+from cspine_kit.core.runs import publish, read_json, write_json
+
+HEADS: dict[str, dict[str, int]] = {
+    "vertebra": {"visible": 7, "box": 4},
+    "fracture": {"visible": 7, "fracture": 7},
+}
+"""Heads of the two stages: visibility of C1..C7; the spine box; fracture of C1..C7."""
+
+PIXEL_MEAN, PIXEL_STD = 0.449, 0.226
+"""ImageNet statistics averaged over color channels, for any number of channels."""
+
+WEIGHTS_FILE, MODEL_FILE = "weights.safetensors", "model.json"
+
+
+class SliceModel(nn.Module):
+    """timm backbone, dropout and one linear layer per head."""
+
+    def __init__(self, config: ModelConfig, heads: dict[str, int], *, pretrained: bool) -> None:
+        super().__init__()
+        self.config = config
+        self.widths = dict(heads)
+        self.backbone = timm.create_model(
+            config.backbone, pretrained=pretrained, in_chans=config.in_chans, num_classes=0
+        )
+        width = getattr(self.backbone, "head_hidden_size", None) or self.backbone.num_features
+        self.drop = nn.Dropout(config.drop_rate)
+        self.heads = nn.ModuleDict({name: nn.Linear(width, n) for name, n in heads.items()})
+
+    def forward(self, stack: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Map uint8 stacks (b, in_chans, h, w) to {head: (b, width)}; logits, boxes as shares."""
+        dtype = next(self.parameters()).dtype
+        pixels = (stack.to(dtype) / 255.0 - PIXEL_MEAN) / PIXEL_STD
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        features = self.drop(self.backbone(pixels))
+        return {name: head(features) for name, head in self.heads.items()}
+
+
+def save_model(model: SliceModel, folder: Path, key: str | None = None) -> None:
+    """Write `model.json` and `weights.safetensors` (last, with the key: it marks the model done)."""
+    write_json(folder / MODEL_FILE, {"config": model.config, "heads": model.widths})
+    state = {name: value.contiguous() for name, value in model.state_dict().items()}
+    with publish(folder / WEIGHTS_FILE, key) as temporary:
+        save_file(state, str(temporary))
+
+
+def load_model(folder: Path) -> SliceModel:
+    """Rebuild a saved model in evaluation mode; nothing is downloaded or unpickled.
+
+    Raises:
+        ArtifactError: a file is missing or the weights do not fit the model.
+    """
+    for name in (MODEL_FILE, WEIGHTS_FILE):
+        if not (folder / name).exists():
+            raise ArtifactError(f"{folder / name} is missing; train the model or rebuild the bundle")
+    saved = read_json(folder / MODEL_FILE)
+    model = SliceModel(
+        ModelConfig.model_validate(saved["config"]), saved["heads"], pretrained=False
+    )
+    try:
+        model.load_state_dict(load_file(folder / WEIGHTS_FILE))
+    except (RuntimeError, ValueError) as error:
+        raise ArtifactError(f"{folder / WEIGHTS_FILE} does not fit its model.json: {error}") from error
+    return model.eval().to(memory_format=torch.channels_last)

@@ -1,0 +1,339 @@
+"""The out-of-fold run: vertebra stage, ordered levels, fracture stage, per fold and resumable.
+
+In: the tables `studies`, `slices`, `volumes` and the folds. Out: fold models and the tables
+`vertebra`, `crops` and `oof_slices`. Example::
+
+    run_oof(config, paths)
+
+Fold k is one closed chain: vertebra model k -> crops k -> fracture models k. Vertebra model k also
+labels the slices of its own training studies that have no mask; they were never in its training
+set, and nothing of fold k's studies reaches their labels.
+"""
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from cspine_kit import __version__
+from cspine_kit.core.anatomy import LEVELS
+from cspine_kit.core.config import Config, ModelConfig
+from cspine_kit.core.errors import CSpineError, DataError
+from cspine_kit.core.execution import usable_cores
+from cspine_kit.core.paths import RunPaths
+from cspine_kit.core.runs import derive_seed, file_hash, fingerprint, is_fresh, publish, stored_key
+from cspine_kit.core.tables import (
+    MASK_COLUMNS,
+    SPINE_BOX_COLUMNS,
+    VERTEBRA_COLUMNS,
+    read_table,
+    write_table,
+)
+from cspine_kit.data.folds import load_folds
+from cspine_kit.data.volumes import Volume, open_volume
+from cspine_kit.vision.dataset import StackDataset, StudyView
+from cspine_kit.vision.model import HEADS, WEIGHTS_FILE, SliceModel, load_model
+from cspine_kit.vision.predict import (
+    decode_study,
+    fracture_view,
+    predict_fracture,
+    predict_vertebra,
+    to_cached_px,
+    vertebra_view,
+)
+from cspine_kit.vision.train import train_model
+
+log = logging.getLogger(__name__)
+
+VERTEBRA = "vertebra"
+"""Name of the vertebra stage where a member name is asked for."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The tables of a run, opened once; `key` is the fingerprint of all of them."""
+
+    studies: pd.DataFrame
+    slices: dict[str, pd.DataFrame]
+    volumes: pd.DataFrame
+    fold_of: dict[str, int]
+    key: str
+
+    def volume(self, study_uid: str) -> Volume:
+        """Memory-mapped volume of one study."""
+        return open_volume(self.volumes.loc[study_uid], self.slices[study_uid])
+
+    def studies_of(self, fold: int, *, training: bool) -> list[str]:
+        """Training or validation studies of a fold, sorted."""
+        return [uid for uid, f in self.fold_of.items() if (f != fold) == training]
+
+
+def open_inputs(paths: RunPaths) -> Inputs:
+    """Read the tables the data room wrote; studies without a volume or a fold are left out."""
+    studies = read_table(paths.table("studies"), "studies").set_index("study_uid", drop=False)
+    slices = read_table(paths.table("slices"), "slices")
+    volumes = read_table(paths.table("volumes"), "volumes").set_index("study_uid", drop=False)
+    folds = load_folds(paths.folds)
+    fold_of = {
+        str(uid): int(fold)
+        for uid, fold in sorted(zip(folds["study_uid"], folds["fold"], strict=True))
+        if uid in volumes.index and uid in studies.index
+    }
+    keys = [stored_key(paths.table(name)) for name in ("studies", "slices", "volumes")]
+    return Inputs(
+        studies=studies,
+        slices={str(uid): group for uid, group in slices.groupby("study_uid", sort=False)},
+        volumes=volumes,
+        fold_of=fold_of,
+        key=fingerprint(__version__, keys, file_hash(paths.folds)),
+    )
+
+
+def set_device_threads(config: Config) -> torch.device:
+    """Set torch's thread count and name the device; the count decides the order of CPU sums."""
+    torch.set_num_threads(config.execution.threads or usable_cores())
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _vertebra_dataset(inputs: Inputs, config: ModelConfig, fold: int) -> StackDataset:
+    views = []
+    for uid in inputs.studies_of(fold, training=True):
+        if not inputs.studies.loc[uid, "has_mask"]:
+            continue
+        volume, slices = inputs.volume(uid), inputs.slices[uid]
+        view = vertebra_view(volume, config.slice_step_mm)
+        shown = slices.iloc[view.slice_idx]
+        box = shown[list(SPINE_BOX_COLUMNS)].to_numpy(dtype=np.float64)
+        view.targets = {
+            "visible": (shown[list(MASK_COLUMNS)].to_numpy() > 0).astype(np.float32),
+            "box": np.hstack(
+                [to_cached_px(volume, box[:, :2]), to_cached_px(volume, box[:, 2:])]
+            ).astype(np.float32),
+        }
+        views.append(view)
+    if not views:
+        raise DataError(
+            f"fold {fold}: no training study has a segmentation, the vertebra stage cannot learn; "
+            "add masks under segmentations/ or use fewer folds"
+        )
+    return StackDataset(views, config, train=True)
+
+
+def _visibility(view: StudyView, slices: pd.DataFrame, rows: pd.DataFrame) -> np.ndarray:
+    """(n, 7) visibility targets: from the mask where there is one, else the vertebra model's."""
+    masks = slices.iloc[view.slice_idx][list(MASK_COLUMNS)].to_numpy(dtype=np.float64)
+    if not np.isnan(masks).any():
+        return (masks > 0).astype(np.float32)
+    z_mm = view.volume.z_mm
+    scored = z_mm[rows["slice_idx"].to_numpy()]
+    logits = rows[list(VERTEBRA_COLUMNS)].to_numpy()
+    at = [np.interp(-z_mm[view.slice_idx], -scored, column) for column in logits.T]
+    return (1.0 / (1.0 + np.exp(-np.stack(at, axis=1)))).astype(np.float32)
+
+
+def _fracture_dataset(
+    inputs: Inputs, config: ModelConfig, fold: int, rows: pd.DataFrame, crops: pd.DataFrame
+) -> StackDataset:
+    by_study = dict(iter(rows.groupby("study_uid")))
+    crops_of = dict(iter(crops.groupby("study_uid")))
+    views = []
+    for uid in inputs.studies_of(fold, training=True):
+        if uid not in crops_of:
+            continue
+        view = fracture_view(inputs.volume(uid), crops_of[uid], config.slice_step_mm)
+        label = inputs.studies.loc[uid, list(LEVELS)].to_numpy(dtype=np.float32)
+        view.targets = {
+            "visible": _visibility(view, inputs.slices[uid], by_study[uid]),
+            "fracture": np.tile(label, (len(view), 1)),
+        }
+        views.append(view)
+    return StackDataset(views, config, train=True)
+
+
+def _predict_studies(
+    uids: Iterable[str], predict: Callable[[str], pd.DataFrame], title: str
+) -> pd.DataFrame:
+    """Rows of all studies; one that fails is logged and costs only itself."""
+    parts = []
+    for uid in tqdm(list(uids), desc=title, unit="study"):
+        try:
+            rows = predict(uid)
+        except CSpineError as error:
+            log.warning("%s: left out of %s: %s", uid, title, error)
+            continue
+        rows.insert(0, "study_uid", uid)
+        parts.append(rows)
+    if not parts:
+        raise DataError(f"{title}: every study failed; see the log above for the reasons")
+    return pd.concat(parts, ignore_index=True)
+
+
+def _save_rows(frame: pd.DataFrame, path: Path, key: str) -> pd.DataFrame:
+    with publish(path, key) as temporary:
+        frame.to_parquet(temporary, index=False)
+    return frame
+
+
+def _model_key(config: Config, model: ModelConfig, name: str, fold: int, inputs_key: str) -> str:
+    return fingerprint(
+        name, fold, model, config.seed, config.training.precision, config.exclude, inputs_key
+    )
+
+
+def train_member(config: Config, paths: RunPaths, member: str, fold: int) -> None:
+    """Train one fold model of a member (or of "vertebra"); does nothing where it is done.
+
+    Raises:
+        DataError: an unknown member or fold, or tables that are missing.
+    """
+    known = {VERTEBRA: config.vertebra, **config.members}
+    if member not in known:
+        raise DataError(f"member {member!r} is not in the config; there are {sorted(known)}")
+    if not 0 <= fold < config.folds.n:
+        raise DataError(f"fold {fold} is not in 0..{config.folds.n - 1}")
+    inputs = open_inputs(paths)
+    if member == VERTEBRA:
+        _train_vertebra(config, paths, inputs, fold)
+    else:
+        _, crops_key = _vertebra_fold(config, paths, inputs, fold)
+        _train_fracture(config, paths, inputs, member, fold, crops_key)
+
+
+def _train_vertebra(config: Config, paths: RunPaths, inputs: Inputs, fold: int) -> str:
+    """Train vertebra model k if needed; returns its key."""
+    key = _model_key(config, config.vertebra, VERTEBRA, fold, inputs.key)
+    folder = paths.model(VERTEBRA, fold)
+    if not is_fresh(folder / WEIGHTS_FILE, key):
+        set_device_threads(config)
+        train_model(
+            _vertebra_dataset(inputs, config.vertebra, fold),
+            config.vertebra,
+            HEADS["vertebra"],
+            folder,
+            key=key,
+            training=config.training,
+            seed=derive_seed(config.seed, VERTEBRA, fold, config.vertebra.seed),
+            title=f"vertebra fold {fold}",
+        )
+    return key
+
+
+def _vertebra_fold(
+    config: Config, paths: RunPaths, inputs: Inputs, fold: int
+) -> tuple[list[Path], str]:
+    """Vertebra model k, its rows and crops on every study; returns the two files and their key."""
+    key = _train_vertebra(config, paths, inputs, fold)
+    folder = paths.model(VERTEBRA, fold)
+    rows_path, crops_path = folder / "slices.parquet", folder / "crops.parquet"
+    if not (is_fresh(rows_path, key) and is_fresh(crops_path, key)):
+        model = load_model(folder).to(set_device_threads(config))
+        batch = config.kernel.batch_size
+        rows = _predict_studies(
+            inputs.fold_of,
+            lambda uid: predict_vertebra(model, inputs.volume(uid), batch),
+            f"vertebra fold {fold}: slices",
+        )
+        by_study = dict(iter(rows.groupby("study_uid")))
+        crops = _predict_studies(
+            by_study,
+            lambda uid: decode_study(by_study[uid], inputs.volume(uid)),
+            f"vertebra fold {fold}: levels",
+        )
+        for frame in (rows, crops):
+            frame["model_fold"] = fold
+        _save_rows(rows, rows_path, key)
+        _save_rows(crops, crops_path, key)
+    return [rows_path, crops_path], key
+
+
+def _train_fracture(
+    config: Config, paths: RunPaths, inputs: Inputs, member: str, fold: int, crops_key: str
+) -> str:
+    """Train fracture model k of a member if needed; returns its key."""
+    model = config.members[member]
+    key = _model_key(config, model, member, fold, crops_key)
+    folder = paths.model(member, fold)
+    if not is_fresh(folder / WEIGHTS_FILE, key):
+        set_device_threads(config)
+        vertebra = paths.model(VERTEBRA, fold)
+        train_model(
+            _fracture_dataset(
+                inputs,
+                model,
+                fold,
+                pd.read_parquet(vertebra / "slices.parquet"),
+                pd.read_parquet(vertebra / "crops.parquet"),
+            ),
+            model,
+            HEADS["fracture"],
+            folder,
+            key=key,
+            training=config.training,
+            seed=derive_seed(config.seed, member, fold, model.seed),
+            title=f"{member} fold {fold}",
+        )
+    return key
+
+
+def _fracture_fold(
+    config: Config, paths: RunPaths, inputs: Inputs, member: str, fold: int, crops_key: str
+) -> tuple[Path, str]:
+    """Fracture model k and its rows on the studies of fold k; returns the file and its key."""
+    key = _train_fracture(config, paths, inputs, member, fold, crops_key)
+    path = paths.model(member, fold) / "slices.parquet"
+    if not is_fresh(path, key):
+        model: SliceModel = load_model(path.parent).to(set_device_threads(config))
+        crops = pd.read_parquet(paths.model(VERTEBRA, fold) / "crops.parquet")
+        crops_of = dict(iter(crops.groupby("study_uid")))
+        rows = _predict_studies(
+            [uid for uid in inputs.studies_of(fold, training=False) if uid in crops_of],
+            lambda uid: predict_fracture(
+                model, inputs.volume(uid), crops_of[uid], config.kernel.batch_size
+            ),
+            f"{member} fold {fold}: out-of-fold slices",
+        )
+        rows.insert(0, "member", member)
+        rows["model_fold"] = fold
+        _save_rows(rows, path, key)
+    return path, key
+
+
+def _collect(files: list[Path], inputs: Inputs, path: Path, name: str, key: str) -> None:
+    """Join the fold files into one contract table with the `fold` each study belongs to."""
+    if is_fresh(path, key):
+        return
+    frame = pd.concat([pd.read_parquet(file) for file in files], ignore_index=True)
+    if name != "crops":
+        frame["fold"] = frame["study_uid"].map(inputs.fold_of)
+    if name == VERTEBRA:
+        frame["member"] = VERTEBRA
+    write_table(frame, path, name, key)
+
+
+def run_oof(config: Config, paths: RunPaths) -> None:
+    """Everything missing up to the out-of-fold slice table, fold by fold; finished work is skipped.
+
+    Raises:
+        DataError: the tables of the data room are missing or hold no usable study.
+    """
+    inputs = open_inputs(paths)
+    vertebra, crops, slices = [], [], []
+    vertebra_keys, slice_keys = [], []
+    for fold in range(config.folds.n):
+        (rows_path, crops_path), key = _vertebra_fold(config, paths, inputs, fold)
+        vertebra.append(rows_path)
+        crops.append(crops_path)
+        vertebra_keys.append(key)
+        for member in config.members:
+            path, member_key = _fracture_fold(config, paths, inputs, member, fold, key)
+            slices.append(path)
+            slice_keys.append(member_key)
+    chain = fingerprint(vertebra_keys)
+    _collect(vertebra, inputs, paths.table("vertebra"), "vertebra", chain)
+    _collect(crops, inputs, paths.table("crops"), "crops", chain)
+    _collect(slices, inputs, paths.table("oof_slices"), "oof_slices", fingerprint(slice_keys))

@@ -1,0 +1,165 @@
+"""Train one fold model: OneCycle, accelerate, and a checkpoint per epoch that resumes exactly.
+
+In: a dataset of training stacks. Out: `<folder>/weights.safetensors`, `model.json`, `history.csv`,
+`run.json`. Example::
+
+    train_model(dataset, config, HEADS["fracture"], folder, key=key, training=training, seed=seed)
+
+Every random draw of an epoch comes from (seed, epoch), so that a killed training that resumes from
+its last epoch ends with the same weights.
+"""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from cspine_kit.core.config import ModelConfig, TrainingConfig
+from cspine_kit.core.runs import derive_seed, publish, run_record
+from cspine_kit.vision.dataset import StackDataset
+from cspine_kit.vision.model import SliceModel, save_model
+
+BOX_LOSS = 2.0
+"""Weight of the smooth-L1 box loss beside the visibility loss in the vertebra stage."""
+
+
+def loss_of(
+    outputs: dict[str, torch.Tensor], batch: dict[str, torch.Tensor], config: ModelConfig
+) -> torch.Tensor:
+    """Training loss of a batch.
+
+    Visibility: binary cross-entropy over the seven levels (targets may be soft). Fracture: binary
+    cross-entropy masked by visibility, sum(v * bce) / sum(v), so that a slice is judged only on the
+    vertebrae it shows (source document A). Box: smooth L1 where a box is known.
+    """
+    visible = F.binary_cross_entropy_with_logits(outputs["visible"], batch["visible"])
+    if "box" in outputs:
+        gap = F.smooth_l1_loss(outputs["box"], batch["box"], reduction="none", beta=0.05)
+        weight = batch["box_weight"][:, None]
+        box = (gap * weight).sum() / (4 * weight.sum()).clamp_min(1.0)
+        return visible + BOX_LOSS * box
+    fracture = F.binary_cross_entropy_with_logits(
+        outputs["fracture"],
+        batch["fracture"],
+        pos_weight=torch.tensor(config.positive_weight, device=batch["fracture"].device),
+        reduction="none",
+    )
+    masked = (fracture * batch["visible"]).sum() / batch["visible"].sum().clamp_min(1.0)
+    return masked + config.visible_loss * visible
+
+
+def _loader(
+    dataset: StackDataset, config: ModelConfig, workers: int, seed: int
+) -> DataLoader[dict[str, torch.Tensor]]:
+    """Batches of one epoch; the order and every augmentation follow from `seed`."""
+    items = dataset.draw(config.slices_per_study, np.random.default_rng(seed))
+    subset = torch.utils.data.Subset(dataset, items)
+    torch.manual_seed(seed)
+    # A last batch of one stack has no batch statistics; short epochs keep their only batch.
+    return DataLoader(
+        subset,
+        batch_size=config.batch_size,
+        num_workers=workers,
+        drop_last=len(items) > config.batch_size,
+        generator=torch.Generator().manual_seed(seed),
+    )
+
+
+def _steps_per_epoch(dataset: StackDataset, config: ModelConfig) -> int:
+    items = sum(min(config.slices_per_study, len(view)) for view in dataset.views)
+    return max(1, items // config.batch_size)
+
+
+def train_model(
+    dataset: StackDataset,
+    config: ModelConfig,
+    heads: dict[str, int],
+    folder: Path,
+    *,
+    key: str,
+    training: TrainingConfig,
+    seed: int,
+    title: str,
+) -> None:
+    """Train to the end, from the last finished epoch where a checkpoint with this key exists."""
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint = folder / "checkpoint.pt"
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.manual_seed(derive_seed(seed, "init"))
+    accelerator = Accelerator(mixed_precision=training.precision, cpu=not torch.cuda.is_available())
+    model: Any = SliceModel(config, heads, pretrained=config.pretrained)
+    model = model.to(memory_format=torch.channels_last)
+    optimizer: Any = torch.optim.AdamW(
+        model.parameters(), lr=config.lr, weight_decay=config.weight_decay
+    )
+    steps = config.epochs * _steps_per_epoch(dataset, config)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=config.lr, total_steps=steps + 1, pct_start=config.warmup
+    )
+    first, history = 0, []
+    if checkpoint.exists():
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        if state["key"] == key:
+            model.load_state_dict(state["model"])
+            optimizer.load_state_dict(state["optimizer"])
+            schedule.load_state_dict(state["schedule"])
+            first, history = state["epoch"], state["history"]
+    model, optimizer = accelerator.prepare(model, optimizer)
+    with run_record(folder, title, inputs={"key": key}, device=str(accelerator.device)) as results:
+        bar = tqdm(range(first, config.epochs), initial=first, total=config.epochs, desc=title)
+        for epoch in bar:
+            loss = _epoch(
+                accelerator, model, optimizer, schedule, dataset, config, training, seed, epoch
+            )
+            history.append(loss)
+            bar.set_postfix(loss=f"{loss:.3f}")
+            with publish(checkpoint) as temporary:
+                torch.save(
+                    {
+                        "key": key,
+                        "epoch": epoch + 1,
+                        "history": history,
+                        "model": accelerator.unwrap_model(model).state_dict(),
+                        "optimizer": optimizer.state_dict(),
+                        "schedule": schedule.state_dict(),
+                    },
+                    temporary,
+                )
+        results["loss"] = history[-1]
+    with publish(folder / "history.csv") as temporary, temporary.open("w", newline="") as handle:
+        csv.writer(handle).writerows([("epoch", "loss"), *enumerate(history, start=1)])
+    save_model(accelerator.unwrap_model(model), folder, key)
+    checkpoint.unlink(missing_ok=True)
+
+
+def _epoch(
+    accelerator: Accelerator,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    dataset: StackDataset,
+    config: ModelConfig,
+    training: TrainingConfig,
+    seed: int,
+    epoch: int,
+) -> float:
+    """One pass over the drawn slices; returns the mean loss."""
+    model.train()
+    losses = []
+    for batch in _loader(dataset, config, training.workers, derive_seed(seed, "epoch", epoch)):
+        moved = {name: value.to(accelerator.device) for name, value in batch.items()}
+        with accelerator.autocast():
+            outputs = model(moved["stack"])
+            loss = loss_of({n: o.float() for n, o in outputs.items()}, moved, config)
+        accelerator.backward(loss)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        losses.append(loss.detach())
+    return float(torch.stack(losses).mean())

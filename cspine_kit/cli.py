@@ -178,9 +178,7 @@ def _stack(args: argparse.Namespace) -> int:
 def _bundle_arguments(parser: argparse.ArgumentParser) -> None:
     _config(parser)
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: oof/<name>/bundle")
-    parser.add_argument(
-        "--kernel-folder", type=Path, default=Path("kernels/submit"), metavar="DIR"
-    )
+    parser.add_argument("--kernel-folder", type=Path, default=Path("kernels/submit"), metavar="DIR")
 
 
 def _bundle(args: argparse.Namespace) -> int:
@@ -212,7 +210,7 @@ def _kernel(args: argparse.Namespace) -> int:
     if args.config is not None:
         config, paths = _open(args)
         out = SUBMISSIONS / config.name / "submission.csv"
-        print(run_kernel_of(config, paths, out))
+        print(run_kernel_of(config, paths.bundle, out))
         return 0
     if not (args.competition and args.bundle and args.out):
         raise ConfigError("kernel needs --competition, --bundle and --out, or --config")

@@ -1,7 +1,7 @@
 """Ordered levels of one study from per-slice scores, and where a crop of the spine lies.
 
-In: visibility logits and spine boxes on some slices of one study. Out: the seven rows of the `crops`
-table and a crop center for any slice. Example::
+In: visibility logits and spine boxes on some slices of one study. Out: the seven rows of the
+`crops` table and a crop center for any slice. Example::
 
     crops = decode_levels(z_mm, logits, boxes, slice_idx)       # C1..C7, always seven rows
     centers = crop_centers(crops, z_mm[rows])                    # (n, 2) native pixels
@@ -25,7 +25,7 @@ LEVEL_PITCH_MM: FloatArray = np.array([0.0, 21.0, 18.0, 17.0, 17.0, 17.0, 18.0])
 levels that no slice shows."""
 
 LOGIT_LIMIT = 5.0
-"""Log-odds beyond this say no more, so that one overconfident slice cannot outvote its neighbors."""
+"""Log-odds beyond this say no more: one overconfident slice cannot outvote its neighbors."""
 
 SKIP_COST = 8.0
 """Log-odds paid per level that a path leaves out between two it visits."""

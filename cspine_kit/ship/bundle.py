@@ -33,7 +33,7 @@ from cspine_kit.core.runs import (
     write_json,
 )
 from cspine_kit.core.tables import read_table
-from cspine_kit.vision.model import MODEL_FILE, WEIGHTS_FILE
+from cspine_kit.vision.names import MODEL_FILE, VERTEBRA, WEIGHTS_FILE
 
 MANIFEST = "manifest.json"
 FORMAT = "cspine_kit bundle 1"
@@ -113,9 +113,11 @@ def _contents(config: Config, paths: RunPaths) -> dict[str, Path]:
     """
     scores = paths.stack / "scores.csv"
     if not scores.exists():
-        raise ArtifactError(f"{scores} is missing: a bundle needs its out-of-fold score (make stack)")
+        raise ArtifactError(
+            f"{scores} is missing: a bundle needs its out-of-fold score (make stack)"
+        )
     files = {}
-    for member in ("vertebra", *config.members):
+    for member in (VERTEBRA, *config.members):
         for fold in range(config.folds.n):
             for name in (MODEL_FILE, WEIGHTS_FILE):
                 source = paths.model(member, fold) / name

@@ -13,7 +13,7 @@ import json
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import pandas as pd
@@ -23,16 +23,24 @@ from cspine_kit.core.anatomy import TARGETS
 from cspine_kit.core.config import Config, load_config
 from cspine_kit.core.errors import CSpineError, DataError
 from cspine_kit.core.paths import Competition, is_safe_uid
-from cspine_kit.core.runs import publish, read_json
+from cspine_kit.core.runs import (
+    file_hash,
+    fingerprint,
+    is_fresh,
+    listing_fingerprint,
+    publish,
+    read_json,
+    write_json,
+)
 from cspine_kit.data.dicom import read_study
 from cspine_kit.data.volumes import Volume, make_volume
-from cspine_kit.ship.bundle import open_bundle
+from cspine_kit.ship.bundle import MANIFEST, open_bundle
 from cspine_kit.ship.submission import prior_probs, read_wanted_rows, write_submission
 
 PUBLIC_PRIORS = dict(
     zip(TARGETS, (0.103, 0.193, 0.051, 0.075, 0.110, 0.184, 0.256, 0.531), strict=True)
 )
-"""Best constants of form A on the real train.csv; used only where the bundle's own are unreadable."""
+"""Best constants of form A on the real train.csv, for a bundle whose own cannot be read."""
 
 
 @dataclass
@@ -58,6 +66,15 @@ class KernelReport:
     from_models: int
     from_priors: dict[str, str]
     seconds: float
+
+    def summary(self) -> str:
+        """One line for the console, and the first causes of missing studies."""
+        line = (
+            f"{self.rows} rows: {self.from_models} studies from the models, "
+            f"{len(self.from_priors)} from the priors, {self.seconds:.1f} s"
+        )
+        causes = [f"  {uid}: {cause}" for uid, cause in list(self.from_priors.items())[:5]]
+        return "\n".join([line, *causes])
 
 
 class Ensemble:
@@ -100,9 +117,7 @@ class Ensemble:
         for fold, levels in enumerate(self.levels(volume)):
             crops.append(levels.assign(study_uid=volume.study_uid, model_fold=fold))
             for name, models in self.members.items():
-                rows = predict_fracture(
-                    models[fold], volume, levels, self.config.kernel.batch_size
-                )
+                rows = predict_fracture(models[fold], volume, levels, self.config.kernel.batch_size)
                 slices.append(
                     rows.assign(member=name, study_uid=volume.study_uid, model_fold=fold, fold=-1)
                 )
@@ -152,7 +167,9 @@ def _study_predictions(
             if not predictions["prob"].between(0, 1, inclusive="neither").all():
                 raise DataError(f"study {uid}: a probability outside (0, 1)")
         except Exception as error:  # noqa: BLE001 - the other studies must still be predicted
-            cause = str(error) if isinstance(error, CSpineError) else f"{type(error).__name__}: {error}"
+            cause = (
+                str(error) if isinstance(error, CSpineError) else f"{type(error).__name__}: {error}"
+            )
             log.write("study_from_priors", study_uid=uid, cause=cause)
             yield uid, None, cause
             continue
@@ -166,6 +183,26 @@ def _study_predictions(
             total_s=round(time.monotonic() - start, 3),
         )
         yield uid, predictions, ""
+
+
+def run_kernel_of(config: Config, bundle: Path, out: Path) -> str:
+    """Run the kernel on a config's own competition, unless it was run on exactly this.
+
+    Returns:
+        A line that says what happened.
+    """
+    competition = Competition(config.competition.dir)
+    key = fingerprint(
+        file_hash(bundle / MANIFEST) if (bundle / MANIFEST).exists() else None,
+        file_hash(competition.test_csv) if competition.test_csv.exists() else None,
+        listing_fingerprint(competition.root / "test_images"),
+    )
+    marker = out.with_name("kernel.json")
+    if out.exists() and is_fresh(marker, key) and read_json(marker)["sha256"] == file_hash(out):
+        return f"{out} is up to date"
+    report = run_kernel(competition.root, bundle, out)
+    write_json(marker, {**asdict(report), "sha256": file_hash(out)}, key)
+    return report.summary()
 
 
 def run_kernel(competition_dir: Path, bundle: Path, out: Path) -> KernelReport:
@@ -188,7 +225,8 @@ def run_kernel(competition_dir: Path, bundle: Path, out: Path) -> KernelReport:
     probs = prior_probs(wanted, _priors(bundle, log))
     write_submission(wanted, probs, out)
     log.write("priors_written", rows=len(wanted))
-    uids = list(dict.fromkeys(wanted["study_uid"]))
+    rows_of = {str(uid): group.index for uid, group in wanted.groupby("study_uid", sort=False)}
+    uids = list(rows_of)
     from_priors: dict[str, str] = {}
     tables: list[pd.DataFrame] = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -200,8 +238,7 @@ def run_kernel(competition_dir: Path, bundle: Path, out: Path) -> KernelReport:
             from_priors = dict.fromkeys(uids, cause)
             uids = []
         bar = tqdm(total=len(uids), desc="kernel", unit="study")
-        rows_of = {str(uid): group.index for uid, group in wanted.groupby("study_uid")}
-        for uid, predictions, cause in (
+            for uid, predictions, cause in (
             _study_predictions(ensemble, competition, uids, log) if uids else ()
         ):
             bar.update()

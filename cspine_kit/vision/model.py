@@ -17,17 +17,10 @@ from torch import nn
 from cspine_kit.core.config import ModelConfig
 from cspine_kit.core.errors import ArtifactError
 from cspine_kit.core.runs import publish, read_json, write_json
-
-HEADS: dict[str, dict[str, int]] = {
-    "vertebra": {"visible": 7, "box": 4},
-    "fracture": {"visible": 7, "fracture": 7},
-}
-"""Heads of the two stages: visibility of C1..C7; the spine box; fracture of C1..C7."""
+from cspine_kit.vision.names import MODEL_FILE, WEIGHTS_FILE
 
 PIXEL_MEAN, PIXEL_STD = 0.449, 0.226
 """ImageNet statistics averaged over color channels, for any number of channels."""
-
-WEIGHTS_FILE, MODEL_FILE = "weights.safetensors", "model.json"
 
 
 class SliceModel(nn.Module):
@@ -40,7 +33,8 @@ class SliceModel(nn.Module):
         self.backbone = timm.create_model(
             config.backbone, pretrained=pretrained, in_chans=config.in_chans, num_classes=0
         )
-        width = getattr(self.backbone, "head_hidden_size", None) or self.backbone.num_features
+        # Where a classifier has a hidden layer (MobileNetV3), features come out of that layer.
+        width = int(getattr(self.backbone, "head_hidden_size", 0) or self.backbone.num_features)
         self.drop = nn.Dropout(config.drop_rate)
         self.heads = nn.ModuleDict({name: nn.Linear(width, n) for name, n in heads.items()})
 
@@ -54,7 +48,7 @@ class SliceModel(nn.Module):
 
 
 def save_model(model: SliceModel, folder: Path, key: str | None = None) -> None:
-    """Write `model.json` and `weights.safetensors` (last, with the key: it marks the model done)."""
+    """Write `model.json`, then `weights.safetensors` with the key that marks the model done."""
     write_json(folder / MODEL_FILE, {"config": model.config, "heads": model.widths})
     state = {name: value.contiguous() for name, value in model.state_dict().items()}
     with publish(folder / WEIGHTS_FILE, key) as temporary:
@@ -69,7 +63,9 @@ def load_model(folder: Path) -> SliceModel:
     """
     for name in (MODEL_FILE, WEIGHTS_FILE):
         if not (folder / name).exists():
-            raise ArtifactError(f"{folder / name} is missing; train the model or rebuild the bundle")
+            raise ArtifactError(
+                f"{folder / name} is missing; train the model or rebuild the bundle"
+            )
     saved = read_json(folder / MODEL_FILE)
     model = SliceModel(
         ModelConfig.model_validate(saved["config"]), saved["heads"], pretrained=False
@@ -77,5 +73,7 @@ def load_model(folder: Path) -> SliceModel:
     try:
         model.load_state_dict(load_file(folder / WEIGHTS_FILE))
     except (RuntimeError, ValueError) as error:
-        raise ArtifactError(f"{folder / WEIGHTS_FILE} does not fit its model.json: {error}") from error
+        raise ArtifactError(
+            f"{folder / WEIGHTS_FILE} does not fit its model.json: {error}"
+        ) from error
     return model.eval().to(memory_format=torch.channels_last)

@@ -37,7 +37,8 @@ from cspine_kit.core.tables import (
 from cspine_kit.data.folds import load_folds
 from cspine_kit.data.volumes import Volume, open_volume
 from cspine_kit.vision.dataset import StackDataset, StudyView
-from cspine_kit.vision.model import HEADS, WEIGHTS_FILE, SliceModel, load_model
+from cspine_kit.vision.model import load_model
+from cspine_kit.vision.names import HEADS, VERTEBRA, WEIGHTS_FILE
 from cspine_kit.vision.predict import (
     decode_study,
     fracture_view,
@@ -49,9 +50,6 @@ from cspine_kit.vision.predict import (
 from cspine_kit.vision.train import train_model
 
 log = logging.getLogger(__name__)
-
-VERTEBRA = "vertebra"
-"""Name of the vertebra stage where a member name is asked for."""
 
 
 @dataclass(frozen=True)
@@ -139,8 +137,7 @@ def _visibility(view: StudyView, slices: pd.DataFrame, rows: pd.DataFrame) -> np
 def _fracture_dataset(
     inputs: Inputs, config: ModelConfig, fold: int, rows: pd.DataFrame, crops: pd.DataFrame
 ) -> StackDataset:
-    by_study = dict(iter(rows.groupby("study_uid")))
-    crops_of = dict(iter(crops.groupby("study_uid")))
+    by_study, crops_of = _by_study(rows), _by_study(crops)
     views = []
     for uid in inputs.studies_of(fold, training=True):
         if uid not in crops_of:
@@ -153,6 +150,10 @@ def _fracture_dataset(
         }
         views.append(view)
     return StackDataset(views, config, train=True)
+
+
+def _by_study(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    return {str(uid): group for uid, group in frame.groupby("study_uid", sort=True)}
 
 
 def _predict_studies(
@@ -179,10 +180,96 @@ def _save_rows(frame: pd.DataFrame, path: Path, key: str) -> pd.DataFrame:
     return frame
 
 
-def _model_key(config: Config, model: ModelConfig, name: str, fold: int, inputs_key: str) -> str:
-    return fingerprint(
-        name, fold, model, config.seed, config.training.precision, config.exclude, inputs_key
-    )
+@dataclass(frozen=True)
+class FoldChain:
+    """Everything of one fold: vertebra model k, its rows and crops, the members' models and rows.
+
+    Each method does what is missing and returns what it made with the key it was made from.
+    """
+
+    config: Config
+    paths: RunPaths
+    inputs: Inputs
+    fold: int
+
+    def _key(self, name: str, model: ModelConfig, upstream: str) -> str:
+        precision = self.config.training.precision
+        return fingerprint(name, self.fold, model, self.config.seed, precision, upstream)
+
+    def _train(self, name: str, model: ModelConfig, *, dataset: StackDataset, key: str) -> None:
+        train_model(
+            dataset,
+            model,
+            HEADS["vertebra" if name == VERTEBRA else "fracture"],
+            self.paths.model(name, self.fold),
+            key=key,
+            training=self.config.training,
+            seed=derive_seed(self.config.seed, name, self.fold, model.seed),
+            title=f"{name} fold {self.fold}",
+        )
+
+    def train_vertebra(self) -> str:
+        """Train vertebra model k; returns its key."""
+        model = self.config.vertebra
+        key = self._key(VERTEBRA, model, self.inputs.key)
+        if not is_fresh(self.paths.model(VERTEBRA, self.fold) / WEIGHTS_FILE, key):
+            set_device_threads(self.config)
+            dataset = _vertebra_dataset(self.inputs, model, self.fold)
+            self._train(VERTEBRA, model, dataset=dataset, key=key)
+        return key
+
+    def vertebra(self) -> tuple[Path, Path, str]:
+        """Rows and crops of vertebra model k on every study: two files and their key."""
+        key = self.train_vertebra()
+        folder = self.paths.model(VERTEBRA, self.fold)
+        rows_path, crops_path = folder / "slices.parquet", folder / "crops.parquet"
+        if not (is_fresh(rows_path, key) and is_fresh(crops_path, key)):
+            model = load_model(folder).to(set_device_threads(self.config))
+            batch = self.config.kernel.batch_size
+            rows = _predict_studies(
+                self.inputs.fold_of,
+                lambda uid: predict_vertebra(model, self.inputs.volume(uid), batch),
+                f"vertebra fold {self.fold}: slices",
+            )
+            by_study = _by_study(rows)
+            crops = _predict_studies(
+                by_study,
+                lambda uid: decode_study(by_study[uid], self.inputs.volume(uid)),
+                f"vertebra fold {self.fold}: levels",
+            )
+            for frame, path in ((rows, rows_path), (crops, crops_path)):
+                frame["model_fold"] = self.fold
+                _save_rows(frame, path, key)
+        return rows_path, crops_path, key
+
+    def train_fracture(self, member: str) -> tuple[Path, str]:
+        """Train fracture model k of a member; returns the crops it works on and its key."""
+        rows_path, crops_path, vertebra_key = self.vertebra()
+        model = self.config.members[member]
+        key = self._key(member, model, vertebra_key)
+        if not is_fresh(self.paths.model(member, self.fold) / WEIGHTS_FILE, key):
+            set_device_threads(self.config)
+            rows, crops = pd.read_parquet(rows_path), pd.read_parquet(crops_path)
+            dataset = _fracture_dataset(self.inputs, model, self.fold, rows, crops)
+            self._train(member, model, dataset=dataset, key=key)
+        return crops_path, key
+
+    def fracture(self, member: str) -> tuple[Path, str]:
+        """Rows of fracture model k on the studies of fold k: the file and its key."""
+        crops_path, key = self.train_fracture(member)
+        path = self.paths.model(member, self.fold) / "slices.parquet"
+        if not is_fresh(path, key):
+            model = load_model(path.parent).to(set_device_threads(self.config))
+            crops_of = _by_study(pd.read_parquet(crops_path))
+            batch = self.config.kernel.batch_size
+            rows = _predict_studies(
+                [u for u in self.inputs.studies_of(self.fold, training=False) if u in crops_of],
+                lambda uid: predict_fracture(model, self.inputs.volume(uid), crops_of[uid], batch),
+                f"{member} fold {self.fold}: out-of-fold slices",
+            )
+            rows["member"], rows["model_fold"] = member, self.fold
+            _save_rows(rows, path, key)
+        return path, key
 
 
 def train_member(config: Config, paths: RunPaths, member: str, fold: int) -> None:
@@ -191,116 +278,16 @@ def train_member(config: Config, paths: RunPaths, member: str, fold: int) -> Non
     Raises:
         DataError: an unknown member or fold, or tables that are missing.
     """
-    known = {VERTEBRA: config.vertebra, **config.members}
+    known = [VERTEBRA, *config.members]
     if member not in known:
-        raise DataError(f"member {member!r} is not in the config; there are {sorted(known)}")
+        raise DataError(f"member {member!r} is not in the config; there are {known}")
     if not 0 <= fold < config.folds.n:
         raise DataError(f"fold {fold} is not in 0..{config.folds.n - 1}")
-    inputs = open_inputs(paths)
+    chain = FoldChain(config, paths, open_inputs(paths), fold)
     if member == VERTEBRA:
-        _train_vertebra(config, paths, inputs, fold)
+        chain.train_vertebra()
     else:
-        _, crops_key = _vertebra_fold(config, paths, inputs, fold)
-        _train_fracture(config, paths, inputs, member, fold, crops_key)
-
-
-def _train_vertebra(config: Config, paths: RunPaths, inputs: Inputs, fold: int) -> str:
-    """Train vertebra model k if needed; returns its key."""
-    key = _model_key(config, config.vertebra, VERTEBRA, fold, inputs.key)
-    folder = paths.model(VERTEBRA, fold)
-    if not is_fresh(folder / WEIGHTS_FILE, key):
-        set_device_threads(config)
-        train_model(
-            _vertebra_dataset(inputs, config.vertebra, fold),
-            config.vertebra,
-            HEADS["vertebra"],
-            folder,
-            key=key,
-            training=config.training,
-            seed=derive_seed(config.seed, VERTEBRA, fold, config.vertebra.seed),
-            title=f"vertebra fold {fold}",
-        )
-    return key
-
-
-def _vertebra_fold(
-    config: Config, paths: RunPaths, inputs: Inputs, fold: int
-) -> tuple[list[Path], str]:
-    """Vertebra model k, its rows and crops on every study; returns the two files and their key."""
-    key = _train_vertebra(config, paths, inputs, fold)
-    folder = paths.model(VERTEBRA, fold)
-    rows_path, crops_path = folder / "slices.parquet", folder / "crops.parquet"
-    if not (is_fresh(rows_path, key) and is_fresh(crops_path, key)):
-        model = load_model(folder).to(set_device_threads(config))
-        batch = config.kernel.batch_size
-        rows = _predict_studies(
-            inputs.fold_of,
-            lambda uid: predict_vertebra(model, inputs.volume(uid), batch),
-            f"vertebra fold {fold}: slices",
-        )
-        by_study = dict(iter(rows.groupby("study_uid")))
-        crops = _predict_studies(
-            by_study,
-            lambda uid: decode_study(by_study[uid], inputs.volume(uid)),
-            f"vertebra fold {fold}: levels",
-        )
-        for frame in (rows, crops):
-            frame["model_fold"] = fold
-        _save_rows(rows, rows_path, key)
-        _save_rows(crops, crops_path, key)
-    return [rows_path, crops_path], key
-
-
-def _train_fracture(
-    config: Config, paths: RunPaths, inputs: Inputs, member: str, fold: int, crops_key: str
-) -> str:
-    """Train fracture model k of a member if needed; returns its key."""
-    model = config.members[member]
-    key = _model_key(config, model, member, fold, crops_key)
-    folder = paths.model(member, fold)
-    if not is_fresh(folder / WEIGHTS_FILE, key):
-        set_device_threads(config)
-        vertebra = paths.model(VERTEBRA, fold)
-        train_model(
-            _fracture_dataset(
-                inputs,
-                model,
-                fold,
-                pd.read_parquet(vertebra / "slices.parquet"),
-                pd.read_parquet(vertebra / "crops.parquet"),
-            ),
-            model,
-            HEADS["fracture"],
-            folder,
-            key=key,
-            training=config.training,
-            seed=derive_seed(config.seed, member, fold, model.seed),
-            title=f"{member} fold {fold}",
-        )
-    return key
-
-
-def _fracture_fold(
-    config: Config, paths: RunPaths, inputs: Inputs, member: str, fold: int, crops_key: str
-) -> tuple[Path, str]:
-    """Fracture model k and its rows on the studies of fold k; returns the file and its key."""
-    key = _train_fracture(config, paths, inputs, member, fold, crops_key)
-    path = paths.model(member, fold) / "slices.parquet"
-    if not is_fresh(path, key):
-        model: SliceModel = load_model(path.parent).to(set_device_threads(config))
-        crops = pd.read_parquet(paths.model(VERTEBRA, fold) / "crops.parquet")
-        crops_of = dict(iter(crops.groupby("study_uid")))
-        rows = _predict_studies(
-            [uid for uid in inputs.studies_of(fold, training=False) if uid in crops_of],
-            lambda uid: predict_fracture(
-                model, inputs.volume(uid), crops_of[uid], config.kernel.batch_size
-            ),
-            f"{member} fold {fold}: out-of-fold slices",
-        )
-        rows.insert(0, "member", member)
-        rows["model_fold"] = fold
-        _save_rows(rows, path, key)
-    return path, key
+        chain.train_fracture(member)
 
 
 def _collect(files: list[Path], inputs: Inputs, path: Path, name: str, key: str) -> None:
@@ -322,18 +309,11 @@ def run_oof(config: Config, paths: RunPaths) -> None:
         DataError: the tables of the data room are missing or hold no usable study.
     """
     inputs = open_inputs(paths)
-    vertebra, crops, slices = [], [], []
-    vertebra_keys, slice_keys = [], []
-    for fold in range(config.folds.n):
-        (rows_path, crops_path), key = _vertebra_fold(config, paths, inputs, fold)
-        vertebra.append(rows_path)
-        crops.append(crops_path)
-        vertebra_keys.append(key)
-        for member in config.members:
-            path, member_key = _fracture_fold(config, paths, inputs, member, fold, key)
-            slices.append(path)
-            slice_keys.append(member_key)
-    chain = fingerprint(vertebra_keys)
-    _collect(vertebra, inputs, paths.table("vertebra"), "vertebra", chain)
-    _collect(crops, inputs, paths.table("crops"), "crops", chain)
-    _collect(slices, inputs, paths.table("oof_slices"), "oof_slices", fingerprint(slice_keys))
+    chains = [FoldChain(config, paths, inputs, fold) for fold in range(config.folds.n)]
+    fracture = [chain.fracture(member) for chain in chains for member in config.members]
+    vertebra = [chain.vertebra() for chain in chains]
+    key = fingerprint([key for *_, key in vertebra])
+    _collect([rows for rows, _, _ in vertebra], inputs, paths.table(VERTEBRA), VERTEBRA, key)
+    _collect([crops for _, crops, _ in vertebra], inputs, paths.table("crops"), "crops", key)
+    key = fingerprint([key for _, key in fracture])
+    _collect([p for p, _ in fracture], inputs, paths.table("oof_slices"), "oof_slices", key)

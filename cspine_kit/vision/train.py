@@ -114,9 +114,13 @@ def train_model(
     with run_record(folder, title, inputs={"key": key}, device=str(accelerator.device)) as results:
         bar = tqdm(range(first, config.epochs), initial=first, total=config.epochs, desc=title)
         for epoch in bar:
-            loss = _epoch(
-                accelerator, model, optimizer, schedule, dataset, config, training, seed, epoch
-            )
+            batches = _loader(dataset, config, training.workers, derive_seed(seed, "epoch", epoch))
+            model.train()
+            losses = []
+            for batch in batches:
+                losses.append(_step(accelerator, model, optimizer, batch, config))
+                schedule.step()
+            loss = float(torch.stack(losses).mean())
             history.append(loss)
             bar.set_postfix(loss=f"{loss:.3f}")
             with publish(checkpoint) as temporary:
@@ -138,28 +142,19 @@ def train_model(
     checkpoint.unlink(missing_ok=True)
 
 
-def _epoch(
+def _step(
     accelerator: Accelerator,
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-    dataset: StackDataset,
+    batch: dict[str, torch.Tensor],
     config: ModelConfig,
-    training: TrainingConfig,
-    seed: int,
-    epoch: int,
-) -> float:
-    """One pass over the drawn slices; returns the mean loss."""
-    model.train()
-    losses = []
-    for batch in _loader(dataset, config, training.workers, derive_seed(seed, "epoch", epoch)):
-        moved = {name: value.to(accelerator.device) for name, value in batch.items()}
-        with accelerator.autocast():
-            outputs = model(moved["stack"])
-            loss = loss_of({n: o.float() for n, o in outputs.items()}, moved, config)
-        accelerator.backward(loss)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-        losses.append(loss.detach())
-    return float(torch.stack(losses).mean())
+) -> torch.Tensor:
+    """One optimizer step; returns the loss, still on the device."""
+    moved = {name: value.to(accelerator.device) for name, value in batch.items()}
+    with accelerator.autocast():
+        outputs = model(moved["stack"])
+        loss = loss_of({n: o.float() for n, o in outputs.items()}, moved, config)
+    accelerator.backward(loss)
+    optimizer.step()
+    optimizer.zero_grad()
+    return loss.detach()

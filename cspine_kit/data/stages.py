@@ -1,0 +1,121 @@
+"""The data room's stages for a config: index, folds, cache; each skipped where it is fresh.
+
+In: a config and its run folder. Out: tables `studies`, `slices`, `volumes` and `folds.csv`.
+Example: `prepare(config, paths)`.
+"""
+
+import logging
+
+from cspine_kit import __version__
+from cspine_kit.core.config import Config
+from cspine_kit.core.errors import DataError
+from cspine_kit.core.paths import Competition, RunPaths
+from cspine_kit.core.runs import (
+    file_hash,
+    fingerprint,
+    is_fresh,
+    listing_fingerprint,
+    run_record,
+    stored_key,
+    write_json,
+)
+from cspine_kit.core.tables import read_table, write_table
+from cspine_kit.data.folds import settle_folds
+from cspine_kit.data.index import build_index
+from cspine_kit.data.volumes import build_cache
+
+log = logging.getLogger(__name__)
+
+
+def require_competition(config: Config) -> Competition:
+    """The competition folder.
+
+    Raises:
+        DataError: it is absent or incomplete; names what to download and how.
+    """
+    competition = Competition(config.competition.dir)
+    needed = [
+        competition.train_csv,
+        competition.root / "train_images",
+        competition.root / "segmentations",
+        competition.boxes_csv,
+    ]
+    missing = [path.name for path in needed if not path.exists()]
+    if missing:
+        slug = config.competition.slug
+        raise DataError(
+            f"competition data not found in {competition.root}: missing {', '.join(missing)}. "
+            f"Accept the rules at kaggle.com/c/{slug}, then run "
+            f"`kaggle competitions download -c {slug} -p {competition.root}` and unzip it there "
+            "(about 300 GB), or set competition.dir to where it lies"
+        )
+    return competition
+
+
+def index_key(config: Config, competition: Competition) -> str:
+    """Fingerprint of everything the index reads, from listings alone."""
+    tables = [
+        file_hash(path) if path.exists() else None
+        for path in (competition.train_csv, competition.boxes_csv, competition.test_csv)
+    ]
+    folders = sorted(
+        str(folder.relative_to(competition.root)) + listing_fingerprint(folder)
+        for split in ("train_images", "test_images")
+        for folder in (competition.root / split).glob("*")
+    )
+    masks = listing_fingerprint(competition.root / "segmentations")
+    return fingerprint(__version__, config.exclude, tables, folders, masks)
+
+
+def run_index(config: Config, paths: RunPaths) -> None:
+    """Write `studies` and `slices`; studies that cannot be read are named in `failures.json`."""
+    competition = require_competition(config)
+    key = index_key(config, competition)
+    if is_fresh(paths.table("studies"), key) and is_fresh(paths.table("slices"), key):
+        return
+    with run_record(paths.root / "index", "index", inputs={"key": key}) as results:
+        studies, slices, failures = build_index(
+            competition, config.exclude, jobs=config.execution.jobs
+        )
+        write_json(paths.root / "index" / "failures.json", failures)
+        results.update(studies=len(studies), slices=len(slices), failures=len(failures))
+        write_table(slices, paths.table("slices"), "slices", key)
+        write_table(studies, paths.table("studies"), "studies", key)
+    if failures:
+        log.warning("index: %d studies left out, see index/failures.json", len(failures))
+
+
+def run_folds(config: Config, paths: RunPaths) -> None:
+    """Write or check the folds; an existing CSV wins over the generator."""
+    studies = read_table(paths.table("studies"), "studies")
+    training = studies[studies["split"] == "train"]
+    settle_folds(training, config.folds, paths.folds, config.seed)
+
+
+def run_cache(config: Config, paths: RunPaths) -> None:
+    """Write one compact volume per training study and the table `volumes`."""
+    competition = require_competition(config)
+    studies = read_table(paths.table("studies"), "studies")
+    key = fingerprint(stored_key(paths.table("studies")), config.cache)
+    if is_fresh(paths.table("volumes"), key):
+        return
+    with run_record(paths.cache, "cache", inputs={"key": key}) as results:
+        volumes, failures = build_cache(
+            studies[studies["split"] == "train"],
+            competition,
+            config.cache,
+            paths,
+            jobs=config.execution.jobs,
+        )
+        write_json(paths.cache / "failures.json", failures)
+        results.update(volumes=len(volumes), failures=len(failures))
+        write_table(volumes, paths.table("volumes"), "volumes", key)
+    if failures:
+        log.warning("cache: %d studies left out, see cache/failures.json", len(failures))
+
+
+def prepare(config: Config, paths: RunPaths) -> None:
+    """Index, folds and cache, in that order."""
+    run_index(config, paths)
+    run_folds(config, paths)
+    run_cache(config, paths)

@@ -1,0 +1,16 @@
+"""Names of the vision room's stages, heads and files, importable without torch.
+
+In: nothing. Out: constants. Example: `paths.model(VERTEBRA, 0) / WEIGHTS_FILE`.
+"""
+
+VERTEBRA = "vertebra"
+"""Name of the vertebra stage where a member name is asked for."""
+
+HEADS: dict[str, dict[str, int]] = {
+    "vertebra": {"visible": 7, "box": 4},
+    "fracture": {"visible": 7, "fracture": 7},
+}
+"""Heads of the two stages: visibility of C1..C7; the spine box; fracture of C1..C7."""
+
+WEIGHTS_FILE, MODEL_FILE = "weights.safetensors", "model.json"
+"""One fold model on disk. The weights are written last, with the key that marks them done."""

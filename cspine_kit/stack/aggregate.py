@@ -1,0 +1,278 @@
+"""From slice tables to one row of statistics per (study, level, model_fold).
+
+In: slice rows of all members (contract `oof_slices`; for test studies the same columns with fold -1
+and every model_fold) and the levels' slice ranges (contract `crops`). Out: float32 feature columns
+`<member>__<signal>__<statistic>`; member `all` holds what members agree on, neighbors and geometry.
+Example::
+
+    features = aggregate(read_table(paths.table("oof_slices"), "oof_slices"),
+                         read_table(paths.table("crops"), "crops"))
+
+Out-of-fold rows and the kernel's test rows go through this one function. Every value is finite: a
+level without a slice in its range is described by the slice nearest to the range's middle.
+"""
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from cspine_kit.core.anatomy import LEVELS
+from cspine_kit.core.errors import TableError
+from cspine_kit.core.tables import FRACTURE_COLUMNS, VERTEBRA_COLUMNS
+from cspine_kit.stack.segments import FloatArray, IntArray, Segments
+from cspine_kit.stack.statistics import (
+    MAX_STEP_MM,
+    MIN_STEP_MM,
+    STATISTICS,
+    LevelSlices,
+    logit,
+    sigmoid,
+)
+
+KEY = ("study_uid", "level", "model_fold")
+ALL = "all"
+"""Member name of features that belong to no single member."""
+
+SLICE_COLUMNS = ("member", "study_uid", "slice_idx", "model_fold", "fold", "z_mm")
+CROP_COLUMNS = ("study_uid", "level", "model_fold", "z0", "z1", "center_z_mm", "confidence")
+N_LEVELS = len(LEVELS)
+SHOWN = 5
+
+
+def _require(frame: pd.DataFrame, columns: tuple[str, ...], name: str) -> None:
+    missing = [c for c in columns if c not in frame]
+    if missing or frame.empty:
+        raise TableError(f"table {name}: " + (f"no column {missing}" if missing else "no rows"))
+
+
+def _units(slices: pd.DataFrame) -> tuple[IntArray, pd.DataFrame]:
+    """Code of each row's (study_uid, model_fold) and the table of units with their fold.
+
+    Raises:
+        TableError: a study with two values of `fold`.
+    """
+    study, uids = pd.factorize(slices["study_uid"], sort=True)
+    model_fold = slices["model_fold"].to_numpy(np.int64)
+    low, span = int(model_fold.min()), int(np.ptp(model_fold)) + 1
+    joint, first, codes = np.unique(
+        study * span + model_fold - low, return_index=True, return_inverse=True
+    )
+    fold = slices["fold"].to_numpy(np.int64)
+    torn = np.flatnonzero(fold != fold[first][codes])
+    if len(torn):
+        rows = slices.iloc[torn[:SHOWN]][["study_uid", "fold"]].to_dict("records")
+        raise TableError(f"table slices: studies with more than one fold: {rows}")
+    units = pd.DataFrame(
+        {
+            "study_uid": np.asarray(uids)[joint // span],
+            "model_fold": joint % span + low,
+            "fold": fold[first],
+        }
+    )
+    return codes.astype(np.int64), units
+
+
+def _crop_table(crops: pd.DataFrame, units: pd.DataFrame) -> pd.DataFrame:
+    """Crops in the order unit, level; exactly one row for each.
+
+    Raises:
+        TableError: a unit with a missing or doubled level; names it.
+    """
+    wanted = units[["study_uid", "model_fold"]].loc[np.repeat(units.index, N_LEVELS)]
+    wanted = wanted.assign(level=list(LEVELS) * len(units))
+    if crops.duplicated(list(KEY)).any():
+        rows = crops.loc[crops.duplicated(list(KEY)), list(KEY)].head(SHOWN).to_dict("records")
+        raise TableError(f"table crops: duplicate keys {rows}")
+    merged = wanted.merge(crops, on=list(KEY), how="left", sort=False)
+    absent = merged["z0"].isna().to_numpy()
+    if absent.any():
+        rows = merged.loc[absent, list(KEY)].head(SHOWN).to_dict("records")
+        raise TableError(
+            f"table crops: {int(absent.sum())} levels of the slice table have no crop: {rows}"
+        )
+    return merged
+
+
+def _finite(values: FloatArray, frame: pd.DataFrame, columns: tuple[str, ...]) -> FloatArray:
+    bad = np.isnan(values)
+    if bad.any():
+        row, column = (int(i[0]) for i in np.nonzero(bad))
+        at = frame.iloc[row][["member", "study_uid", "slice_idx"]].to_dict()
+        raise TableError(f"table slices: NaN in {columns[column]} at {at}; drop that member's row")
+    return values
+
+
+def _inside(
+    unit: Segments, slice_idx: IntArray, z0: NDArray[np.float64], z1: NDArray[np.float64]
+) -> tuple[IntArray, Segments]:
+    """Rows inside each level's range, concatenated in the order unit, level.
+
+    A range without a row takes the row nearest to its middle.
+    """
+    span = int(max(slice_idx.max(), z1.max(), 0)) + 2
+    ordered = unit.of_row * span + slice_idx
+    base = np.repeat(np.arange(len(unit.starts)), N_LEVELS) * span
+    limit = span - 1
+    low = np.clip(np.minimum(z0, z1), 0, limit).astype(np.int64)
+    high = np.clip(np.maximum(z0, z1), 0, limit).astype(np.int64)
+    first = np.searchsorted(ordered, base + low, "left")
+    last = np.searchsorted(ordered, base + high, "right")
+    empty = np.flatnonzero(first >= last)
+    if len(empty):
+        owner = empty // N_LEVELS
+        middle = (low + high)[empty] // 2
+        above = np.searchsorted(ordered, base[empty] + middle, "left")
+        above = np.clip(above, unit.starts[owner], unit.ends[owner] - 1)
+        below = np.maximum(above - 1, unit.starts[owner])
+        closer = np.abs(slice_idx[below] - middle) <= np.abs(slice_idx[above] - middle)
+        first[empty] = np.where(closer, below, above)
+        last[empty] = first[empty] + 1
+    counts = last - first
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int64)
+    total = int(counts.sum())
+    rows = np.arange(total) - np.repeat(starts - first, counts)
+    return rows, Segments(starts, total)
+
+
+def _steps_mm(unit: Segments, z_mm: FloatArray) -> FloatArray:
+    """Typical slice distance of each unit: its extent over its row count."""
+    extent = np.abs(z_mm[unit.starts] - z_mm[unit.ends - 1]) / np.maximum(unit.counts - 1, 1)
+    step: FloatArray = np.where(unit.counts > 1, np.clip(extent, MIN_STEP_MM, MAX_STEP_MM), 1.0)
+    return step
+
+
+def _level_slices(rows: pd.DataFrame, unit: Segments, crops: pd.DataFrame) -> LevelSlices:
+    """One member's slices (ordered by unit and slice) as the input of every statistic."""
+    v_all = sigmoid(
+        _finite(rows[list(VERTEBRA_COLUMNS)].to_numpy(np.float64), rows, VERTEBRA_COLUMNS)
+    )
+    p_all = sigmoid(
+        _finite(rows[list(FRACTURE_COLUMNS)].to_numpy(np.float64), rows, FRACTURE_COLUMNS)
+    )
+    z_mm = rows["z_mm"].to_numpy(np.float64)
+    slice_idx = rows["slice_idx"].to_numpy(np.int64)
+    picked, inside = _inside(
+        unit, slice_idx, crops["z0"].to_numpy(np.float64), crops["z1"].to_numpy(np.float64)
+    )
+    level = np.tile(np.arange(N_LEVELS), len(unit.starts))[inside.of_row]
+    visible = unit.sum(v_all)
+    joint = p_all * v_all
+    return LevelSlices(
+        inside=inside,
+        p=p_all[picked, level],
+        v=v_all[picked, level],
+        z_mm=z_mm[picked],
+        step_mm=np.repeat(_steps_mm(unit, z_mm), N_LEVELS),
+        study_weighted=(unit.sum(joint) / visible).ravel(),
+        study_visible=visible.ravel(),
+        study_mean=unit.mean(p_all).ravel(),
+        study_min=unit.min(p_all).ravel(),
+        study_max=unit.max(p_all).ravel(),
+        study_peak=unit.max(joint).ravel(),
+    )
+
+
+def _shared(
+    members: dict[str, dict[str, FloatArray]],
+    slices: LevelSlices,
+    crops: pd.DataFrame,
+    n_rows: IntArray,
+) -> dict[str, FloatArray]:
+    """Agreement between members, neighbor levels, the study's other levels, and geometry.
+
+    Log-odds of the members' mean weighted probability are the common currency here.
+    """
+    odds = {
+        name: logit(np.stack([m[name] for m in members.values()], axis=1))
+        for name in ("fracture__weighted", "fracture__smooth")
+    }
+    mean = odds["fracture__weighted"].mean(axis=1).reshape(-1, N_LEVELS)
+    top = odds["fracture__smooth"].mean(axis=1).reshape(-1, N_LEVELS)
+    edge = np.pad(mean, ((0, 0), (1, 1)), mode="edge")
+    doubt = np.log1p(-sigmoid(mean))
+    others = logit(-np.expm1(doubt.sum(axis=1, keepdims=True) - doubt))
+    ordered = np.sort(mean, axis=1)
+    rest = np.where(mean == ordered[:, -1:], ordered[:, -2:-1], ordered[:, -1:])
+    z = crops["center_z_mm"].to_numpy(np.float64).reshape(-1, N_LEVELS)
+    gap = np.abs(np.diff(z, axis=1))
+    step = slices.step_mm.reshape(-1, N_LEVELS)
+    wide = np.ones((1, N_LEVELS))
+    height = (crops["z1"] - crops["z0"]).to_numpy(np.float64) + 1.0
+    shared: dict[str, FloatArray] = {
+        "fracture__odds": mean,
+        "fracture__spread": odds["fracture__weighted"].std(axis=1),
+        "smooth__odds": top,
+        "smooth__spread": odds["fracture__smooth"].std(axis=1),
+        "neighbor__above": edge[:, :-2],
+        "neighbor__below": edge[:, 2:],
+        "patient__others": others,
+        "patient__margin": mean - rest,
+        "patient__max": mean.max(axis=1, keepdims=True) * wide,
+        "patient__mean": mean.mean(axis=1, keepdims=True) * wide,
+        "patient__rank": (mean[:, :, None] < mean[:, None, :]).sum(axis=2).astype(np.float64),
+        "level__slices": height,
+        "level__confidence": crops["confidence"].to_numpy(np.float64),
+        "level__gap_above": np.hstack([gap[:, :1], gap]),
+        "level__gap_below": np.hstack([gap, gap[:, -1:]]),
+        "study__slices": n_rows[:, None] * wide,
+        "study__step": step,
+        "study__extent": (z.max(axis=1) - z.min(axis=1))[:, None] * wide,
+    }
+    return {name: values.ravel() for name, values in shared.items()}
+
+
+def aggregate(slices: pd.DataFrame, crops: pd.DataFrame) -> pd.DataFrame:
+    """Statistics of every level of every study and fold model.
+
+    Args:
+        slices: rows (member, study_uid, slice_idx, model_fold), fold, z_mm (mm) and the logits
+            vertebra_C1..C7, fracture_C1..C7. Infinite logits are cut, NaN is an error.
+        crops: rows (study_uid, level, model_fold), z0, z1 (slice index, inclusive), center_z_mm,
+            confidence; rows of other studies are ignored.
+
+    Returns:
+        Rows sorted by (study_uid, level, model_fold): the key, fold (int64) and float32 features in
+        a fixed order (members in alphabetical order, then `all`), every value finite.
+
+    Raises:
+        TableError: a missing column, NaN, a member without some study that another member has, a
+            level without a crop, doubled keys, or a study with two folds.
+    """
+    _require(slices, (*SLICE_COLUMNS, *VERTEBRA_COLUMNS, *FRACTURE_COLUMNS), "slices")
+    _require(crops, CROP_COLUMNS, "crops")
+    codes, units = _units(slices)
+    boxes = _crop_table(crops, units)
+    member = slices["member"].to_numpy(dtype=object)
+    slice_idx = slices["slice_idx"].to_numpy(np.int64)
+    members: dict[str, dict[str, FloatArray]] = {}
+    for name in sorted(set(member)):
+        own = np.flatnonzero(member == name)
+        own = own[np.lexsort((slice_idx[own], codes[own]))]
+        present, starts = np.unique(codes[own], return_index=True)
+        if len(present) < len(units):
+            lost = units.drop(index=present).head(SHOWN).to_dict("records")
+            raise TableError(f"table slices: member {name!r} has no rows for {lost}")
+        doubled = (np.diff(codes[own]) == 0) & (np.diff(slice_idx[own]) == 0)
+        if doubled.any():
+            at = slices.iloc[own[1:][doubled][:SHOWN]][["member", "study_uid", "slice_idx"]]
+            raise TableError(f"table slices: duplicate keys {at.to_dict('records')}")
+        unit = Segments(starts.astype(np.int64), len(own))
+        level_slices = _level_slices(slices.iloc[own], unit, boxes)
+        members[name] = {s: compute(level_slices) for s, compute in STATISTICS.items()}
+    shared = _shared(members, level_slices, boxes, unit.counts)
+    columns = {
+        f"{m}__{s}": v for m, values in {**members, ALL: shared}.items() for s, v in values.items()
+    }
+    features = np.column_stack(list(columns.values())).astype(np.float32)
+    broken = ~np.isfinite(features).all(axis=0)
+    if broken.any():
+        names = np.array(list(columns))[broken][:SHOWN].tolist()
+        raise TableError(f"features: not finite in {names}; z_mm or crops hold NaN")
+    keys = boxes[list(KEY)].assign(fold=np.repeat(units["fold"].to_numpy(), N_LEVELS))
+    frame = pd.concat([keys, pd.DataFrame(features, columns=list(columns))], axis=1)
+    return frame.sort_values(list(KEY), ignore_index=True)
+
+
+def feature_columns(features: pd.DataFrame) -> list[str]:
+    """Names of the feature columns of an aggregated frame, in order."""
+    return [c for c in features.columns if c.count("__") == 2]

@@ -1,0 +1,107 @@
+"""Ridge logistic regression in numpy: the robust backbone that the boosters correct.
+
+In: a design matrix, labels 0 / 1, row weights and an integer category per row. Out: log-odds.
+Example::
+
+    model = fit_ridge(x, y, weights, category, n_categories=7, penalty=30.0)
+    odds = model.odds(x, category)
+
+On a few hundred rows trees alone overfit and a straight line in log-odds does not; on many rows the
+line costs nothing, because trees learn what it misses. Written here so that the kernel needs no
+scikit-learn.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cspine_kit.stack.segments import FloatArray, IntArray
+
+ITERATIONS = 50
+TOLERANCE = 1e-8
+CATEGORY_PENALTY = 1.0
+"""Pulls each category's intercept to the common one; in rows of weight 1."""
+
+EXTREME = 6.0
+"""Standardized values are cut here, so that one odd study cannot drag the line."""
+
+
+@dataclass(frozen=True)
+class Ridge:
+    """A fitted line: log-odds = intercept[category] + slope . (x - mean) / scale."""
+
+    mean: FloatArray
+    scale: FloatArray
+    slope: FloatArray
+    intercept: FloatArray
+
+    def odds(self, x: FloatArray, category: IntArray) -> FloatArray:
+        """Log-odds (n,) of rows x (n, features)."""
+        z = np.clip((x - self.mean) / self.scale, -EXTREME, EXTREME)
+        result: FloatArray = z @ self.slope + self.intercept[category]
+        return result
+
+    def to_json(self) -> dict[str, list[float]]:
+        """Plain lists; `Ridge.from_json` gives back equal arrays."""
+        return {name: getattr(self, name).tolist() for name in self.__dataclass_fields__}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> "Ridge":
+        """Inverse of `to_json`."""
+        return cls(**{k: np.asarray(value[k], dtype=np.float64) for k in cls.__dataclass_fields__})
+
+
+def fit_ridge(
+    x: FloatArray,
+    y: FloatArray,
+    weights: FloatArray,
+    category: IntArray,
+    *,
+    n_categories: int,
+    penalty: float,
+) -> Ridge:
+    """Minimize sum(w log loss) + penalty / 2 |slope|^2 by Newton's method.
+
+    Args:
+        x: (n, features); constant columns get slope 0.
+        y: (n,) of 0 / 1.
+        weights: (n,), scaled here to mean 1, so that `penalty` is in rows.
+        category: (n,) of 0..n_categories - 1; each has its own intercept.
+        penalty: ridge strength on standardized features.
+    """
+    mean, spread = x.mean(axis=0), x.std(axis=0)
+    scale = np.where(spread > 1e-9, spread, 1.0)
+    z = np.clip((x - mean) / scale, -EXTREME, EXTREME)
+    dummies = (category[:, None] == np.arange(n_categories)).astype(np.float64)
+    design = np.hstack([np.ones((len(x), 1)), dummies, z])
+    ridge = np.concatenate(
+        [[1e-6], np.full(n_categories, CATEGORY_PENALTY), np.full(z.shape[1], penalty)]
+    )
+    w = weights / weights.mean()
+    beta = np.zeros(design.shape[1])
+    rate = np.clip(np.average(y, weights=w), 0.5 / len(y), 1.0 - 0.5 / len(y))
+    beta[0] = np.log(rate / (1.0 - rate))
+    loss = _objective(design, y, w, beta, ridge)
+    for _ in range(ITERATIONS):
+        p = 1.0 / (1.0 + np.exp(-(design @ beta)))
+        gradient = design.T @ (w * (p - y)) + ridge * beta
+        curvature = (design * (w * p * (1.0 - p))[:, None]).T @ design + np.diag(ridge)
+        step = np.linalg.solve(curvature, gradient)
+        share = 1.0
+        while (
+            lower := _objective(design, y, w, beta - share * step, ridge)
+        ) > loss and share > 1e-6:
+            share /= 2.0
+        beta = beta - share * step
+        if loss - lower < TOLERANCE * len(y):
+            break
+        loss = lower
+    return Ridge(mean, scale, beta[1 + n_categories :], beta[0] + beta[1 : 1 + n_categories])
+
+
+def _objective(
+    design: FloatArray, y: FloatArray, w: FloatArray, beta: FloatArray, ridge: FloatArray
+) -> float:
+    odds = design @ beta
+    return float((w * (np.logaddexp(0.0, odds) - y * odds)).sum() + 0.5 * (ridge * beta**2).sum())

@@ -1,0 +1,137 @@
+"""`make stack`: from out-of-fold slices to boosters, predictions of every model, and their scores.
+
+In: tables `oof_slices`, `crops`, `studies` and folds.csv of one run folder. Out: tables `features`
+and `predictions`, and `stack/` (stack.json, LightGBM text models, scores.csv, run.json). Example::
+
+    table = run_stack(load_config(Path("configs/demo.yaml")), RunPaths(Path("oof/demo")))
+
+Finished work is skipped: the key is made of the inputs' keys, the config's section and the seed.
+"""
+
+import logging
+from dataclasses import replace
+
+import pandas as pd
+
+from cspine_kit.core.anatomy import TARGETS
+from cspine_kit.core.config import Config
+from cspine_kit.core.errors import ArtifactError, TableError
+from cspine_kit.core.paths import RunPaths
+from cspine_kit.core.runs import file_hash, fingerprint, is_fresh, publish, run_record, stored_key
+from cspine_kit.core.tables import read_table, write_table
+from cspine_kit.stack.aggregate import aggregate
+from cspine_kit.stack.baselines import (
+    MEAN_OF_MEMBERS,
+    constant_predictions,
+    formula_predictions,
+    long_predictions,
+)
+from cspine_kit.stack.booster import STACK, Stack, fit_stack
+from cspine_kit.stack.scores import score_table
+
+log = logging.getLogger(__name__)
+
+VERSION = 1
+"""Raised when the room's code gives other results from the same inputs."""
+
+SHOWN = 5
+
+
+def _labels(paths: RunPaths, slices: pd.DataFrame) -> pd.DataFrame:
+    """Labels, fold and group of every study in the slice table.
+
+    Raises:
+        ArtifactError: no folds.csv.
+        TableError: a study without fold, in another fold than its slices say, or without labels.
+    """
+    if not paths.folds.exists():
+        raise ArtifactError(f"no folds at {paths.folds}; run make oof (cspine folds) first")
+    folds = pd.read_csv(paths.folds, dtype={"study_uid": str, "group": str})
+    wanted = slices[["study_uid", "fold"]].drop_duplicates().sort_values("study_uid")
+    joined = wanted.merge(folds, on="study_uid", how="left", suffixes=("_slices", ""))
+    lost = joined.loc[joined["fold"].isna(), "study_uid"].head(SHOWN).tolist()
+    if lost:
+        raise TableError(f"folds.csv: studies of the slice table in no fold: {lost}")
+    moved = joined.loc[joined["fold"] != joined["fold_slices"], "study_uid"].head(SHOWN).tolist()
+    if moved:
+        raise TableError(
+            f"folds.csv: studies in another fold than their out-of-fold slices: {moved}; "
+            "the folds changed since make oof"
+        )
+    studies = read_table(paths.table("studies"), "studies")
+    joined = joined.merge(studies[["study_uid", *TARGETS]], on="study_uid", how="left")
+    bare = joined.loc[joined[list(TARGETS)].isna().any(axis=1), "study_uid"].head(SHOWN).tolist()
+    if bare:
+        raise TableError(f"studies: no labels for {bare}")
+    keep = ["study_uid", *TARGETS, "fold", *(c for c in ("group",) if c in joined)]
+    return joined[keep].astype({"fold": "int64"})
+
+
+def stack_key(config: Config, paths: RunPaths) -> str:
+    """Fingerprint of everything the stack depends on."""
+    tables = {name: stored_key(paths.table(name)) for name in ("oof_slices", "crops", "studies")}
+    folds = file_hash(paths.folds) if paths.folds.exists() else None
+    return fingerprint(VERSION, tables, folds, config.stack, config.seed)
+
+
+def run_stack(config: Config, paths: RunPaths) -> pd.DataFrame:
+    """Fit, score and save the stack; returns the score table, one row per model.
+
+    The column `ships` is true for the model that the kernel will use: the stack where it beats the
+    plain mean of the members on the outer folds in the configured form, else that mean.
+
+    Raises:
+        ArtifactError: an input table is absent.
+        TableError: an input breaks its contract, or a study has no fold or labels.
+    """
+    key = stack_key(config, paths)
+    scores = paths.stack / "scores.csv"
+    if is_fresh(scores, key):
+        log.info("stack is up to date in %s", paths.stack)
+        return pd.read_csv(scores)
+    with run_record(paths.stack, STACK, inputs={"stack_key": key}) as results:
+        slices = read_table(paths.table("oof_slices"), "oof_slices")
+        crops = read_table(paths.table("crops"), "crops")
+        labels = _labels(paths, slices)
+        fold = labels.set_index("study_uid")["fold"]
+        features = aggregate(slices, crops)
+        label_of = labels.set_index("study_uid")[list(TARGETS)].stack()
+        at = pd.MultiIndex.from_frame(features[["study_uid", "level"]])
+        features = features.assign(label=label_of.reindex(at).to_numpy())
+        features = write_table(features, paths.table("features"), "features", key)
+        stack = fit_stack(
+            features, labels, config.stack, seed=config.seed, jobs=config.execution.jobs
+        )
+        predictions = pd.concat(
+            [
+                constant_predictions(labels, fold, config.stack.form),
+                formula_predictions(features),
+                long_predictions(STACK, stack.predict(features, STACK), fold),
+            ],
+            ignore_index=True,
+        )
+        table = score_table(predictions, labels, fold)
+        stack = _guarded(stack, table, config)
+        table["ships"] = table["model"] == stack.ships
+        write_table(predictions, paths.table("predictions"), "predictions", key)
+        stack.save(paths.stack)
+        results |= {"ships": stack.ships, "scores": table.to_dict("records")}
+        with publish(scores, key) as temporary:
+            table.to_csv(temporary, index=False)
+    return pd.read_csv(scores)
+
+
+def _guarded(stack: Stack, table: pd.DataFrame, config: Config) -> Stack:
+    """Ship the stack only where it beats the plain mean of the members out-of-fold."""
+    score = table.set_index("model")[config.stack.form]
+    ships = STACK if score[STACK] < score[MEAN_OF_MEMBERS] else MEAN_OF_MEMBERS
+    if ships != STACK:
+        log.warning(
+            "the stack (%.4f) does not beat the mean of members (%.4f); the mean ships",
+            score[STACK],
+            score[MEAN_OF_MEMBERS],
+        )
+    notes = {
+        str(k): {"level": h.level.notes, "overall": h.overall.notes} for k, h in stack.folds.items()
+    }
+    return replace(stack, ships=ships, notes={"form": config.stack.form, "folds": notes})

@@ -1,0 +1,143 @@
+"""Statistics of levels: right, finite, and the same for one study as for all."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from slice_tables import World
+
+from cspine_kit.core.anatomy import LEVELS
+from cspine_kit.core.errors import TableError
+from cspine_kit.core.tables import FRACTURE_COLUMNS, VERTEBRA_COLUMNS, check_table
+from cspine_kit.stack.aggregate import KEY, aggregate, feature_columns
+from cspine_kit.stack.segments import Segments
+
+
+def sigmoid(x):
+    return 1.0 / (1.0 + np.exp(-x))
+
+
+def test_features_fulfill_the_contract(world: World) -> None:
+    features = aggregate(world.slices, world.crops)
+    assert len(features) == 7 * len(world.labels)
+    checked = check_table(features.assign(label=0.0), "features")
+    assert (checked["fold"] == checked["model_fold"]).all()
+    values = features[feature_columns(features)]
+    assert np.isfinite(values.to_numpy()).all()
+    assert set(values.dtypes) == {np.dtype("float32")}
+
+
+def test_weighted_mean_is_the_published_formula(world: World) -> None:
+    features = aggregate(world.slices, world.crops).set_index(["study_uid", "level"])
+    uid = world.labels["study_uid"].iloc[7]
+    rows = world.slices[(world.slices["study_uid"] == uid) & (world.slices["member"] == "b")]
+    for level in ("C1", "C6"):
+        f, v = sigmoid(rows[f"fracture_{level}"]), sigmoid(rows[f"vertebra_{level}"])
+        expected = (f * v).sum() / v.sum()
+        assert features.loc[(uid, level), "b__fracture__weighted"] == pytest.approx(expected, 1e-5)
+
+
+def test_statistics_inside_a_level_match_pandas(world: World) -> None:
+    features = aggregate(world.slices, world.crops).set_index(["study_uid", "level"])
+    crops = world.crops.set_index(["study_uid", "level"])
+    own = world.slices[world.slices["member"] == "a"]
+    for uid in world.labels["study_uid"].iloc[:5]:
+        for level in LEVELS:
+            crop = crops.loc[(uid, level)]
+            rows = own[(own["study_uid"] == uid) & own["slice_idx"].between(crop["z0"], crop["z1"])]
+            p = sigmoid(rows[f"fracture_{level}"].to_numpy())
+            got = features.loc[(uid, level)]
+            expected = {
+                "mean": p.mean(),
+                "max": p.max(),
+                "min": p.min(),
+                "std": p.std(),
+                "q25": np.quantile(p, 0.25),
+                "q90": np.quantile(p, 0.9),
+                "top3": np.sort(p)[-3:].mean(),
+                "top5": np.sort(p)[-5:].mean(),
+            }
+            for name, value in expected.items():
+                assert got[f"a__fracture__{name}"] == pytest.approx(value, abs=1e-5), name
+
+
+def test_one_study_gives_the_bytes_it_gives_among_all(world: World) -> None:
+    together = aggregate(world.slices, world.crops)
+    uid = world.labels["study_uid"].iloc[3]
+    alone = aggregate(world.slices[world.slices["study_uid"] == uid], world.crops)
+    among = together[together["study_uid"] == uid].reset_index(drop=True)
+    pd.testing.assert_frame_equal(alone, among, check_exact=True)
+
+
+def test_row_order_does_not_matter(world: World) -> None:
+    shuffled = world.slices.sample(frac=1.0, random_state=1)
+    again = aggregate(shuffled, world.crops.sample(frac=1.0, random_state=2))
+    pd.testing.assert_frame_equal(again, aggregate(world.slices, world.crops), check_exact=True)
+
+
+def test_test_rows_of_all_fold_models(world: World) -> None:
+    uid = world.labels["study_uid"].iloc[0]
+    slices = world.slices[world.slices["study_uid"] == uid]
+    crops = world.crops[world.crops["study_uid"] == uid]
+    slices = pd.concat([slices.assign(fold=-1, model_fold=k) for k in range(3)])
+    crops = pd.concat([crops.assign(model_fold=k) for k in range(3)])
+    features = aggregate(slices, crops)
+    assert features["model_fold"].tolist() == [0, 1, 2] * 7
+    assert (features["fold"] == -1).all()
+
+
+@pytest.mark.parametrize("n_slices", [1, 2, 3])
+def test_short_studies_and_empty_levels_are_finite(world: World, n_slices: int) -> None:
+    uid = world.labels["study_uid"].iloc[0]
+    slices = world.slices[(world.slices["study_uid"] == uid)]
+    slices = slices[slices["slice_idx"] < n_slices]
+    features = aggregate(slices, world.crops)
+    assert len(features) == 7
+    assert np.isfinite(features[feature_columns(features)].to_numpy()).all()
+
+
+def test_infinite_logits_are_cut(world: World) -> None:
+    uid = world.labels["study_uid"].iloc[0]
+    slices = world.slices[world.slices["study_uid"] == uid].copy()
+    slices[list(FRACTURE_COLUMNS)] = np.inf
+    slices[list(VERTEBRA_COLUMNS)] = -np.inf
+    features = aggregate(slices, world.crops)
+    assert np.isfinite(features[feature_columns(features)].to_numpy()).all()
+
+
+def test_faults_are_named(world: World) -> None:
+    slices, crops = world.slices, world.crops
+    uid = world.labels["study_uid"].iloc[4]
+    with pytest.raises(TableError, match=r"fracture_C3"):
+        aggregate(slices.drop(columns="fracture_C3"), crops)
+    holed = slices.copy()
+    holed.loc[holed["study_uid"] == uid, "fracture_C2"] = np.nan
+    with pytest.raises(TableError, match=rf"fracture_C2.*{uid}"):
+        aggregate(holed, crops)
+    lost = slices[~((slices["study_uid"] == uid) & (slices["member"] == "b"))]
+    with pytest.raises(TableError, match=rf"member 'b'.*{uid}"):
+        aggregate(lost, crops)
+    uncropped = crops[~((crops["study_uid"] == uid) & (crops["level"] == "C5"))]
+    with pytest.raises(TableError, match=rf"no crop.*{uid}.*C5"):
+        aggregate(slices, uncropped)
+    with pytest.raises(TableError, match="duplicate"):
+        aggregate(slices, pd.concat([crops, crops.head(1)]))
+    with pytest.raises(TableError, match="duplicate"):
+        aggregate(pd.concat([slices, slices.head(1)]), crops)
+    torn = slices.copy()
+    torn.loc[torn.index[0], "fold"] = 99
+    with pytest.raises(TableError, match="more than one fold"):
+        aggregate(torn, crops)
+
+
+def test_segments_by_hand() -> None:
+    s = Segments(np.array([0, 3, 4]), 6)
+    values = np.array([0.1, 0.9, 0.5, 0.3, 0.7, 0.7])
+    assert s.mean(values).tolist() == pytest.approx([0.5, 0.3, 0.7])
+    assert s.argmax(values).tolist() == [1, 3, 4]
+    assert s.quantile(s.sorted(values), 0.5).tolist() == pytest.approx([0.5, 0.3, 0.7])
+    assert s.top_mean(s.sorted(values), 2).tolist() == pytest.approx([0.7, 0.3, 0.7])
+    assert s.longest_run(values > 0.4).tolist() == [2, 0, 2]
+    assert s.longest_run(values > 0.0).tolist() == [3, 1, 2]
+    rolled = s.rolling_mean(values, np.array([1, 1, 1]))
+    assert rolled.tolist() == pytest.approx([0.5, 0.5, 0.7, 0.3, 0.7, 0.7])
+    assert KEY == ("study_uid", "level", "model_fold")

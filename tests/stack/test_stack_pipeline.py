@@ -1,0 +1,76 @@
+"""`run_stack` on written tables: all artifacts, skipped when fresh, wrong inputs refused."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from slice_tables import World
+
+from cspine_kit.core.anatomy import TARGETS
+from cspine_kit.core.config import Config, load_config
+from cspine_kit.core.errors import ArtifactError, TableError
+from cspine_kit.core.paths import RunPaths
+from cspine_kit.core.tables import read_table, write_table
+from cspine_kit.stack.booster import Stack
+from cspine_kit.stack.pipeline import run_stack
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
+
+@pytest.fixture(scope="module")
+def config() -> Config:
+    config = load_config(CONFIGS / "demo.yaml")
+    quick = config.stack.model_copy(update={"seeds": 1, "rounds": 30, "patience": 10})
+    return config.model_copy(update={"stack": quick})
+
+
+def write_run(world: World, root: Path) -> RunPaths:
+    paths = RunPaths(root)
+    write_table(world.slices, paths.table("oof_slices"), "oof_slices", "k1")
+    write_table(world.crops, paths.table("crops"), "crops", "k2")
+    studies = world.labels.assign(
+        split="train", transfer_syntax="", problems="", n_slices=90, rows=512, cols=512
+    )
+    studies = studies.assign(spacing_z=2.0, spacing_y=0.5, spacing_x=0.5)
+    flags = dict.fromkeys(("reversed", "irregular", "has_mask", "has_boxes"), False)
+    write_table(studies.assign(**flags), paths.table("studies"), "studies", "k3")
+    world.folds.to_csv(paths.folds, index=False)
+    return paths
+
+
+def test_run_writes_everything_and_skips_when_fresh(
+    world: World, config: Config, tmp_path: Path
+) -> None:
+    paths = write_run(world, tmp_path)
+    table = run_stack(config, paths)
+    models = set(table["model"])
+    assert {"best_constant", "a", "b", "mean_of_members", "stack"} <= models
+    assert table.loc[table["ships"], "model"].tolist() == ["stack"]
+    predictions = read_table(paths.table("predictions"), "predictions")
+    assert len(predictions) == len(models) * len(world.labels) * len(TARGETS)
+    features = read_table(paths.table("features"), "features")
+    assert features["label"].notna().all()
+    loaded = Stack.load(paths.stack)
+    wide = predictions[predictions["model"] == "stack"].pivot(
+        index="study_uid", columns="target", values="prob"
+    )
+    again = loaded.predict(features).set_index("study_uid")
+    pd.testing.assert_frame_equal(again, wide[list(TARGETS)], check_names=False, check_exact=True)
+    stamp = (paths.stack / "stack.json").stat().st_mtime_ns
+    pd.testing.assert_frame_equal(run_stack(config, paths), table)
+    assert (paths.stack / "stack.json").stat().st_mtime_ns == stamp
+
+
+def test_wrong_inputs_are_refused(world: World, config: Config, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="make oof"):
+        run_stack(config, RunPaths(tmp_path / "empty"))
+    paths = write_run(world, tmp_path)
+    world.folds.iloc[1:].to_csv(paths.folds, index=False)
+    with pytest.raises(TableError, match=r"in no fold.*1\.2\.10"):
+        run_stack(config, paths)
+    moved = world.folds.copy()
+    moved.loc[4, "fold"] = (moved.loc[4, "fold"] + 1) % 3
+    moved.to_csv(paths.folds, index=False)
+    with pytest.raises(TableError, match=r"another fold"):
+        run_stack(config, paths)
+    assert not (paths.stack / "scores.csv").exists()

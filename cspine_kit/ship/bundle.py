@@ -159,8 +159,13 @@ def build_bundle(config: Config, paths: RunPaths, out: Path) -> dict[str, Any]:
         write_json(folder / "priors.json", _priors(config, paths))
         _build_kit_wheel(folder)
         _download_wheels(config, folder)
+        places = {place.replace("/", SEPARATOR): place for place in files}
         listed = {
-            path.name: {"sha256": file_hash(path), "bytes": path.stat().st_size}
+            path.name: {
+                "place": places.get(path.name, path.name),
+                "sha256": file_hash(path),
+                "bytes": path.stat().st_size,
+            }
             for path in sorted(folder.iterdir())
         }
         manifest = {"format": FORMAT, "kit": __version__, "name": config.name, "files": listed}
@@ -217,7 +222,9 @@ def open_bundle(bundle: Path, scratch: Path) -> Path:
             raise ArtifactError(f"bundle file {source} is missing; upload the bundle again")
         if file_hash(source) != entry["sha256"]:
             raise ArtifactError(f"bundle file {source} is not what the manifest's hash says")
-        target = scratch / name.replace(SEPARATOR, "/")
+        target = (scratch / entry["place"]).resolve()
+        if not target.is_relative_to(scratch.resolve()):
+            raise ArtifactError(f"bundle file {name} wants to lie outside: {entry['place']!r}")
         target.parent.mkdir(parents=True, exist_ok=True)
         target.symlink_to(source.resolve())
     return scratch

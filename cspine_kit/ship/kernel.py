@@ -12,7 +12,6 @@ finish. A study that fails keeps its priors and costs no other; the log says why
 import json
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -100,7 +99,7 @@ class Ensemble:
             name: [load_model(root / "models" / name / f"fold_{k}").to(device) for k in folds]
             for name in self.config.members
         }
-        self.stack = Stack.load(root / "stack")
+        self.stack = Stack.load(root / "stack" / "models")
 
     def levels(self, volume: Volume) -> list[pd.DataFrame]:
         """The seven ordered levels of a study by each fold's vertebra model."""
@@ -126,13 +125,13 @@ class Ensemble:
     def predict(self, volume: Volume) -> pd.DataFrame:
         """Predictions of the stack and of every named baseline (contract `predictions`)."""
         from cspine_kit.stack.aggregate import aggregate
-        from cspine_kit.stack.baselines import simple_predictions
+        from cspine_kit.stack.baselines import formula_predictions, long_predictions
+        from cspine_kit.stack.booster import STACK
 
-        slices, crops = self.tables(volume)
-        wide = self.stack.predict(aggregate(slices, crops))
-        stack = wide.melt("study_uid", list(TARGETS), var_name="target", value_name="prob")
-        stack = stack.assign(model="stack", fold=-1)
-        return pd.concat([stack, simple_predictions(slices, crops)], ignore_index=True)
+        features = aggregate(*self.tables(volume))
+        fold = pd.Series({volume.study_uid: -1})
+        stack = long_predictions(STACK, self.stack.predict(features, STACK), fold)
+        return pd.concat([stack, formula_predictions(features)], ignore_index=True)
 
 
 def load_volume(folder: Path, study_uid: str, config: Config) -> tuple[Volume, tuple[str, ...]]:
@@ -149,40 +148,50 @@ def _priors(bundle: Path, log: KernelLog) -> dict[str, float]:
         return PUBLIC_PRIORS
 
 
-def _study_predictions(
-    ensemble: Ensemble, competition: Competition, uids: list[str], log: KernelLog
-) -> Iterator[tuple[str, pd.DataFrame | None, str]]:
-    """Predictions of each study, or None and the cause; a failing study never stops the others."""
-    for uid in uids:
-        start = time.monotonic()
-        try:
-            if not is_safe_uid(uid):
-                raise DataError(f"study id {uid!r} is not digits and dots; refused as a path")
-            folder = competition.images("test", uid)
-            if not folder.is_dir():
-                raise DataError(f"study {uid}: no folder {folder}")
-            volume, problems = load_volume(folder, uid, ensemble.config)
-            read_s = time.monotonic() - start
-            predictions = ensemble.predict(volume)
-            if not predictions["prob"].between(0, 1, inclusive="neither").all():
-                raise DataError(f"study {uid}: a probability outside (0, 1)")
-        except Exception as error:  # noqa: BLE001 - the other studies must still be predicted
-            cause = (
-                str(error) if isinstance(error, CSpineError) else f"{type(error).__name__}: {error}"
-            )
-            log.write("study_from_priors", study_uid=uid, cause=cause)
-            yield uid, None, cause
-            continue
-        log.write(
-            "study",
-            study_uid=uid,
-            source="models",
-            problems=problems,
-            slices=len(volume.z_mm),
-            read_s=round(read_s, 3),
-            total_s=round(time.monotonic() - start, 3),
-        )
-        yield uid, predictions, ""
+def _cause(error: Exception) -> str:
+    return str(error) if isinstance(error, CSpineError) else f"{type(error).__name__}: {error}"
+
+
+def _load(bundle: Path, scratch: Path, log: KernelLog) -> Ensemble | str:
+    """The ensemble, or why there is none (then the priors stand)."""
+    try:
+        return Ensemble(open_bundle(bundle, scratch))
+    except Exception as error:  # noqa: BLE001 - without models the priors still stand
+        cause = f"no models: {_cause(error)}"
+        log.write("models_unusable", cause=cause)
+        return cause
+
+
+def _predict_study(
+    ensemble: Ensemble, competition: Competition, uid: str, log: KernelLog
+) -> pd.DataFrame | str:
+    """Predictions of one study, or why it keeps its priors; never stops the others."""
+    start = time.monotonic()
+    try:
+        if not is_safe_uid(uid):
+            raise DataError(f"study id {uid!r} is not digits and dots; refused as a path")
+        folder = competition.images("test", uid)
+        if not folder.is_dir():
+            raise DataError(f"study {uid}: there is no folder {folder}")
+        volume, problems = load_volume(folder, uid, ensemble.config)
+        read_s = time.monotonic() - start
+        predictions = ensemble.predict(volume)
+        if not predictions["prob"].between(0, 1, inclusive="neither").all():
+            raise DataError(f"study {uid}: a probability outside (0, 1)")
+    except Exception as error:  # noqa: BLE001 - the other studies must still be predicted
+        cause = _cause(error)
+        log.write("study_from_priors", study_uid=uid, cause=cause)
+        return cause
+    log.write(
+        "study",
+        study_uid=uid,
+        source="models",
+        problems=problems,
+        slices=len(volume.z_mm),
+        read_s=round(read_s, 3),
+        total_s=round(time.monotonic() - start, 3),
+    )
+    return predictions
 
 
 def run_kernel_of(config: Config, bundle: Path, out: Path) -> str:
@@ -226,32 +235,24 @@ def run_kernel(competition_dir: Path, bundle: Path, out: Path) -> KernelReport:
     write_submission(wanted, probs, out)
     log.write("priors_written", rows=len(wanted))
     rows_of = {str(uid): group.index for uid, group in wanted.groupby("study_uid", sort=False)}
-    uids = list(rows_of)
     from_priors: dict[str, str] = {}
     tables: list[pd.DataFrame] = []
     with tempfile.TemporaryDirectory() as scratch:
-        try:
-            ensemble = Ensemble(open_bundle(bundle, Path(scratch)))
-        except Exception as error:  # noqa: BLE001 - without models the priors still stand
-            cause = f"no models: {type(error).__name__}: {error}"
-            log.write("models_unusable", cause=cause)
-            from_priors = dict.fromkeys(uids, cause)
-            uids = []
-        bar = tqdm(total=len(uids), desc="kernel", unit="study")
-            for uid, predictions, cause in (
-            _study_predictions(ensemble, competition, uids, log) if uids else ()
-        ):
-            bar.update()
-            if predictions is None:
-                from_priors[uid] = cause
+        ensemble = _load(bundle, Path(scratch), log)
+        for uid, rows in tqdm(rows_of.items(), desc="kernel", unit="study"):
+            if isinstance(ensemble, str):
+                from_priors[uid] = ensemble
                 continue
-            stack = predictions[predictions["model"] == "stack"].set_index("target")["prob"]
-            rows = rows_of[uid]
-            known = wanted.loc[rows, "target"].isin(TARGETS)
-            probs.loc[rows[known]] = wanted.loc[rows[known], "target"].map(stack)
+            predictions = _predict_study(ensemble, competition, uid, log)
+            if isinstance(predictions, str):
+                from_priors[uid] = predictions
+                continue
+            shipped = predictions[predictions["model"] == ensemble.stack.ships]
+            probability = shipped.set_index("target")["prob"]
+            known = rows[wanted.loc[rows, "target"].isin(TARGETS)]
+            probs.loc[known] = wanted.loc[known, "target"].map(probability)
             write_submission(wanted, probs, out)
             tables.append(predictions)
-        bar.close()
     if tables:
         with publish(out.with_name("predictions.parquet")) as temporary:
             pd.concat(tables, ignore_index=True).to_parquet(temporary, index=False)

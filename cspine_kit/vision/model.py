@@ -8,6 +8,7 @@ weights as safetensors with a JSON beside them. Example::
 """
 
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -30,11 +31,12 @@ class SliceModel(nn.Module):
         super().__init__()
         self.config = config
         self.widths = dict(heads)
-        self.backbone = timm.create_model(
+        backbone: Any = timm.create_model(
             config.backbone, pretrained=pretrained, in_chans=config.in_chans, num_classes=0
         )
+        self.backbone = backbone
         # Where a classifier has a hidden layer (MobileNetV3), features come out of that layer.
-        width = int(getattr(self.backbone, "head_hidden_size", 0) or self.backbone.num_features)
+        width = int(getattr(backbone, "head_hidden_size", 0) or backbone.num_features)
         self.drop = nn.Dropout(config.drop_rate)
         self.heads = nn.ModuleDict({name: nn.Linear(width, n) for name, n in heads.items()})
 

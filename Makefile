@@ -1,0 +1,53 @@
+# cspine_kit: `make demo` runs the whole chain on a synthetic competition, `make test` the tests.
+# Both work from an empty clone with Python 3.11+ and make; other targets take CONFIG=configs/....yaml.
+
+CONFIG ?= configs/demo.yaml
+PYTHON ?= python3
+VENV ?= .venv
+CSPINE = $(VENV)/bin/cspine
+READY = $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test oof stack kernel score leaderboard info lint
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev]'
+	touch $(READY)
+
+demo: $(READY)  ## the whole chain on the phantom competition: write it, train, stack, ship, score
+	$(CSPINE) oof --config configs/demo.yaml
+	$(CSPINE) stack --config configs/demo.yaml
+	$(CSPINE) bundle --config configs/demo.yaml
+	$(CSPINE) kernel --config configs/demo.yaml
+	$(CSPINE) score --config configs/demo.yaml
+
+test: $(READY) lint  ## lint, types, unit tests and a tiny end-to-end run
+	$(VENV)/bin/python -m pytest
+
+lint: $(READY)  ## ruff and mypy
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+
+oof: $(READY)  ## everything missing up to the out-of-fold slice table
+	$(CSPINE) oof --config $(CONFIG)
+
+stack: $(READY)  ## aggregated statistics, nested LightGBM stack, score table
+	$(CSPINE) stack --config $(CONFIG)
+
+kernel: $(READY)  ## offline Kaggle dataset (oof/<name>/bundle) and kernels/submit
+	$(CSPINE) bundle --config $(CONFIG)
+
+score: $(READY)  ## results of CONFIG's submission: table, hidden truth where known, ledger row
+	$(CSPINE) score --config $(CONFIG)
+
+leaderboard: $(READY)  ## local submissions beside the real final leaderboard
+	$(CSPINE) leaderboard
+
+info: $(READY)  ## what exists, what is stale, what is next
+	$(CSPINE) info --config $(CONFIG)

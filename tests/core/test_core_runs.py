@@ -1,0 +1,95 @@
+"""Atomic artifacts, fingerprints, seeds, safe ids and the guarded map."""
+
+import json
+
+import pytest
+
+from cspine_kit.core.errors import CSpineError, DataError, StudyError
+from cspine_kit.core.execution import map_studies, require_some
+from cspine_kit.core.paths import Competition, is_safe_uid, safe_uid
+from cspine_kit.core.runs import (
+    derive_seed,
+    fingerprint,
+    is_fresh,
+    listing_fingerprint,
+    publish,
+    run_record,
+    stored_key,
+)
+
+
+def test_publish_is_all_or_nothing(tmp_path):
+    path = tmp_path / "sub" / "a.txt"
+    with publish(path, "k1") as temporary:
+        temporary.write_text("one")
+    assert path.read_text() == "one" and is_fresh(path, "k1")
+    with pytest.raises(RuntimeError), publish(path, "k2") as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "one" and stored_key(path) == "k1"
+    assert sorted(p.name for p in path.parent.iterdir()) == ["a.txt", "a.txt.key"]
+
+
+def test_publish_replaces_a_folder(tmp_path):
+    for content in ("one", "two"):
+        with publish(tmp_path / "folder", content) as temporary:
+            temporary.mkdir()
+            (temporary / content).touch()
+    assert [p.name for p in (tmp_path / "folder").iterdir()] == ["two"]
+
+
+def test_a_key_without_its_artifact_is_not_fresh(tmp_path):
+    with publish(tmp_path / "a", "k") as temporary:
+        temporary.write_text("x")
+    (tmp_path / "a").unlink()
+    assert not is_fresh(tmp_path / "a", "k")
+
+
+def test_fingerprints_and_seeds_depend_on_every_part(tmp_path):
+    assert fingerprint(1, {"a": 2}) == fingerprint(1, {"a": 2}) != fingerprint(1, {"a": 3})
+    assert len({derive_seed(1, "m", fold) for fold in range(50)}) == 50
+    assert 0 <= derive_seed("x") < 2**32
+    before = listing_fingerprint(tmp_path)
+    (tmp_path / "new").write_text("x")
+    assert listing_fingerprint(tmp_path) != before
+
+
+def test_run_record_tells_how_a_run_ended(tmp_path):
+    with run_record(tmp_path, "fine", inputs={"key": "k"}) as results:
+        results["n"] = 3
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["status"] == "done" and record["results"] == {"n": 3}
+    assert record["seconds"] >= 0 and record["peak_memory_mib"] > 0
+    with pytest.raises(CSpineError), run_record(tmp_path, "bad", inputs={}):
+        raise CSpineError("because")
+    assert "because" in json.loads((tmp_path / "run.json").read_text())["status"]
+
+
+@pytest.mark.parametrize("uid", ["../x", "1.2/3", "", "a.b", "1..2", ".1", "1.", "1" * 65, "1 2"])
+def test_unsafe_ids_never_become_paths(uid, tmp_path):
+    assert not is_safe_uid(uid)
+    with pytest.raises(DataError):
+        Competition(tmp_path).images("test", uid)
+
+
+def test_a_real_uid_is_safe():
+    assert safe_uid("1.2.826.0.1.3680043.6200") == "1.2.826.0.1.3680043.6200"
+
+
+def half(value: int) -> float:
+    if value == 3:
+        raise StudyError("u3", "three is broken")
+    return 6 / value
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_one_bad_study_costs_only_itself(jobs):
+    outcome = map_studies(half, {f"u{i}": i for i in (1, 2, 3, 0, 6)}, jobs=jobs)
+    assert outcome.results == {"u1": 6, "u2": 3, "u6": 1}
+    assert "three is broken" in outcome.failures["u3"]
+    assert "ZeroDivisionError" in outcome.failures["u0"]
+
+
+def test_all_bad_is_an_error():
+    with pytest.raises(DataError, match="three is broken"):
+        require_some(map_studies(half, {"u3": 3}, jobs=1), "index")

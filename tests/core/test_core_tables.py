@@ -1,0 +1,71 @@
+"""Table contracts: types, keys, ranges, and the proof that nothing leaked."""
+
+import pandas as pd
+import pytest
+
+from cspine_kit.core.errors import ArtifactError, TableError
+from cspine_kit.core.tables import (
+    FRACTURE_COLUMNS,
+    VERTEBRA_COLUMNS,
+    check_table,
+    read_table,
+    write_table,
+)
+
+
+def predictions(**changes) -> pd.DataFrame:
+    row = {"model": "stack", "study_uid": "1.2", "target": "C1", "prob": 0.5, "fold": 0}
+    return pd.DataFrame([row | changes])
+
+
+def oof_rows(fold: int, model_fold: int) -> pd.DataFrame:
+    row = {"member": "a", "study_uid": "1.2", "slice_idx": 0, "model_fold": model_fold}
+    row |= {"fold": fold, "z_mm": 1.0}
+    row |= dict.fromkeys((*VERTEBRA_COLUMNS, *FRACTURE_COLUMNS), 0.1)
+    return pd.DataFrame([row])
+
+
+def test_round_trip_sorts_by_key(tmp_path):
+    frame = pd.concat([predictions(study_uid="2"), predictions(study_uid="1")])
+    written = write_table(frame, tmp_path / "p.parquet", "predictions")
+    assert written["study_uid"].tolist() == ["1", "2"]
+    pd.testing.assert_frame_equal(read_table(tmp_path / "p.parquet", "predictions"), written)
+
+
+@pytest.mark.parametrize(
+    ("frame", "said"),
+    [
+        (predictions(prob=1.0), "inside"),
+        (predictions(prob=float("nan")), "prob"),
+        (predictions(target="C8"), "target"),
+        (predictions().drop(columns="fold"), "fold"),
+        (predictions(extra=1), "extra"),
+        (pd.concat([predictions(), predictions()], ignore_index=True), "unique"),
+    ],
+)
+def test_faults_are_named(frame, said):
+    with pytest.raises(TableError, match=said):
+        check_table(frame, "predictions")
+
+
+def test_nothing_is_written_when_the_check_fails(tmp_path):
+    with pytest.raises(TableError):
+        write_table(predictions(prob=2.0), tmp_path / "p.parquet", "predictions")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_out_of_fold_proof():
+    assert len(check_table(oof_rows(1, 1), "oof_slices")) == 1
+    with pytest.raises(TableError, match="fold != model_fold"):
+        check_table(oof_rows(1, 0), "oof_slices")
+
+
+def test_a_leaked_table_on_disk_is_refused(tmp_path):
+    oof_rows(1, 0).to_parquet(tmp_path / "leak.parquet")
+    with pytest.raises(TableError, match="may have seen"):
+        read_table(tmp_path / "leak.parquet", "oof_slices")
+
+
+def test_an_absent_table_names_the_next_step(tmp_path):
+    with pytest.raises(ArtifactError, match="make oof"):
+        read_table(tmp_path / "none.parquet", "oof_slices")

@@ -103,9 +103,9 @@ class Stack:
         return average_folds(pd.DataFrame({"study_uid": table.study_uid}), clipped)
 
     def save(self, folder: Path) -> None:
-        """Write stack.json and `models/` with one LightGBM text file per booster; no pickle."""
+        """Write stack.json and one LightGBM text file per booster, atomically; no pickle."""
         folds: dict[str, Any] = {}
-        with publish(folder / "models") as temporary:
+        with publish(folder) as temporary:
             temporary.mkdir()
             for k, heads in self.folds.items():
                 folds[str(k)] = {}
@@ -115,11 +115,11 @@ class Stack:
                         (temporary / file).write_text(booster.model_to_string())
                     folds[str(k)][name] = {
                         "ridge": head.ridge.to_json(),
-                        "boosters": [f"models/{file}" for file in files],
+                        "boosters": files,
                         "notes": head.notes,
                     }
-        meta = {"columns": list(self.columns), "clip": self.clip, "ships": self.ships}
-        write_json(folder / "stack.json", {**meta, "notes": self.notes, "folds": folds})
+            meta = {"columns": list(self.columns), "clip": self.clip, "ships": self.ships}
+            write_json(temporary / "stack.json", {**meta, "notes": self.notes, "folds": folds})
 
     @classmethod
     def load(cls, folder: Path) -> "Stack":

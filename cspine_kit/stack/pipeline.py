@@ -1,7 +1,8 @@
 """`make stack`: from out-of-fold slices to boosters, predictions of every model, and their scores.
 
 In: tables `oof_slices`, `crops`, `studies` and folds.csv of one run folder. Out: tables `features`
-and `predictions`, and `stack/` (stack.json, LightGBM text models, scores.csv, run.json). Example::
+and `predictions`, and `stack/` (models/ with stack.json and LightGBM text, scores.csv,
+run.json). Example::
 
     table = run_stack(load_config(Path("configs/demo.yaml")), RunPaths(Path("oof/demo")))
 
@@ -114,7 +115,7 @@ def run_stack(config: Config, paths: RunPaths) -> pd.DataFrame:
         stack = _guarded(stack, table, config)
         table["ships"] = table["model"] == stack.ships
         write_table(predictions, paths.table("predictions"), "predictions", key)
-        stack.save(paths.stack)
+        stack.save(paths.stack / "models")
         results |= {"ships": stack.ships, "scores": table.to_dict("records")}
         with publish(scores, key) as temporary:
             table.to_csv(temporary, index=False)

@@ -50,15 +50,15 @@ def test_run_writes_everything_and_skips_when_fresh(
     assert len(predictions) == len(models) * len(world.labels) * len(TARGETS)
     features = read_table(paths.table("features"), "features")
     assert features["label"].notna().all()
-    loaded = Stack.load(paths.stack)
+    loaded = Stack.load(paths.stack / "models")
     wide = predictions[predictions["model"] == "stack"].pivot(
         index="study_uid", columns="target", values="prob"
     )
     again = loaded.predict(features).set_index("study_uid")
     pd.testing.assert_frame_equal(again, wide[list(TARGETS)], check_names=False, check_exact=True)
-    stamp = (paths.stack / "stack.json").stat().st_mtime_ns
+    stamp = (paths.stack / "models" / "stack.json").stat().st_mtime_ns
     pd.testing.assert_frame_equal(run_stack(config, paths), table)
-    assert (paths.stack / "stack.json").stat().st_mtime_ns == stamp
+    assert (paths.stack / "models" / "stack.json").stat().st_mtime_ns == stamp
 
 
 def test_wrong_inputs_are_refused(world: World, config: Config, tmp_path: Path) -> None:

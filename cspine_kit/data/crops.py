@@ -30,6 +30,9 @@ LOGIT_LIMIT = 5.0
 SKIP_COST = 8.0
 """Log-odds paid per level that a path leaves out between two it visits."""
 
+MIN_CONFIDENCE = 0.2
+"""A level whose own slices show it with a lower mean probability counts as unseen."""
+
 
 def decode_path(logits: FloatArray) -> NDArray[np.int64]:
     """Best ordered state of every slice.
@@ -105,13 +108,19 @@ def decode_levels(
         raise DataError("no slice to decode levels from")
     path = decode_path(logits)
     visible = 1.0 / (1.0 + np.exp(-logits))
-    seen = np.array([(path == level + 1).any() for level in range(len(LEVELS))])
+    confidence = np.array(
+        [
+            visible[path == level + 1, level].mean() if (path == level + 1).any() else 0.0
+            for level in range(len(LEVELS))
+        ]
+    )
+    seen = confidence >= MIN_CONFIDENCE
+    confidence[~seen] = 0.0
     if not seen.any():
         raise DataError("no slice shows a cervical level; is this a scan of the neck?")
     center, yx = np.zeros(len(LEVELS)), np.zeros((len(LEVELS), 2))
     middle = np.column_stack([boxes[:, [0, 2]].mean(axis=1), boxes[:, [1, 3]].mean(axis=1)])
     z0, z1 = np.zeros(len(LEVELS), dtype=np.int64), np.zeros(len(LEVELS), dtype=np.int64)
-    confidence = np.zeros(len(LEVELS))
     for level in np.flatnonzero(seen):
         own = np.flatnonzero(path == level + 1)
         weight = visible[own, level] + 1e-6
@@ -124,7 +133,6 @@ def decode_levels(
         while last < len(z_mm) - 1 and visible[last + 1, level] > 0.5:
             last += 1
         z0[level], z1[level] = slice_idx[first], slice_idx[last]
-        confidence[level] = visible[own, level].mean()
     center = _place_unseen(center, seen)
     for level in np.flatnonzero(~seen):
         nearest = np.flatnonzero(seen)[np.abs(np.flatnonzero(seen) - level).argmin()]

@@ -1,0 +1,47 @@
+"""A study whose vertebrae are bright disks of known size, and small model configs."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cspine_kit.core.config import Config, ModelConfig, load_config
+from cspine_kit.data.volumes import Volume
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
+
+@pytest.fixture(scope="session")
+def config() -> Config:
+    """The demo's config."""
+    return load_config(CONFIGS / "demo.yaml")
+
+
+@pytest.fixture(scope="session")
+def tiny(config) -> ModelConfig:
+    """A network that trains in seconds."""
+    changes = {"backbone": "test_resnet", "epochs": 3, "batch_size": 8, "slices_per_study": 12}
+    return config.model.model_copy(update=changes | {"size_px": 32, "field_mm": 76.8, "lr": 0.005})
+
+
+def make_volume(seed: int, n_slices: int = 40, side: int = 64) -> Volume:
+    """A (n, side, side) volume, 2 mm slices, in which a disk marks the middle third."""
+    rng = np.random.default_rng(seed)
+    voxels = rng.integers(20, 60, (n_slices, side, side)).astype(np.uint8)
+    y, x = np.mgrid[:side, :side]
+    disk = (y - 32) ** 2 + (x - 32) ** 2 < 8**2
+    voxels[n_slices // 3 : 2 * n_slices // 3, disk] = 220
+    return Volume(
+        study_uid=f"1.{seed}",
+        voxels=voxels,
+        z_mm=100.0 - 2.0 * np.arange(n_slices),
+        spacing_mm=(2.0, 1.2, 1.2),
+        offset_px=(10.0, 20.0),
+        zoom=(2.4, 2.4),
+    )
+
+
+@pytest.fixture(name="make_volume", scope="session")
+def _make_volume():
+    """`make_volume(seed, n_slices=40, side=64)`."""
+    return make_volume

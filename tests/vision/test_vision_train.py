@@ -1,0 +1,123 @@
+"""Training: learns what is there, resumes to the same weights, masks the loss by visibility."""
+
+import hashlib
+
+import numpy as np
+import pytest
+import torch
+
+from cspine_kit.core.errors import ArtifactError, StudyError
+from cspine_kit.vision import train
+from cspine_kit.vision.dataset import StackDataset, StudyView
+from cspine_kit.vision.model import SliceModel, load_model
+from cspine_kit.vision.names import HEADS, WEIGHTS_FILE
+from cspine_kit.vision.predict import run_model
+
+
+@pytest.fixture(name="data")
+def _data(tiny, make_volume):
+    """Six studies; C4 is visible where the disk is, and fractured in the odd ones."""
+    views = []
+    for seed in range(6):
+        volume = make_volume(seed)
+        rows = np.arange(len(volume.z_mm))
+        visible = np.zeros((len(rows), 7), np.float32)
+        visible[len(rows) // 3 : 2 * len(rows) // 3, 3] = 1
+        fracture = np.zeros_like(visible)
+        fracture[:, 3] = seed % 2
+        targets = {"visible": visible, "fracture": fracture}
+        views.append(StudyView(volume, rows, np.full((len(rows), 2), 31.5), targets))
+    return StackDataset(views, tiny, train=True)
+
+
+def fit(data, config, folder, training, *, seed=7, key="k"):
+    torch.set_num_threads(2)
+    train.train_model(
+        data, config, HEADS["fracture"], folder, key=key, training=training, seed=seed, title="t"
+    )
+    return hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest()
+
+
+def test_a_killed_training_resumes_to_the_same_weights(data, tiny, config, tmp_path, monkeypatch):
+    whole = fit(data, tiny, tmp_path / "whole", config.training)
+    real_publish, written = train.publish, []
+
+    def publish_then_die(path, key=None):
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(path)
+        return real_publish(path, key)
+
+    monkeypatch.setattr(train, "publish", publish_then_die)
+    with pytest.raises(KeyboardInterrupt):
+        fit(data, tiny, tmp_path / "killed", config.training)
+    monkeypatch.undo()
+    assert (tmp_path / "killed" / "checkpoint.pt").exists()
+    assert fit(data, tiny, tmp_path / "killed", config.training) == whole
+    assert not (tmp_path / "killed" / "checkpoint.pt").exists()
+    assert fit(data, tiny, tmp_path / "other", config.training, seed=8) != whole
+
+
+def test_a_checkpoint_of_other_inputs_is_not_resumed(data, tiny, config, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "save_model", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        fit(data, tiny, tmp_path / "a", config.training, seed=1, key="old")
+    monkeypatch.undo()
+    resumed = fit(data, tiny, tmp_path / "a", config.training, seed=2, key="new")
+    assert resumed == fit(data, tiny, tmp_path / "b", config.training, seed=2, key="new")
+
+
+def test_the_network_learns_where_the_disk_is(data, tiny, config, tmp_path):
+    fit(data, tiny.model_copy(update={"epochs": 6}), tmp_path, config.training)
+    model = load_model(tmp_path)
+    view = data.views[0]
+    logit = run_model(model, view, 16)["visible"][:, 3]
+    truth = view.targets["visible"][:, 3] > 0
+    assert ((logit > 0) == truth).mean() > 0.9
+
+
+def test_fracture_loss_ignores_what_a_slice_does_not_show(tiny):
+    outputs = {"visible": torch.zeros(2, 7), "fracture": torch.zeros(2, 7)}
+    batch = {"visible": torch.zeros(2, 7), "fracture": torch.zeros(2, 7)}
+    batch["visible"][0, 3] = 1
+    before = train.loss_of(outputs, batch, tiny)
+    outputs["fracture"][1] = 9.0
+    outputs["fracture"][0, 4] = 9.0
+    assert train.loss_of(outputs, batch, tiny) == before
+    outputs["fracture"][0, 3] = 9.0
+    assert train.loss_of(outputs, batch, tiny) > before
+
+
+def test_box_loss_ignores_slices_without_a_box(tiny):
+    outputs = {"visible": torch.zeros(2, 7), "box": torch.zeros(2, 4)}
+    batch = {"visible": torch.zeros(2, 7), "box": torch.ones(2, 4)}
+    batch["box_weight"] = torch.tensor([0.0, 0.0])
+    nothing = train.loss_of(outputs, batch, tiny)
+    batch["box_weight"] = torch.tensor([0.0, 1.0])
+    assert train.loss_of(outputs, batch, tiny) > nothing
+
+
+def test_nan_from_a_network_is_an_error_of_that_study(tiny, make_volume):
+    model = SliceModel(tiny, HEADS["fracture"], pretrained=False).eval()
+    torch.nn.init.constant_(model.heads["fracture"].bias, float("nan"))
+    view = StudyView(make_volume(0), np.array([1, 2]), np.full((2, 2), 31.5))
+    with pytest.raises(StudyError, match=r"1\.0.*NaN"):
+        run_model(model, view, 2)
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "mobilenetv3_small_050", "test_efficientnet"])
+def test_backbones_of_several_families_fit_the_heads(tiny, name):
+    config = tiny.model_copy(update={"backbone": name, "in_chans": 5})
+    model = SliceModel(config, HEADS["fracture"], pretrained=False).eval()
+    out = model(torch.zeros(2, 5, 32, 32, dtype=torch.uint8))
+    assert {n: tuple(v.shape) for n, v in out.items()} == {"visible": (2, 7), "fracture": (2, 7)}
+
+
+def test_weights_that_do_not_fit_are_an_error(data, tiny, config, tmp_path):
+    with pytest.raises(ArtifactError, match="missing"):
+        load_model(tmp_path)
+    fit(data, tiny.model_copy(update={"epochs": 1}), tmp_path, config.training)
+    text = (tmp_path / "model.json").read_text().replace("test_resnet", "test_efficientnet")
+    (tmp_path / "model.json").write_text(text)
+    with pytest.raises(ArtifactError, match="does not fit"):
+        load_model(tmp_path)

@@ -129,6 +129,7 @@ class StackConfig(Section):
     min_rows: Count
     feature_fraction: Annotated[float, Field(gt=0.0, le=1.0)]
     bagging_fraction: Annotated[float, Field(gt=0.0, le=1.0)]
+    extra_trees: bool
     l2: Annotated[float, Field(ge=0.0)]
     clip: Annotated[float, Field(gt=0.0, lt=0.5)]
 

@@ -166,11 +166,47 @@ def _oof(args: argparse.Namespace) -> int:
     return 0
 
 
+def _stack_arguments(parser: argparse.ArgumentParser) -> None:
+    _config(parser, required=False)
+    parser.add_argument("--headers", type=Path, metavar="PARQUET", help="stack headers alone")
+    parser.add_argument("--labels", type=Path, metavar="CSV", help="with --headers: train.csv")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="with --headers: where results go")
+    parser.add_argument("--seed", type=int, default=0, help="with --headers: first fold seed")
+    parser.add_argument("--jobs", type=int, default=0, help="with --headers: folds at once")
+    parser.add_argument("--json", action="store_true")
+
+
+def _stack_headers(args: argparse.Namespace) -> int:
+    from cspine_kit.stack.headers import run_headers
+
+    if args.labels is None or args.out is None:
+        raise ConfigError("stack --headers needs --labels CSV and --out DIR as well")
+    result = run_headers(args.headers, args.labels, args.out, seed=args.seed, jobs=args.jobs)
+    if args.json:
+        print(json.dumps(result, indent=2))
+        return 0
+    print(f"{result['n_studies']} studies, out-of-fold, mean over {len(result['fold_seeds'])} seeds")
+    for model, score in result["models"].items():
+        print(f"  {model:24s} A {score['per_exam']:.4f}  B {score['global']:.4f}")
+    print(
+        f"{args.out / 'predictions.parquet'}: metric_per_exam {result['metric_per_exam']:.4f}, "
+        f"metric_global {result['metric_global']:.4f}"
+    )
+    return 0
+
+
 def _stack(args: argparse.Namespace) -> int:
+    if args.headers is not None:
+        return _stack_headers(args)
+    if args.config is None:
+        raise ConfigError("stack needs --config, or --headers with --labels and --out")
     from cspine_kit.stack.pipeline import run_stack
 
     config, paths = _open(args)
     scores = run_stack(config, paths)
+    if args.json:
+        print(scores.to_json(orient="records", indent=2))
+        return 0
     print(scores.to_string(index=False, float_format=lambda v: f"{v:.4f}"))
     return 0
 
@@ -327,9 +363,9 @@ VERBS: dict[str, Verb] = {
         "everything missing up to the out-of-fold slice table", f"cspine oof {DEMO}", _config, _oof
     ),
     "stack": Verb(
-        "aggregated statistics, nested LightGBM stack, score table",
-        f"cspine stack {DEMO}",
-        _config,
+        "aggregated statistics, nested LightGBM stack, score table; or a stack on headers alone",
+        f"cspine stack {DEMO}; cspine stack --headers H.parquet --labels train.csv --out DIR",
+        _stack_arguments,
         _stack,
     ),
     "bundle": Verb(

@@ -30,7 +30,7 @@ from cspine_kit.core.runs import derive_seed, fingerprint, publish, read_json, w
 from cspine_kit.stack.aggregate import ALL, KEY, feature_columns
 from cspine_kit.stack.baselines import average_folds, formulas
 from cspine_kit.stack.head import Design, Head, Task, fit_head
-from cspine_kit.stack.linear import Ridge
+from cspine_kit.stack.linear import Ridge, one_blas_thread
 from cspine_kit.stack.segments import FloatArray, IntArray
 from cspine_kit.stack.statistics import RISING, logit
 
@@ -360,6 +360,7 @@ def fit_stack(
 
     # Threads suffice: LightGBM releases the lock, and each booster runs on one thread, so that
     # results do not depend on how many run at once.
-    with ThreadPoolExecutor(min(jobs or usable_cores(), len(folds))) as pool:
+    workers = min(jobs or usable_cores(), len(folds))
+    with one_blas_thread(), ThreadPoolExecutor(workers) as pool:
         fitted = dict(zip(folds, pool.map(fit, folds), strict=True))
     return Stack(columns, fitted, config.clip)

@@ -1,0 +1,324 @@
+"""A stack on DICOM headers alone: what can be said before a pixel is read.
+
+In: a table of slice headers (StudyInstanceUID, slice_number, ImageHeight, ImageWidth,
+SliceThickness, ImagePositionPatient_x/y/z) and train.csv. Out: nested, grouped out-of-fold
+predictions, scores beside the constants. Example::
+
+    result = run_headers(Path("slice_headers.parquet"), Path("train.csv"), Path("oof/headers"))
+    result["metric_per_exam"], result["metric_global"]
+
+Geometry tells sites and protocols apart, and sites differ in how often they see a fracture: a few
+hundredths of log loss that cost nothing, and the floor that every image model must beat.
+
+The server's form of the metric is not proven and each form wants other probabilities, so both are
+fitted: models `stack_per_exam` and `stack_global`; `stack` lies half-way in log-odds and is close
+to the best in both.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cspine_kit.core.anatomy import LEVELS, OVERALL, TARGETS
+from cspine_kit.core.config import StackConfig
+from cspine_kit.core.errors import DataError, TableError
+from cspine_kit.core.execution import usable_cores
+from cspine_kit.core.metric import Form, best_constant, row_weights
+from cspine_kit.core.runs import (
+    derive_seed,
+    file_hash,
+    fingerprint,
+    is_fresh,
+    publish,
+    read_json,
+    run_record,
+    write_json,
+)
+from cspine_kit.core.tables import write_table
+from cspine_kit.stack.baselines import long_predictions
+from cspine_kit.stack.booster import inner_folds
+from cspine_kit.stack.head import Design, Task, fit_head
+from cspine_kit.stack.linear import one_blas_thread
+from cspine_kit.stack.scores import FORMS, score_table
+from cspine_kit.stack.segments import FloatArray, IntArray, Segments
+from cspine_kit.stack.statistics import logit, sigmoid
+
+COLUMNS = (
+    *("StudyInstanceUID", "slice_number", "ImageHeight", "ImageWidth", "SliceThickness"),
+    *("ImagePositionPatient_x", "ImagePositionPatient_y", "ImagePositionPatient_z"),
+)
+N_LEVELS = len(LEVELS)
+N_FOLDS = 5
+FOLD_SEEDS = 3
+"""Repeats of the whole cross-validation over other folds; the spread over them is reported."""
+
+STACK = "stack"
+HEADER_STACK = StackConfig(
+    form="per_exam",
+    seeds=3,
+    rounds=600,
+    patience=60,
+    learning_rate=0.03,
+    num_leaves=15,
+    min_rows=10,
+    feature_fraction=0.4,
+    bagging_fraction=0.7,
+    extra_trees=True,
+    l2=2.0,
+    clip=0.003,
+)
+"""Many shallow random trees: the signal is weak and made of fine steps (a site's slice spacing)."""
+
+VERSION = 1
+SHOWN = 5
+
+
+def _decimals(values: FloatArray) -> FloatArray:
+    """Digits after the point that a scanner wrote (float32): a site's handwriting, 0..6."""
+    digits = np.full(values.shape, 6.0)
+    for n in range(5, -1, -1):
+        exact = np.abs(values - np.round(values, n)) < 1e-6 * np.maximum(1.0, np.abs(values))
+        digits[exact] = n
+    return digits
+
+
+def header_features(headers: pd.DataFrame) -> pd.DataFrame:
+    """One row per study: slice count, spacing, extent, position and orientation, all in mm.
+
+    Args:
+        headers: one row per slice with `COLUMNS`; other columns are ignored.
+
+    Returns:
+        study_uid (str, sorted) and float64 features, all finite.
+
+    Raises:
+        TableError: a missing column, a doubled slice, or a value that is not finite.
+    """
+    missing = [c for c in COLUMNS if c not in headers]
+    if missing or headers.empty:
+        raise TableError("headers: " + (f"no column {missing}" if missing else "no rows"))
+    uid = headers["StudyInstanceUID"].astype(str).to_numpy(dtype=object)
+    codes, uids = pd.factorize(uid, sort=True)
+    number = headers["slice_number"].to_numpy(np.int64)
+    order = np.lexsort((number, codes))
+    doubled = (np.diff(codes[order]) == 0) & (np.diff(number[order]) == 0)
+    if doubled.any():
+        rows = [(str(uid[i]), int(number[i])) for i in order[1:][doubled][:SHOWN]]
+        raise TableError(f"headers: slices given twice (study, slice_number): {rows}")
+    numbers = headers[list(COLUMNS[2:])].to_numpy(np.float64)[order]
+    if not np.isfinite(numbers).all():
+        row, column = (int(i[0]) for i in np.nonzero(~np.isfinite(numbers)))
+        raise TableError(f"headers: {COLUMNS[2 + column]} is not finite in {uid[order[row]]}")
+    rows_, cols_, thickness, x, y, z = numbers.T
+    number = number[order]
+    studies = Segments(np.unique(codes[order], return_index=True)[1].astype(np.int64), len(z))
+    first, last = studies.starts, studies.ends - 1
+    gap = np.zeros(len(z))
+    gap[1:] = np.abs(np.diff(z))
+    alone = studies.counts == 1
+    gap[first] = np.where(alone, thickness[first], gap[np.minimum(first + 1, len(z) - 1)])
+    span = np.maximum(studies.max(gap) + 1.0, 1.0)
+    step = studies.quantile(studies.sorted(gap / span[studies.of_row]), 0.5) * span
+    irregular = studies.mean((np.abs(gap - step[studies.of_row]) > 0.05).astype(np.float64))
+    features = {
+        "slices": studies.counts.astype(np.float64),
+        "missing": number[last] - number[first] + 1.0 - studies.counts,
+        "first_number": number[first].astype(np.float64),
+        "rows": rows_[first],
+        "cols": cols_[first],
+        "thickness": thickness[first],
+        "step": step,
+        "step_min": studies.min(gap),
+        "step_max": studies.max(gap),
+        "irregular": irregular,
+        "overlap": step / np.maximum(thickness[first], 1e-3),
+        "reversed": (z[last] > z[first]).astype(np.float64),
+        "extent": studies.max(z) - studies.min(z),
+        "z_min": studies.min(z),
+        "z_max": studies.max(z),
+        "z_middle": (studies.min(z) + studies.max(z)) / 2.0,
+        "z_tenths": np.abs(z[first] - np.round(z[first])),
+        "x": x[first],
+        "y": y[first],
+        "x_minus_y": x[first] - y[first],
+        "x_drift": studies.max(x) - studies.min(x),
+        "y_drift": studies.max(y) - studies.min(y),
+        "x_decimals": _decimals(x[first]),
+        "y_decimals": _decimals(y[first]),
+        "z_decimals": studies.mean(_decimals(z)),
+    }
+    frame = pd.DataFrame(features)
+    frame.insert(0, "study_uid", [str(u) for u in uids])
+    return frame
+
+
+def read_labels(path: Path) -> pd.DataFrame:
+    """Labels in train.csv's shape as study_uid and the eight targets, sorted by study.
+
+    Raises:
+        DataError: unreadable, a missing column, a doubled study, or a label that is not 0 or 1.
+    """
+    try:
+        frame = pd.read_csv(path, dtype={"StudyInstanceUID": str})
+    except (OSError, ValueError) as error:
+        raise DataError(f"labels {path} cannot be read: {error}") from error
+    missing = [c for c in ("StudyInstanceUID", *TARGETS) if c not in frame]
+    if missing:
+        raise DataError(f"labels {path} lacks columns {missing}; it has {list(frame.columns)}")
+    frame = frame.rename(columns={"StudyInstanceUID": "study_uid"})[["study_uid", *TARGETS]]
+    faulty = frame["study_uid"].duplicated() | ~frame[list(TARGETS)].isin([0, 1]).all(axis=1)
+    if faulty.any():
+        names = frame.loc[faulty, "study_uid"].head(SHOWN).tolist()
+        raise DataError(f"labels {path}: studies given twice or with labels not 0 / 1: {names}")
+    return frame.sort_values("study_uid", ignore_index=True).astype(dict.fromkeys(TARGETS, float))
+
+
+def outer_folds(labels: pd.DataFrame, seed: int, n: int = N_FOLDS) -> IntArray:
+    """Fold of each study, stratified by patient_overall; a study is its own group."""
+    rng = np.random.default_rng(derive_seed(seed, "header folds"))
+    order = rng.permutation(len(labels))
+    order = order[np.argsort(labels[OVERALL].to_numpy()[order], kind="stable")]
+    fold = np.empty(len(labels), dtype=np.int64)
+    fold[order] = np.arange(len(labels)) % n
+    return fold
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """Standing data of one cross-validation: x (n, features), y (n, 8), groups."""
+
+    x: FloatArray
+    y: FloatArray
+    labels: pd.DataFrame
+
+    def take(self, rows: Any) -> "_Problem":
+        return _Problem(self.x[rows], self.y[rows], self.labels[rows].reset_index(drop=True))
+
+    def designs(self) -> tuple[Design, Design]:
+        """For the levels (seven rows per study) and for the overall."""
+        rising = (False,) * self.x.shape[1]
+        wide = np.repeat(self.x, N_LEVELS, axis=0)
+        level = np.tile(np.arange(N_LEVELS), len(self.x))
+        return (
+            Design(wide, wide.astype(np.float32), level, N_LEVELS, rising),
+            Design(self.x, self.x.astype(np.float32), np.zeros(len(self.x), np.int64), 1, rising),
+        )
+
+
+def _fit_predict(train: _Problem, test: _Problem, form: Form, seed: int) -> FloatArray:
+    """Probabilities (n_test, 8); everything is chosen and fitted on `train`."""
+    config = HEADER_STACK.model_copy(update={"form": form})
+    w = row_weights(train.y, form)
+    inner = inner_folds(train.labels, seed)
+    parts = [
+        (train.y[:, :N_LEVELS].ravel(), w[:, :N_LEVELS].ravel(), np.repeat(inner, N_LEVELS)),
+        (train.y[:, N_LEVELS], w[:, N_LEVELS], inner),
+    ]
+    probs = []
+    for (y, weights, split), design, unseen in zip(
+        parts, train.designs(), test.designs(), strict=True
+    ):
+        task = Task(design, y, weights / weights.mean(), split)
+        head, _ = fit_head(task, config, seed=derive_seed(seed, len(y)))
+        probs.append(head.predict(unseen).reshape(len(test.y), -1))
+    return np.clip(np.column_stack(probs), config.clip, 1.0 - config.clip)
+
+
+def header_predictions(
+    features: pd.DataFrame, labels: pd.DataFrame, *, seed: int, jobs: int = 0
+) -> pd.DataFrame:
+    """Nested out-of-fold predictions of one fold seed, contract `predictions`.
+
+    Args:
+        features: `header_features`, one row per study of `labels`.
+        labels: `read_labels`.
+        seed: of the folds and of everything drawn inside them.
+        jobs: folds fitted at once; 0 means the usable cores. Results do not depend on it.
+
+    Raises:
+        TableError: studies without labels or labels without headers.
+    """
+    odd = set(features["study_uid"]) ^ set(labels["study_uid"])
+    if odd:
+        raise TableError(
+            f"headers and labels: {len(odd)} studies are in one only: {sorted(odd)[:SHOWN]}"
+        )
+    x = features.set_index("study_uid").loc[labels["study_uid"]].to_numpy(np.float64)
+    problem = _Problem(x, labels[list(TARGETS)].to_numpy(np.float64), labels)
+    fold = outer_folds(labels, seed)
+    shape = problem.y.shape
+    tables = {f"best_constant_{form}": np.zeros(shape) for form in FORMS}
+    tables |= {f"{STACK}_{form}": np.zeros(shape) for form in FORMS}
+
+    def fit(job: tuple[int, Form]) -> FloatArray:
+        k, form = job
+        train, test = problem.take(fold != k), problem.take(fold == k)
+        return _fit_predict(train, test, form, derive_seed(seed, form, k))
+
+    todo = [(k, form) for k in range(N_FOLDS) for form in FORMS]
+    with one_blas_thread(), ThreadPoolExecutor(jobs or usable_cores()) as pool:
+        for (k, form), probs in zip(todo, pool.map(fit, todo), strict=True):
+            tables[f"{STACK}_{form}"][fold == k] = probs
+            tables[f"best_constant_{form}"][fold == k] = best_constant(problem.y[fold != k], form)
+    tables[STACK] = sigmoid(np.mean([logit(tables[f"{STACK}_{form}"]) for form in FORMS], axis=0))
+    fold_of = pd.Series(fold, index=labels["study_uid"])
+    rows = []
+    for model, probs in tables.items():
+        wide = pd.DataFrame(probs, columns=list(TARGETS))
+        wide.insert(0, "study_uid", labels["study_uid"])
+        rows.append(long_predictions(model, wide, fold_of))
+    return pd.concat(rows, ignore_index=True)
+
+
+def run_headers(
+    headers: Path, labels: Path, out: Path, *, seed: int = 0, jobs: int = 0
+) -> dict[str, Any]:
+    """Cross-validate over several fold seeds and write predictions, scores and run.json into `out`.
+
+    `predictions.parquet` holds the out-of-fold rows of fold seed `seed`, of model `stack`;
+    `predictions_all.parquet` the constants and both single-form stacks too; `scores.csv` the scores
+    of every model and fold seed.
+
+    Returns:
+        metric_per_exam and metric_global of `predictions.parquet`; `models`: mean of both forms
+        over the fold seeds for every model; `fold_seeds`; n_studies.
+    """
+    key = fingerprint(VERSION, file_hash(headers), file_hash(labels), seed, HEADER_STACK)
+    summary = out / "headers.json"
+    if is_fresh(summary, key):
+        result: dict[str, Any] = read_json(summary)
+        return result
+    with run_record(out, "headers", inputs={"headers": file_hash(headers)}) as results:
+        features = header_features(pd.read_parquet(headers))
+        truth = read_labels(labels)
+        scores = []
+        seeds = [seed + i for i in range(FOLD_SEEDS)]
+        for fold_seed in seeds:
+            predictions = header_predictions(features, truth, seed=fold_seed, jobs=jobs)
+            fold = predictions.drop_duplicates("study_uid").set_index("study_uid")["fold"]
+            table = score_table(predictions, truth, fold)
+            scores.append(table.assign(fold_seed=fold_seed))
+            if fold_seed == seed:
+                own = predictions[predictions["model"] == STACK]
+                write_table(own, out / "predictions.parquet", "predictions")
+                write_table(predictions, out / "predictions_all.parquet", "predictions")
+        table = pd.concat(scores, ignore_index=True)
+        with publish(out / "scores.csv") as temporary:
+            table.to_csv(temporary, index=False)
+        mean = table.groupby("model", sort=False)[list(FORMS)].mean()
+        written = table[(table["model"] == STACK) & (table["fold_seed"] == seed)].iloc[0]
+        result = {
+            "metric_per_exam": float(written["per_exam"]),
+            "metric_global": float(written["global"]),
+            "model": STACK,
+            "models": {m: {f: float(mean.loc[m, f]) for f in FORMS} for m in mean.index},
+            "fold_seeds": seeds,
+            "n_studies": len(truth),
+        }
+        results.update(result)
+        write_json(summary, result, key)
+    return result

@@ -185,7 +185,8 @@ def _stack_headers(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(result, indent=2))
         return 0
-    print(f"{result['n_studies']} studies, out-of-fold, mean over {len(result['fold_seeds'])} seeds")
+    repeats = len(result["fold_seeds"])
+    print(f"{result['n_studies']} studies, out-of-fold, mean over {repeats} fold seeds")
     for model, score in result["models"].items():
         print(f"  {model:24s} A {score['per_exam']:.4f}  B {score['global']:.4f}")
     print(

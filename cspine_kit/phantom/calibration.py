@@ -1,0 +1,42 @@
+"""What the real competition looks like, as summary figures: labels, geometry, boxes.
+
+In: nothing. Out: constants and draws from them. Example: `draw_labels(rng, 96)`.
+
+Counted over the 2,019 training studies and their 711,601 slice headers; the tables themselves are
+not part of the kit.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cspine_kit.core.anatomy import LEVELS
+
+PATTERN_COUNTS: dict[str, int] = {
+    **{"0000000": 1058, "0000001": 223, "0100000": 180, "0000010": 82, "0000011": 77},
+    **{"1000000": 64, "1100000": 42, "0000110": 36, "0000100": 28, "0001000": 28, "0000111": 21},
+    **{"0001100": 20, "0010000": 18, "0011000": 13, "0100001": 9, "0100011": 9, "0110000": 7},
+    **{"1000001": 7, "0001111": 6, "0001110": 6, "0001001": 5, "0000101": 5, "1100001": 4},
+    **{"1000100": 4, "0111110": 3, "0011111": 3, "0100010": 3, "1000011": 3, "0010100": 3},
+    **{"0011110": 2, "1000111": 2, "0110010": 2, "1110001": 2, "1000110": 2, "0001011": 2},
+    **{"1001110": 2, "0100100": 2, "0110001": 2, "1100010": 2, "0111111": 2, "0111000": 1},
+    **{"0011100": 1, "1110000": 1, "0010111": 1, "1110100": 1, "1101000": 1, "0100111": 1},
+    **{"0011010": 1, "0101000": 1, "1100100": 1, "1001000": 1, "1010110": 1, "0111001": 1},
+    **{"1010100": 1, "0111100": 1, "0001101": 1, "0101110": 1, "0010011": 1, "1000010": 1},
+    **{"1010101": 1, "0110100": 1, "0101100": 1, "1101001": 1, "0101101": 1, "0001010": 1},
+    **{"0010010": 1, "1011110": 1, "0010001": 1, "0101011": 1, "1100011": 1},
+}
+"""Number of training studies per pattern of fractured levels C1..C7."""
+
+
+def draw_labels(rng: np.random.Generator, n: int) -> NDArray[np.int64]:
+    """Labels (n, 7) with the real prevalence and correlation between levels.
+
+    Systematic sampling: each pattern comes within one of its expected count, in random order.
+    """
+    patterns = np.array([[int(c) for c in pattern] for pattern in PATTERN_COUNTS])
+    bounds = np.cumsum(list(PATTERN_COUNTS.values())) / sum(PATTERN_COUNTS.values())
+    ticks = (rng.permutation(n) + rng.random()) / n
+    drawn: NDArray[np.int64] = patterns[np.searchsorted(bounds, ticks, side="right")]
+    if drawn.shape != (n, len(LEVELS)):
+        raise ValueError(f"patterns of {len(LEVELS)} levels expected, got {drawn.shape}")
+    return drawn

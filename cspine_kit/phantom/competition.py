@@ -1,0 +1,233 @@
+"""A complete synthetic competition in the layout of RSNA 2022, resumable study by study.
+
+In: a folder and a `PhantomConfig`. Out: train.csv, train_images/, segmentations/,
+train_bounding_boxes.csv, test.csv, test_images/, sample_submission.csv, and what only a phantom
+has: solution.csv (train.csv's shape, truth of the test set) and truth/<study_uid>.json. Example::
+
+    write_competition(Path("data/phantom"), PhantomConfig(studies=20, test_studies=5, size_px=256))
+
+`phantom.json` says what the folder was drawn from; a finished folder is left as it is.
+"""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from cspine_kit.core.anatomy import LEVELS, OVERALL, TARGETS
+from cspine_kit.core.config import PhantomConfig
+from cspine_kit.core.errors import DataError
+from cspine_kit.core.execution import map_studies
+from cspine_kit.core.paths import Competition, Split
+from cspine_kit.core.runs import derive_seed, publish, read_json, write_json
+from cspine_kit.phantom.calibration import draw_labels
+from cspine_kit.phantom.injuries import broken
+from cspine_kit.phantom.scanner import Scan, add_noise, draw_scan, write_dicom, write_mask
+from cspine_kit.phantom.shapes import Array, paint
+from cspine_kit.phantom.spine import draw_neck
+from cspine_kit.phantom.tissue import soft_tissue
+
+UID_ROOT = "1.2.826.0.1.3680043"
+UID_NUMBERS = 32_000
+"""Study numbers in the real competition lie below this."""
+
+GENERATOR = 1
+"""Changes whenever the same spec gives other bytes."""
+
+BOX_COLUMNS = ("StudyInstanceUID", "x", "y", "width", "height", "slice_number")
+BOX_MARGIN_MM = 5.0
+EASY_VARIETY = 0.4
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """One study to write: who, what is broken, and which extras come with it."""
+
+    study_uid: str
+    split: Split
+    labels: tuple[int, ...]
+    masked: bool
+    boxed: bool
+    seed: int
+
+
+@dataclass(frozen=True)
+class Study:
+    """A rendered study; arrays are (z, y, x), z index 0 = most cranial."""
+
+    scan: Scan
+    hu: Array
+    labels: NDArray[np.uint8]
+    damage: NDArray[np.uint8]
+    truth: dict[str, Any]
+
+
+def plan_studies(spec: PhantomConfig) -> list[StudyPlan]:
+    """Draw ids, labels and extras of every study, training studies first."""
+    rng = np.random.default_rng(derive_seed("phantom", spec.seed))
+    total = spec.studies + spec.test_studies
+    if total > UID_NUMBERS:
+        raise DataError(f"phantom: {total} studies asked, at most {UID_NUMBERS} have an id")
+    numbers = rng.choice(np.arange(1, UID_NUMBERS + 1), total, replace=False)
+    labels = np.concatenate([draw_labels(rng, spec.studies), draw_labels(rng, spec.test_studies)])
+    train = np.arange(spec.studies)
+    broken_ones = train[labels[train].any(axis=1)]
+    boxed = set(rng.permutation(broken_ones)[: round(spec.boxed * len(broken_ones))])
+    masked = set(rng.permutation(train)[: round(spec.masked * len(train))])
+    return [
+        StudyPlan(
+            study_uid=f"{UID_ROOT}.{number}",
+            split="train" if i < spec.studies else "test",
+            labels=tuple(int(v) for v in labels[i]),
+            masked=i in masked,
+            boxed=i in boxed,
+            seed=derive_seed("phantom", spec.seed, int(number)),
+        )
+        for i, number in enumerate(numbers)
+    ]
+
+
+def render_study(plan: StudyPlan, *, size_px: int, difficulty: str) -> Study:
+    """Draw a patient, break what the labels say, scan it."""
+    rng = np.random.default_rng(plan.seed)
+    neck = draw_neck(rng, variety=EASY_VARIETY if difficulty == "easy" else 1.0)
+    for level, fractured in zip(LEVELS, plan.labels, strict=True):
+        if fractured:
+            neck.bones[level] = broken(neck.bones[level], rng, difficulty=difficulty)
+    scan = draw_scan(rng, neck, size_px=size_px, difficulty=difficulty)
+    softness = scan.spacing_mm[1]
+    hu = soft_tissue(neck, scan.grid, softness)
+    labels, damage = np.zeros(hu.shape, np.uint8), np.zeros(hu.shape, np.uint8)
+    for bone in neck.bones.values():
+        paint(bone, scan.grid, hu, labels, damage, softness_mm=softness)
+    add_noise(hu, scan, rng)
+    centers = {level: neck.bones[level].position[2] + scan.origin_mm[2] for level in LEVELS}
+    return Study(scan, hu, labels, damage, {"center_z_mm": centers, "reversed": scan.reversed})
+
+
+def boxes_of(study: Study) -> list[list[float]]:
+    """Fracture boxes [x, y, width, height, file number], at most one per slice."""
+    scan = study.scan
+    margin = BOX_MARGIN_MM / scan.spacing_mm[1]
+    boxes = []
+    for number, index in enumerate(scan.file_order, start=1):
+        rows, cols = np.nonzero(study.damage[index])
+        if len(rows):
+            x, y = cols.min() - margin, rows.min() - margin
+            width, height = cols.max() + margin + 1 - x, rows.max() + margin + 1 - y
+            boxes.append([*(round(float(v), 3) for v in (x, y, width, height)), number])
+    return boxes
+
+
+def _write_study(job: tuple[StudyPlan, Competition, PhantomConfig]) -> None:
+    """Write one study; its image folder comes last and says that it is complete."""
+    plan, competition, spec = job
+    folder = competition.images(plan.split, plan.study_uid)
+    if folder.exists():
+        return
+    study = render_study(plan, size_px=spec.size_px, difficulty=spec.difficulty)
+    boxes = boxes_of(study) if plan.boxed else []
+    write_json(_truth_path(competition, plan.study_uid), {**study.truth, "boxes": boxes})
+    if plan.masked:
+        with publish(competition.segmentation(plan.study_uid)) as temporary:
+            write_mask(temporary, study.scan, study.labels)
+    with publish(folder) as temporary:
+        write_dicom(temporary, plan.study_uid, study.scan, study.scan.digitize(study.hu))
+
+
+def _truth_path(competition: Competition, study_uid: str) -> Path:
+    return competition.root / "truth" / f"{study_uid}.json"
+
+
+def _labels_table(plans: list[StudyPlan]) -> pd.DataFrame:
+    """train.csv's shape: StudyInstanceUID, patient_overall, C1..C7."""
+    rows = [(p.study_uid, max(p.labels), *p.labels) for p in plans]
+    return pd.DataFrame(rows, columns=["StudyInstanceUID", OVERALL, *LEVELS])
+
+
+def _write_csv(frame: pd.DataFrame, path: Path) -> None:
+    with publish(path) as temporary:
+        frame.to_csv(temporary, index=False, lineterminator="\n")
+
+
+def _write_tables(competition: Competition, plans: list[StudyPlan]) -> None:
+    train = [p for p in plans if p.split == "train"]
+    test = [p for p in plans if p.split == "test"]
+    boxes = [
+        (p.study_uid, *box)
+        for p in train
+        for box in read_json(_truth_path(competition, p.study_uid))["boxes"]
+    ]
+    _write_csv(_labels_table(train), competition.train_csv)
+    _write_csv(_labels_table(test), competition.solution_csv)
+    _write_csv(pd.DataFrame(boxes, columns=list(BOX_COLUMNS)), competition.boxes_csv)
+    rows = [(f"{p.study_uid}_{target}", p.study_uid, target) for target in TARGETS for p in test]
+    listing = pd.DataFrame(rows, columns=["row_id", "StudyInstanceUID", "prediction_type"])
+    _write_csv(listing, competition.test_csv)
+    _write_csv(listing[["row_id"]].assign(fractured=0.5), competition.sample_submission_csv)
+
+
+def claim_folder(out: Path, spec: dict[str, Any]) -> bool:
+    """Make `out` this phantom's folder; True where it is already finished.
+
+    Raises:
+        DataError: the folder holds something else, which is left untouched.
+    """
+    marker = out / "phantom.json"
+    claim = {"generator": GENERATOR, "spec": spec}
+    if out.exists() and not out.is_dir():
+        raise DataError(f"phantom: {out} is a file; name a folder that is new or empty")
+    if not marker.exists():
+        held = sorted(p.name for p in out.iterdir())[:3] if out.is_dir() else []
+        if held:
+            raise DataError(
+                f"phantom: {out} already holds {held}; nothing was written, "
+                "name a folder that is new or empty"
+            )
+        write_json(marker, {**claim, "complete": False})
+        return False
+    try:
+        held_claim = read_json(marker)
+    except json.JSONDecodeError as error:
+        raise DataError(f"phantom: {marker} cannot be read ({error}); delete {out}") from error
+    complete = held_claim.pop("complete", False)
+    if held_claim != claim:
+        raise DataError(
+            f"phantom: {out} holds another phantom ({held_claim}), not {claim}; "
+            "nothing was written, name another folder or delete this one"
+        )
+    return bool(complete)
+
+
+def write_competition(out: Path, spec: PhantomConfig, *, jobs: int = 0) -> Competition:
+    """Write a phantom competition, or return at once where it is already there.
+
+    Args:
+        out: a new or empty folder, or one that this very spec was written to (it is resumed).
+        spec: size, difficulty, shares and seed.
+        jobs: processes; 0 means the usable cores. The bytes do not depend on it.
+
+    Raises:
+        DataError: `out` holds something else, or a study could not be written.
+    """
+    competition = Competition(out)
+    values = spec.model_dump(mode="json")
+    if claim_folder(out, values):
+        return competition
+    for stale in out.glob("*_images/.*.tmp"):
+        shutil.rmtree(stale)
+    plans = plan_studies(spec)
+    items = {plan.study_uid: (plan, competition, spec) for plan in plans}
+    outcome = map_studies(_write_study, items, jobs=jobs, title="phantom")
+    if outcome.failures:
+        first = next(iter(outcome.failures.values()))
+        raise DataError(f"phantom: {len(outcome.failures)} studies failed; the first: {first}")
+    _write_tables(competition, plans)
+    marker = {"generator": GENERATOR, "spec": values, "complete": True}
+    write_json(out / "phantom.json", marker)
+    return competition

@@ -20,9 +20,9 @@ from cspine_kit.core.runs import (
     write_json,
 )
 from cspine_kit.core.tables import read_table, write_table
+from cspine_kit.data.cache import build_cache
 from cspine_kit.data.folds import settle_folds
 from cspine_kit.data.index import build_index
-from cspine_kit.data.volumes import build_cache
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,10 @@ def run_index(config: Config, paths: RunPaths) -> None:
         return
     with run_record(paths.root / "index", "index", inputs={"key": key}) as results:
         studies, slices, failures = build_index(
-            competition, config.exclude, jobs=config.execution.jobs
+            competition,
+            config.exclude,
+            jobs=config.execution.jobs,
+            scratch=paths.root / "index" / "studies",
         )
         write_json(paths.root / "index" / "failures.json", failures)
         results.update(studies=len(studies), slices=len(slices), failures=len(failures))

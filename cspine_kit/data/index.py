@@ -1,0 +1,250 @@
+"""The geometry-true study and slice tables of a competition folder.
+
+In: a `Competition`. Out: rows of `studies` and `slices`, and why studies are missing. Example::
+
+    studies, slices, failures = build_index(competition, config.exclude, jobs=2)
+
+Headers only, except for the few studies with a mask, whose pixels prove that it sits on bone. With
+`scratch` every finished study is kept there, so that an interrupted run resumes.
+"""
+
+import json
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cspine_kit import __version__
+from cspine_kit.core.anatomy import LEVELS, OVERALL, TARGETS
+from cspine_kit.core.errors import DataError
+from cspine_kit.core.execution import map_studies
+from cspine_kit.core.paths import Competition, is_safe_uid
+from cspine_kit.core.runs import fingerprint, is_fresh, listing_fingerprint, publish
+from cspine_kit.core.tables import CONTRACTS, MASK_COLUMNS, SPINE_BOX_COLUMNS
+from cspine_kit.data.dicom import read_geometry, read_study
+from cspine_kit.data.geometry import Geometry
+from cspine_kit.data.masks import MaskArray, read_mask
+
+BOX_COLUMNS = ("box_x", "box_y", "box_w", "box_h")
+
+Job = tuple[Path, Path | None, str]
+"""Folder of the files, the mask where there is one, and the key of both."""
+Record = dict[str, Any]
+
+
+def _read_csv(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
+    """A CSV of the competition with its ids as text.
+
+    Raises:
+        DataError: absent, unreadable or without these columns.
+    """
+    try:
+        frame = pd.read_csv(path, dtype={"StudyInstanceUID": str})
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    missing = [column for column in columns if column not in frame.columns]
+    if missing:
+        raise DataError(f"{path}: columns {missing} are missing, found {list(frame.columns)}")
+    return frame
+
+
+def read_train(competition: Competition) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Labels by study_uid (columns TARGETS), and reasons where a study's rows contradict."""
+    frame = _read_csv(competition.train_csv, ("StudyInstanceUID", *TARGETS))
+    frame = frame[["StudyInstanceUID", *TARGETS]].drop_duplicates()
+    twice = frame["StudyInstanceUID"].duplicated(keep=False)
+    failures = {
+        str(uid): f"study {uid}: its rows in {competition.train_csv.name} contradict each other"
+        for uid in frame.loc[twice, "StudyInstanceUID"].unique()
+    }
+    return frame[~twice].set_index("StudyInstanceUID").astype(float), failures
+
+
+def read_boxes(competition: Competition) -> dict[str, pd.DataFrame]:
+    """Boxes of each study: slice_number, box_x, box_y, box_w, box_h; empty without a file."""
+    if not competition.boxes_csv.exists():
+        return {}
+    columns = ("StudyInstanceUID", "x", "y", "width", "height", "slice_number")
+    frame = _read_csv(competition.boxes_csv, columns)[list(columns)].rename(
+        columns={"x": "box_x", "y": "box_y", "width": "box_w", "height": "box_h"}
+    )
+    frame["slice_number"] = frame["slice_number"].astype(float)
+    # The real table never has two boxes on one slice; of another one's, the first counts.
+    frame = frame.drop_duplicates(["StudyInstanceUID", "slice_number"])
+    return {str(uid): rows for uid, rows in frame.groupby("StudyInstanceUID")}
+
+
+def listed_test_studies(competition: Competition) -> list[str]:
+    """Unique StudyInstanceUIDs of test.csv, in its order; none without a file."""
+    if not competition.test_csv.exists():
+        return []
+    frame = _read_csv(competition.test_csv, ("StudyInstanceUID",))
+    return [str(uid) for uid in frame["StudyInstanceUID"].unique()]
+
+
+def mask_columns(mask: MaskArray) -> dict[str, list[float]]:
+    """Per slice: share of each level's largest area, and the box around C1..C7 (NaN where none)."""
+    columns: dict[str, list[float]] = {}
+    for level, column in enumerate(MASK_COLUMNS, start=1):
+        area = (mask == level).sum(axis=(1, 2)).astype(np.float64)
+        columns[column] = (area / max(area.max(), 1.0)).tolist()
+    spine = (mask >= 1) & (mask <= len(LEVELS))
+    boxes = np.full((len(mask), 4), np.nan)
+    for z, plane in enumerate(spine):
+        rows, cols = np.flatnonzero(plane.any(axis=1)), np.flatnonzero(plane.any(axis=0))
+        if len(rows):
+            boxes[z] = rows[0], cols[0], rows[-1], cols[-1]
+    columns.update({name: boxes[:, i].tolist() for i, name in enumerate(SPINE_BOX_COLUMNS)})
+    return columns
+
+
+def slice_columns(geometry: Geometry) -> dict[str, list[Any]]:
+    """Columns of `slices` that geometry gives; gap_mm is the distance to the slice above."""
+    gap = np.full(len(geometry.z_mm), np.nan)
+    gap[1:] = -np.diff(geometry.z_mm)
+    return {
+        "slice_idx": list(range(len(geometry.z_mm))),
+        "file": list(geometry.files),
+        "slice_number": geometry.slice_numbers.tolist(),
+        "instance_number": geometry.instance_numbers.tolist(),
+        "z_mm": geometry.z_mm.tolist(),
+        "gap_mm": gap.tolist(),
+    }
+
+
+def index_study(job: Job, study_uid: str) -> Record:
+    """One study: `study` (a row without labels and boxes) and `slices` (columns).
+
+    Raises:
+        StudyError: nothing to read, or a mask that sits on no bone.
+    """
+    folder, mask_path, _ = job
+    geometry: Geometry
+    if mask_path is None:
+        geometry = read_geometry(folder, study_uid)
+        masks = dict.fromkeys((*MASK_COLUMNS, *SPINE_BOX_COLUMNS), [np.nan] * len(geometry.z_mm))
+    else:
+        study = read_study(folder, study_uid)
+        geometry, masks = study, mask_columns(read_mask(mask_path, study))
+    row = {
+        "study_uid": study_uid,
+        "n_slices": len(geometry.z_mm),
+        **dict(zip(("rows", "cols"), geometry.shape, strict=True)),
+        **dict(zip(("spacing_z", "spacing_y", "spacing_x"), geometry.spacing_mm, strict=True)),
+        "reversed": geometry.reversed,
+        "irregular": geometry.irregular,
+        "transfer_syntax": geometry.transfer_syntax,
+        "has_mask": mask_path is not None,
+        "problems": " ".join(geometry.problems),
+    }
+    return {"study": row, "slices": {**slice_columns(geometry), **masks}}
+
+
+def _index_one(item: tuple[str, Job], scratch: Path | None) -> Record:
+    uid, job = item
+    record = index_study(job, uid)
+    if scratch is not None:
+        with publish(scratch / f"{uid}.json", job[2]) as temporary:
+            temporary.write_text(json.dumps(record))
+    return record
+
+
+def _jobs(
+    competition: Competition, exclude: Mapping[str, str], train: list[str]
+) -> tuple[dict[str, dict[str, Job]], dict[str, str]]:
+    """What to read by split and study_uid, and why other studies are not read."""
+    wanted: dict[str, dict[str, Job]] = {"train": {}, "test": {}}
+    failures: dict[str, str] = {}
+    for split, uids in (("train", train), ("test", listed_test_studies(competition))):
+        for uid in uids:
+            if uid in exclude:
+                failures[uid] = f"study {uid}: excluded: {exclude[uid]}"
+            elif not is_safe_uid(uid):
+                failures[uid] = f"study {uid!r}: not a UID of digits and dots, refused as a path"
+            elif uid in wanted["train"]:
+                failures[uid] = f"study {uid}: in both {split}.csv and train.csv; kept for training"
+            else:
+                folder = competition.images("train" if split == "train" else "test", uid)
+                mask = competition.segmentation(uid)
+                used = mask if split == "train" and mask.exists() else None
+                if folder.is_dir():
+                    stat = used.stat() if used else None
+                    state = [stat.st_size, stat.st_mtime_ns] if stat else None
+                    key = fingerprint(__version__, listing_fingerprint(folder), state)
+                    wanted[split][uid] = (folder, used, key)
+                else:
+                    failures[uid] = f"study {uid}: there is no folder {folder}"
+    return wanted, failures
+
+
+def _with_boxes(record: Record, boxes: pd.DataFrame | None) -> pd.DataFrame:
+    """Slices of one study, its boxes joined on the file number."""
+    slices = pd.DataFrame(record["slices"])
+    slices.insert(0, "study_uid", record["study"]["study_uid"])
+    if boxes is None:
+        return slices.assign(**dict.fromkeys(BOX_COLUMNS, np.nan))
+    return slices.merge(boxes[["slice_number", *BOX_COLUMNS]], on="slice_number", how="left")
+
+
+def build_index(
+    competition: Competition,
+    exclude: Mapping[str, str],
+    *,
+    jobs: int,
+    scratch: Path | None = None,
+) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, str]]:
+    """Index every training and test study.
+
+    Args:
+        competition: the folder.
+        exclude: study_uid to the reason it is left out.
+        jobs: processes, 0 = usable cores.
+        scratch: folder where finished studies are kept for the next run.
+
+    Returns:
+        Rows of `studies`, rows of `slices`, and the reason for each study that is in neither.
+
+    Raises:
+        DataError: train.csv cannot be used, or not one study can be read.
+    """
+    labels, failures = read_train(competition)
+    boxes = read_boxes(competition)
+    wanted, skipped = _jobs(competition, exclude, list(map(str, labels.index)))
+    failures.update(skipped)
+    records: dict[str, Record] = {}
+    stale: dict[str, tuple[str, Job]] = {}
+    for uid, job in {**wanted["train"], **wanted["test"]}.items():
+        kept = scratch / f"{uid}.json" if scratch is not None else None
+        if kept is not None and is_fresh(kept, job[2]):
+            records[uid] = json.loads(kept.read_text())
+        else:
+            stale[uid] = (uid, job)
+    if stale:
+        outcome = map_studies(partial(_index_one, scratch=scratch), stale, jobs=jobs, title="index")
+        records.update(outcome.results)
+        failures.update(outcome.failures)
+    if not records:
+        raise DataError(
+            f"no study in {competition.root} can be read ({len(failures)} failed); the first: "
+            f"{next(iter(failures.values()), 'train.csv is empty')}"
+        )
+    rows, slices = [], []
+    for uid, record in records.items():
+        training = uid in wanted["train"]
+        own = boxes.get(uid) if training else None
+        slices.append(_with_boxes(record, own))
+        label = labels.loc[uid].to_dict() if training else dict.fromkeys((OVERALL, *LEVELS), np.nan)
+        rows.append(
+            {
+                **record["study"],
+                "split": "train" if training else "test",
+                "has_boxes": bool(slices[-1]["box_x"].notna().any()),
+                **label,
+            }
+        )
+    studies = pd.DataFrame(rows, columns=list(CONTRACTS["studies"].columns))
+    table = pd.concat(slices, ignore_index=True)[list(CONTRACTS["slices"].columns)]
+    return studies, table, failures

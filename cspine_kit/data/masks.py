@@ -1,0 +1,130 @@
+"""A NIfTI mask on the grid of its study, checked to sit on bone.
+
+In: `segmentations/<uid>.nii` and a `Study`. Out: uint8 (z, y, x) labels beside `study.hu`: 1..7 are
+C1..C7, 8..19 T1..T12. Example::
+
+    mask = read_mask(competition.segmentation(uid), study)
+    study.hu[mask == 2].mean()       # C2
+"""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cspine_kit.core.anatomy import SPINE_LABEL_COUNT
+from cspine_kit.core.errors import StudyError
+from cspine_kit.data.dicom import Study
+
+MaskArray = NDArray[np.uint8]
+
+BONE_MEAN_HU = 110.0
+"""Mean HU inside a mask of vertebrae from here on is bone; neck muscle is 40 to 80."""
+BETTER_HU = 60.0
+"""A flip must beat the header's own orientation by this much to be believed."""
+SAMPLED_VOXELS = 60_000
+
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
+"""DICOM's x runs to the left and y to the back, NIfTI's to the right and to the front."""
+
+FLIPS = ((), (0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2))
+
+
+def grid_to_array(
+    study: Study, affine: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Where the study's voxels lie in the mask array.
+
+    Returns:
+        (nz, 3) array index of each slice's pixel [0, 0], and (2, 3) its change per row and column.
+    """
+    inverse = np.linalg.inv(affine)
+    starts = study.origins_mm @ LPS_TO_RAS @ inverse[:3, :3].T + inverse[:3, 3]
+    steps = study.axes * np.array(study.spacing_mm[1:])[:, None]
+    return starts, steps @ LPS_TO_RAS @ inverse[:3, :3].T
+
+
+def _sample(
+    labels: MaskArray,
+    start: NDArray[np.float64],
+    steps: NDArray[np.float64],
+    shape: tuple[int, int],
+) -> MaskArray:
+    """Nearest labels (rows, cols) of one slice; 0 outside the array."""
+    rows, cols = (np.arange(size)[:, None] for size in shape)
+    down, right = start + rows * steps[0], cols * steps[1]
+    index, inside = [], np.ones(shape, dtype=bool)
+    for axis in range(3):
+        at = np.rint(down[:, None, axis] + right[None, :, axis]).astype(np.int64)
+        inside &= (at >= 0) & (at < labels.shape[axis])
+        index.append(np.clip(at, 0, labels.shape[axis] - 1))
+    return np.where(inside, labels[tuple(index)], 0).astype(np.uint8)
+
+
+def place_mask(labels: MaskArray, affine: NDArray[np.float64], study: Study) -> MaskArray:
+    """Labels of a NIfTI array on the study's grid (z, y, x), by the affine alone."""
+    starts, steps = grid_to_array(study, affine)
+    return np.stack([_sample(labels, start, steps, study.shape) for start in starts])
+
+
+def mean_hu_by_flip(mask: MaskArray, study: Study) -> dict[tuple[int, ...], float]:
+    """Mean HU under C1..C7 for the mask and each of its seven flips along z, y, x."""
+    at = np.argwhere((mask >= 1) & (mask <= SPINE_LABEL_COUNT))
+    at = at[:: max(1, len(at) // SAMPLED_VOXELS)]
+    means: dict[tuple[int, ...], float] = {}
+    for flip in FLIPS:
+        index = [
+            mask.shape[axis] - 1 - at[:, axis] if axis in flip else at[:, axis] for axis in range(3)
+        ]
+        means[flip] = float(study.hu[tuple(index)].mean())
+    return means
+
+
+def settle_on_bone(mask: MaskArray, study: Study) -> MaskArray:
+    """The mask as it is, or flipped where only that puts it on bone.
+
+    Raises:
+        StudyError: no cervical label, or no flip sits on bone.
+    """
+    if not ((mask >= 1) & (mask <= SPINE_LABEL_COUNT)).any():
+        raise StudyError(study.study_uid, "its mask holds no voxel of C1..C7 inside the scan")
+    means = mean_hu_by_flip(mask, study)
+    best = max(means, key=lambda flip: means[flip])
+    if means[()] >= BONE_MEAN_HU and means[best] - means[()] < BETTER_HU:
+        return mask
+    if means[best] < BONE_MEAN_HU or means[best] - means[()] < BETTER_HU:
+        raise StudyError(
+            study.study_uid,
+            f"its mask sits on no bone: mean {means[()]:.0f} HU, at best {means[best]:.0f} HU with "
+            f"axes {best} flipped",
+            "leave the study out with exclude:, or repair the NIfTI header",
+        )
+    # FLIPS goes from none to all: of flips that fit alike, the one that turns least is meant.
+    least = next(flip for flip in FLIPS if means[best] - means[flip] < BETTER_HU)
+    return np.ascontiguousarray(np.flip(mask, least))
+
+
+def read_mask(path: Path, study: Study) -> MaskArray:
+    """Read one mask and lay it over its study through the NIfTI affine.
+
+    Args:
+        path: NIfTI file in any orientation.
+        study: the study it belongs to.
+
+    Returns:
+        uint8 (z, y, x) of the shape of `study.hu`.
+
+    Raises:
+        StudyError: unreadable, without C1..C7, or on no bone in any flip.
+    """
+    import nibabel
+
+    try:
+        image = nibabel.load(path)
+        labels = np.asarray(image.dataobj)  # type: ignore[attr-defined]
+        affine = np.asarray(image.affine, dtype=np.float64)  # type: ignore[attr-defined]
+        placed = place_mask(np.rint(labels).astype(np.uint8), affine, study)
+    except Exception as error:
+        problem = f"its mask {path.name} cannot be read: {type(error).__name__}: {error}"
+        raise StudyError(study.study_uid, problem) from error
+    return settle_on_bone(placed, study)

@@ -28,78 +28,19 @@ from cspine_kit.stack.statistics import (
     logit,
     sigmoid,
 )
+from cspine_kit.stack.units import N_LEVELS, SHOWN, Levels, Units, find_levels, find_units
 
-KEY = ("study_uid", "level", "model_fold")
 ALL = "all"
 """Member name of features that belong to no single member."""
 
 SLICE_COLUMNS = ("member", "study_uid", "slice_idx", "model_fold", "fold", "z_mm")
 CROP_COLUMNS = ("study_uid", "level", "model_fold", "z0", "z1", "center_z_mm", "confidence")
-N_LEVELS = len(LEVELS)
-SHOWN = 5
 
 
 def _require(frame: pd.DataFrame, columns: tuple[str, ...], name: str) -> None:
     missing = [c for c in columns if c not in frame]
     if missing or frame.empty:
         raise TableError(f"table {name}: " + (f"no column {missing}" if missing else "no rows"))
-
-
-def _units(slices: pd.DataFrame) -> tuple[IntArray, pd.DataFrame]:
-    """Code of each row's (study_uid, model_fold) and the table of units with their fold.
-
-    Raises:
-        TableError: a study with two values of `fold`.
-    """
-    study, uids = pd.factorize(slices["study_uid"], sort=True)
-    model_fold = slices["model_fold"].to_numpy(np.int64)
-    low, span = int(model_fold.min()), int(np.ptp(model_fold)) + 1
-    joint, first, codes = np.unique(
-        study * span + model_fold - low, return_index=True, return_inverse=True
-    )
-    fold = slices["fold"].to_numpy(np.int64)
-    torn = np.flatnonzero(fold != fold[first][codes])
-    if len(torn):
-        rows = slices.iloc[torn[:SHOWN]][["study_uid", "fold"]].to_dict("records")
-        raise TableError(f"table slices: studies with more than one fold: {rows}")
-    units = pd.DataFrame(
-        {
-            "study_uid": np.asarray(uids)[joint // span],
-            "model_fold": joint % span + low,
-            "fold": fold[first],
-        }
-    )
-    return codes.astype(np.int64), units
-
-
-def _crop_table(crops: pd.DataFrame, units: pd.DataFrame) -> pd.DataFrame:
-    """Crops in the order unit, level; exactly one row for each.
-
-    Raises:
-        TableError: a unit with a missing or doubled level; names it.
-    """
-    wanted = units[["study_uid", "model_fold"]].loc[np.repeat(units.index, N_LEVELS)]
-    wanted = wanted.assign(level=list(LEVELS) * len(units))
-    if crops.duplicated(list(KEY)).any():
-        rows = crops.loc[crops.duplicated(list(KEY)), list(KEY)].head(SHOWN).to_dict("records")
-        raise TableError(f"table crops: duplicate keys {rows}")
-    merged = wanted.merge(crops, on=list(KEY), how="left", sort=False)
-    absent = merged["z0"].isna().to_numpy()
-    if absent.any():
-        rows = merged.loc[absent, list(KEY)].head(SHOWN).to_dict("records")
-        raise TableError(
-            f"table crops: {int(absent.sum())} levels of the slice table have no crop: {rows}"
-        )
-    return merged
-
-
-def _finite(values: FloatArray, frame: pd.DataFrame, columns: tuple[str, ...]) -> FloatArray:
-    bad = np.isnan(values)
-    if bad.any():
-        row, column = (int(i[0]) for i in np.nonzero(bad))
-        at = frame.iloc[row][["member", "study_uid", "slice_idx"]].to_dict()
-        raise TableError(f"table slices: NaN in {columns[column]} at {at}; drop that member's row")
-    return values
 
 
 def _inside(
@@ -141,27 +82,23 @@ def _steps_mm(unit: Segments, z_mm: FloatArray) -> FloatArray:
     return step
 
 
-def _level_slices(rows: pd.DataFrame, unit: Segments, crops: pd.DataFrame) -> LevelSlices:
-    """One member's slices (ordered by unit and slice) as the input of every statistic."""
-    v_all = sigmoid(
-        _finite(rows[list(VERTEBRA_COLUMNS)].to_numpy(np.float64), rows, VERTEBRA_COLUMNS)
-    )
-    p_all = sigmoid(
-        _finite(rows[list(FRACTURE_COLUMNS)].to_numpy(np.float64), rows, FRACTURE_COLUMNS)
-    )
-    z_mm = rows["z_mm"].to_numpy(np.float64)
-    slice_idx = rows["slice_idx"].to_numpy(np.int64)
-    picked, inside = _inside(
-        unit, slice_idx, crops["z0"].to_numpy(np.float64), crops["z1"].to_numpy(np.float64)
-    )
+def _level_slices(
+    logits: FloatArray, z_mm: FloatArray, slice_idx: IntArray, unit: Segments, levels: Levels
+) -> LevelSlices:
+    """One member's slices (ordered by unit and slice) as the input of every statistic.
+
+    `logits` (n, 14) holds vertebra_C1..C7, then fracture_C1..C7.
+    """
+    probs = sigmoid(logits)
+    v_all, p_all = probs[:, :N_LEVELS], probs[:, N_LEVELS:]
+    picked, inside = _inside(unit, slice_idx, levels.z0, levels.z1)
     level = np.tile(np.arange(N_LEVELS), len(unit.starts))[inside.of_row]
-    visible = unit.sum(v_all)
     joint = p_all * v_all
+    visible = unit.sum(v_all)
     return LevelSlices(
         inside=inside,
         p=p_all[picked, level],
         v=v_all[picked, level],
-        z_mm=z_mm[picked],
         step_mm=np.repeat(_steps_mm(unit, z_mm), N_LEVELS),
         study_weighted=(unit.sum(joint) / visible).ravel(),
         study_visible=visible.ravel(),
@@ -175,7 +112,7 @@ def _level_slices(rows: pd.DataFrame, unit: Segments, crops: pd.DataFrame) -> Le
 def _shared(
     members: dict[str, dict[str, FloatArray]],
     slices: LevelSlices,
-    crops: pd.DataFrame,
+    levels: Levels,
     n_rows: IntArray,
 ) -> dict[str, FloatArray]:
     """Agreement between members, neighbor levels, the study's other levels, and geometry.
@@ -193,11 +130,11 @@ def _shared(
     others = logit(-np.expm1(doubt.sum(axis=1, keepdims=True) - doubt))
     ordered = np.sort(mean, axis=1)
     rest = np.where(mean == ordered[:, -1:], ordered[:, -2:-1], ordered[:, -1:])
-    z = crops["center_z_mm"].to_numpy(np.float64).reshape(-1, N_LEVELS)
+    z = levels.center_z_mm.reshape(-1, N_LEVELS)
     gap = np.abs(np.diff(z, axis=1))
     step = slices.step_mm.reshape(-1, N_LEVELS)
     wide = np.ones((1, N_LEVELS))
-    height = (crops["z1"] - crops["z0"]).to_numpy(np.float64) + 1.0
+    height = levels.z1 - levels.z0 + 1.0
     shared: dict[str, FloatArray] = {
         "fracture__odds": mean,
         "fracture__spread": odds["fracture__weighted"].std(axis=1),
@@ -211,7 +148,7 @@ def _shared(
         "patient__mean": mean.mean(axis=1, keepdims=True) * wide,
         "patient__rank": (mean[:, :, None] < mean[:, None, :]).sum(axis=2).astype(np.float64),
         "level__slices": height,
-        "level__confidence": crops["confidence"].to_numpy(np.float64),
+        "level__confidence": levels.confidence,
         "level__gap_above": np.hstack([gap[:, :1], gap]),
         "level__gap_below": np.hstack([gap, gap[:, -1:]]),
         "study__slices": n_rows[:, None] * wide,
@@ -240,26 +177,21 @@ def aggregate(slices: pd.DataFrame, crops: pd.DataFrame) -> pd.DataFrame:
     """
     _require(slices, (*SLICE_COLUMNS, *VERTEBRA_COLUMNS, *FRACTURE_COLUMNS), "slices")
     _require(crops, CROP_COLUMNS, "crops")
-    codes, units = _units(slices)
-    boxes = _crop_table(crops, units)
+    units = find_units(slices)
+    levels = find_levels(crops, units)
     member = slices["member"].to_numpy(dtype=object)
     slice_idx = slices["slice_idx"].to_numpy(np.int64)
+    numbers = _finite_numbers(slices)
     members: dict[str, dict[str, FloatArray]] = {}
     for name in sorted(set(member)):
         own = np.flatnonzero(member == name)
-        own = own[np.lexsort((slice_idx[own], codes[own]))]
-        present, starts = np.unique(codes[own], return_index=True)
-        if len(present) < len(units):
-            lost = units.drop(index=present).head(SHOWN).to_dict("records")
-            raise TableError(f"table slices: member {name!r} has no rows for {lost}")
-        doubled = (np.diff(codes[own]) == 0) & (np.diff(slice_idx[own]) == 0)
-        if doubled.any():
-            at = slices.iloc[own[1:][doubled][:SHOWN]][["member", "study_uid", "slice_idx"]]
-            raise TableError(f"table slices: duplicate keys {at.to_dict('records')}")
-        unit = Segments(starts.astype(np.int64), len(own))
-        level_slices = _level_slices(slices.iloc[own], unit, boxes)
+        own = own[np.lexsort((slice_idx[own], units.of_row[own]))]
+        unit = _segments_of(name, units, units.of_row[own], slice_idx[own], slices.iloc[own])
+        level_slices = _level_slices(
+            numbers[own, 1:], numbers[own, 0], slice_idx[own], unit, levels
+        )
         members[name] = {s: compute(level_slices) for s, compute in STATISTICS.items()}
-    shared = _shared(members, level_slices, boxes, unit.counts)
+    shared = _shared(members, level_slices, levels, unit.counts)
     columns = {
         f"{m}__{s}": v for m, values in {**members, ALL: shared}.items() for s, v in values.items()
     }
@@ -267,10 +199,56 @@ def aggregate(slices: pd.DataFrame, crops: pd.DataFrame) -> pd.DataFrame:
     broken = ~np.isfinite(features).all(axis=0)
     if broken.any():
         names = np.array(list(columns))[broken][:SHOWN].tolist()
-        raise TableError(f"features: not finite in {names}; z_mm or crops hold NaN")
-    keys = boxes[list(KEY)].assign(fold=np.repeat(units["fold"].to_numpy(), N_LEVELS))
-    frame = pd.concat([keys, pd.DataFrame(features, columns=list(columns))], axis=1)
-    return frame.sort_values(list(KEY), ignore_index=True)
+        raise TableError(f"features: not finite in {names}")
+    level = np.tile(np.arange(N_LEVELS), len(units))
+    order = np.lexsort(
+        (np.repeat(units.model_fold, N_LEVELS), level, np.repeat(units.study, N_LEVELS))
+    )
+    unit_of = order // N_LEVELS
+    frame = pd.DataFrame(features[order], columns=list(columns))
+    frame.insert(0, "study_uid", units.uids[units.study[unit_of]].astype(str))
+    frame.insert(1, "level", np.array(LEVELS)[level[order]])
+    frame.insert(2, "model_fold", units.model_fold[unit_of])
+    frame.insert(3, "fold", units.fold[unit_of])
+    return frame
+
+
+def _finite_numbers(slices: pd.DataFrame) -> FloatArray:
+    """z_mm, vertebra and fracture logits as (n, 15); infinite logits pass, they are cut later."""
+    columns = ["z_mm", *VERTEBRA_COLUMNS, *FRACTURE_COLUMNS]
+    numbers = slices[columns].to_numpy(np.float64)
+    bad = np.isnan(numbers)
+    bad[:, 0] |= np.isinf(numbers[:, 0])
+    if bad.any():
+        row, column = (int(i[0]) for i in np.nonzero(bad))
+        at = slices.iloc[row][["member", "study_uid", "slice_idx"]].to_dict()
+        raise TableError(
+            f"table slices: {columns[column]} is {numbers[row, column]} at {at}; "
+            "predict that study again (make oof)"
+        )
+    return numbers
+
+
+def _segments_of(
+    member: str, units: Units, of_row: IntArray, slice_idx: IntArray, rows: pd.DataFrame
+) -> Segments:
+    """One segment per unit over a member's ordered rows.
+
+    Raises:
+        TableError: a unit without rows of this member, or a slice given twice.
+    """
+    present, starts = np.unique(of_row, return_index=True)
+    if len(present) < len(units):
+        lost = np.setdiff1d(np.arange(len(units)), present)
+        raise TableError(
+            f"table slices: member {member!r} has no rows for {len(lost)} of {len(units)} "
+            f"studies and fold models: {units.describe(lost)}"
+        )
+    doubled = (np.diff(of_row) == 0) & (np.diff(slice_idx) == 0)
+    if doubled.any():
+        at = rows.iloc[1:][doubled].head(SHOWN)[["member", "study_uid", "slice_idx"]]
+        raise TableError(f"table slices: duplicate keys {at.to_dict('records')}")
+    return Segments(starts.astype(np.int64), len(of_row))
 
 
 def feature_columns(features: pd.DataFrame) -> list[str]:

@@ -13,7 +13,7 @@ probabilities are averaged last (0.148 against 0.172 log loss in a simulation, s
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,26 +21,22 @@ import lightgbm as lgb
 import numpy as np
 import pandas as pd
 
-from cspine_kit.core.anatomy import LEVELS, OVERALL, TARGETS
+from cspine_kit.core.anatomy import OVERALL, TARGETS
 from cspine_kit.core.config import StackConfig
 from cspine_kit.core.errors import ArtifactError, TableError
 from cspine_kit.core.execution import usable_cores
 from cspine_kit.core.metric import row_weights
 from cspine_kit.core.runs import derive_seed, fingerprint, publish, read_json, write_json
-from cspine_kit.stack.aggregate import ALL, KEY, feature_columns
+from cspine_kit.stack.aggregate import feature_columns
 from cspine_kit.stack.baselines import average_folds, formulas
-from cspine_kit.stack.head import Design, Head, Task, fit_head
+from cspine_kit.stack.design import FeatureTable, level_design, overall_design
+from cspine_kit.stack.head import Head, Task, fit_head
 from cspine_kit.stack.linear import Ridge, one_blas_thread
 from cspine_kit.stack.segments import FloatArray, IntArray
-from cspine_kit.stack.statistics import RISING, logit
+from cspine_kit.stack.units import N_LEVELS, SHOWN
 
 STACK = "stack"
 INNER_FOLDS = 4
-N_LEVELS = len(LEVELS)
-LENGTHS = ("run30", "run50", "extent30", "extent50", "noisyor", "slices")
-"""Statistics that a line reads as log(1 + x): their effect saturates."""
-
-SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -82,7 +78,7 @@ class Stack:
             TableError: a feature column is missing or not finite, a study without its seven levels,
                 or a model_fold without heads.
         """
-        table = _Table.of(features, self.columns)
+        table = FeatureTable.of(features, self.columns)
         chosen = self.ships if model is None else model
         if chosen != STACK:
             return self._averaged(table, formulas(features)[chosen])
@@ -98,7 +94,7 @@ class Stack:
                 probs[rows] = _predict_fold(heads, table.take(rows))
         return self._averaged(table, probs)
 
-    def _averaged(self, table: "_Table", probs: FloatArray) -> pd.DataFrame:
+    def _averaged(self, table: FeatureTable, probs: FloatArray) -> pd.DataFrame:
         clipped = np.clip(probs, self.clip, 1.0 - self.clip)
         return average_folds(pd.DataFrame({"study_uid": table.study_uid}), clipped)
 
@@ -142,120 +138,9 @@ class Stack:
         return cls(tuple(raw["columns"]), folds, raw["clip"], raw["ships"], raw["notes"])
 
 
-@dataclass(frozen=True)
-class _Table:
-    """Features as arrays: n units (study, model_fold) of seven levels each."""
-
-    study_uid: Any
-    model_fold: IntArray
-    values: FloatArray  # (n, 7, columns)
-    columns: tuple[str, ...]
-
-    @property
-    def n(self) -> int:
-        return len(self.model_fold)
-
-    @classmethod
-    def of(cls, features: pd.DataFrame, columns: tuple[str, ...]) -> "_Table":
-        missing = [c for c in (*KEY, *columns) if c not in features]
-        if missing:
-            raise TableError(
-                f"features: {len(missing)} columns are missing: {missing[:SHOWN]}; "
-                "the slice table must hold the members that the stack was fitted on"
-            )
-        ordered = features.sort_values(["study_uid", "model_fold", "level"])
-        level = ordered["level"].to_numpy(dtype=object)
-        complete = len(level) % N_LEVELS == 0 and len(level) > 0
-        if not complete or (level.reshape(-1, N_LEVELS) != np.array(LEVELS, dtype=object)).any():
-            counts = features.groupby(["study_uid", "model_fold"])["level"].nunique()
-            rows = counts[counts != N_LEVELS].head(SHOWN).to_dict()
-            raise TableError(
-                f"features: each study needs C1..C7 exactly once; got {rows or 'none'}"
-            )
-        values = ordered[list(columns)].to_numpy(np.float64)
-        finite = np.isfinite(values)
-        if not finite.all():
-            row, column = (int(i[0]) for i in np.nonzero(~finite))
-            at = ordered.iloc[row][list(KEY)].to_dict()
-            raise TableError(f"features: {columns[column]} is {values[row, column]} at {at}")
-        first = ordered.iloc[::N_LEVELS]
-        return cls(
-            first["study_uid"].to_numpy(dtype=object),
-            first["model_fold"].to_numpy(np.int64),
-            values.reshape(-1, N_LEVELS, len(columns)),
-            columns,
-        )
-
-    def take(self, rows: Any) -> "_Table":
-        return replace(
-            self,
-            study_uid=self.study_uid[rows],
-            model_fold=self.model_fold[rows],
-            values=self.values[rows],
-        )
-
-    def column(self, name: str) -> FloatArray:
-        """One feature as (n, 7)."""
-        picked: FloatArray = self.values[:, :, self.columns.index(name)]
-        return picked
-
-
-def _is_rising(column: str) -> bool:
-    member, _, rest = column.partition("__")
-    return rest in RISING or (member == ALL and rest in ("fracture__odds", "smooth__odds"))
-
-
-def _line_values(values: FloatArray, columns: tuple[str, ...]) -> FloatArray:
-    """Features as a line in log-odds reads them: probabilities as log-odds, lengths as logs."""
-    line = values.copy()
-    for i, column in enumerate(columns):
-        member, signal, statistic = column.split("__")
-        if statistic in LENGTHS:
-            line[..., i] = np.log1p(values[..., i])
-        elif (
-            member != ALL
-            and signal in ("fracture", "study")
-            and statistic not in (*("std", "logsumexp", "entropy", "place", "asymmetry"),)
-        ):
-            line[..., i] = logit(values[..., i])
-    return line
-
-
-def _level_design(table: _Table) -> Design:
-    flat = table.values.reshape(-1, len(table.columns))
-    return Design(
-        line=_line_values(flat, table.columns),
-        tree=flat.astype(np.float32),
-        category=np.tile(np.arange(N_LEVELS), table.n),
-        n_categories=N_LEVELS,
-        rising=tuple(_is_rising(c) for c in table.columns),
-    )
-
-
-def _overall_design(table: _Table, level_probs: FloatArray) -> Design:
-    """Level log-odds in three views (noisy-or, ranked, named) and what the study looks like."""
-    odds = logit(level_probs)
-    noisy = logit(-np.expm1(np.log1p(-level_probs).sum(axis=1)))
-    ranked = np.sort(odds, axis=1)[:, ::-1]
-    smooth = table.column(f"{ALL}__smooth__odds").max(axis=1)
-    context = [
-        table.column(f"{ALL}__{name}")[:, 0]
-        for name in ("patient__max", "patient__mean", "study__step", "study__extent")
-    ]
-    rising = np.column_stack([noisy, ranked[:, :3], smooth, odds])
-    tree = np.column_stack([rising, *context])
-    return Design(
-        line=np.column_stack([noisy, ranked[:, :3], smooth, odds.mean(axis=1)]),
-        tree=tree.astype(np.float32),
-        category=np.zeros(table.n, dtype=np.int64),
-        n_categories=1,
-        rising=(True,) * rising.shape[1] + (False,) * len(context),
-    )
-
-
-def _predict_fold(heads: FoldHeads, table: _Table) -> FloatArray:
-    levels = heads.level.predict(_level_design(table)).reshape(-1, N_LEVELS)
-    overall = heads.overall.predict(_overall_design(table, levels))
+def _predict_fold(heads: FoldHeads, table: FeatureTable) -> FloatArray:
+    levels = heads.level.predict(level_design(table)).reshape(-1, N_LEVELS)
+    overall = heads.overall.predict(overall_design(table, levels))
     return np.column_stack([levels, overall])
 
 
@@ -271,21 +156,23 @@ def inner_folds(labels: pd.DataFrame, seed: int, n: int = INNER_FOLDS) -> IntArr
     return np.array([fold_of[g] for g in group], dtype=np.int64)
 
 
-def _fit_fold(table: _Table, labels: pd.DataFrame, config: StackConfig, seed: int) -> FoldHeads:
+def _fit_fold(
+    table: FeatureTable, labels: pd.DataFrame, config: StackConfig, seed: int
+) -> FoldHeads:
     """Both heads on the studies given; the overall head learns from inner out-of-fold levels."""
     y = labels[list(TARGETS)].to_numpy(np.float64)
     w = row_weights(y, config.form)
     w_level, w_overall = w[:, :N_LEVELS].ravel(), w[:, N_LEVELS]
     inner = inner_folds(labels, seed)
     task = Task(
-        _level_design(table),
+        level_design(table),
         y[:, :N_LEVELS].ravel(),
         w_level / w_level.mean(),
         np.repeat(inner, N_LEVELS),
     )
     level, probs = fit_head(task, config, seed=derive_seed(seed, "level"))
     task = Task(
-        _overall_design(table, probs.reshape(-1, N_LEVELS)),
+        overall_design(table, probs.reshape(-1, N_LEVELS)),
         y[:, N_LEVELS],
         w_overall / w_overall.mean(),
         inner,
@@ -340,7 +227,7 @@ def fit_stack(
         rows = leaked[["study_uid", "fold", "model_fold"]].head(SHOWN).to_dict("records")
         raise TableError(f"features: rows made by a model that may have seen their study: {rows}")
     columns = tuple(feature_columns(features))
-    table = _Table.of(features, columns)
+    table = FeatureTable.of(features, columns)
     aligned = _aligned_labels(labels, table.study_uid)
     folds = sorted({int(k) for k in table.model_fold})
     if len(folds) < 2:

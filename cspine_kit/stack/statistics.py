@@ -46,15 +46,14 @@ def logit(probs: FloatArray) -> FloatArray:
 class LevelSlices:
     """One member's slices inside each level's range, plus what the whole study says of the level.
 
-    `inside` has one segment per (study, model_fold, level); `p`, `v`, `z_mm` are its rows: fracture
-    probability, visibility and position. The `study_*` arrays are (levels,) reductions over all
+    `inside` has one segment per (study, model_fold, level); `p`, `v` are its rows: fracture
+    probability and visibility. The `study_*` arrays are (levels,) reductions over all
     slices of the study; `step_mm` is the study's typical slice distance.
     """
 
     inside: Segments
     p: FloatArray
     v: FloatArray
-    z_mm: FloatArray
     step_mm: FloatArray
     study_weighted: FloatArray
     study_visible: FloatArray

@@ -8,8 +8,8 @@ from slice_tables import World
 from cspine_kit.core.anatomy import LEVELS
 from cspine_kit.core.errors import TableError
 from cspine_kit.core.tables import FRACTURE_COLUMNS, VERTEBRA_COLUMNS, check_table
-from cspine_kit.stack.aggregate import KEY, aggregate, feature_columns
-from cspine_kit.stack.segments import Segments
+from cspine_kit.stack.aggregate import aggregate, feature_columns
+from cspine_kit.stack.segments import COLUMN_STATISTICS, Segments, column_statistics
 
 
 def sigmoid(x):
@@ -140,4 +140,19 @@ def test_segments_by_hand() -> None:
     assert s.longest_run(values > 0.0).tolist() == [3, 1, 2]
     rolled = s.rolling_mean(values, np.array([1, 1, 1]))
     assert rolled.tolist() == pytest.approx([0.5, 0.5, 0.7, 0.3, 0.7, 0.7])
-    assert KEY == ("study_uid", "level", "model_fold")
+
+
+def test_wide_statistics_match_pandas_for_any_jobs() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(5000, 20)).astype(np.float32)
+    starts = np.concatenate([[0], np.sort(rng.choice(np.arange(1, 5000), 99, replace=False))])
+    segments = Segments(starts.astype(np.int64), 5000)
+    ours = dict(zip(COLUMN_STATISTICS, column_statistics(values, segments), strict=True))
+    groups = pd.DataFrame(values).groupby(segments.of_row)
+    assert np.allclose(ours["mean"], groups.mean(), atol=1e-5)
+    assert np.allclose(ours["std"], groups.std(ddof=0), atol=1e-5)
+    assert np.allclose(ours["q75"], groups.quantile(0.75), atol=1e-5)
+    top = groups.agg(lambda column: column.nlargest(3).mean())
+    assert np.allclose(ours["top3"], top, atol=1e-5)
+    again = column_statistics(values, segments, jobs=2)
+    assert (again == column_statistics(values, segments)).all()

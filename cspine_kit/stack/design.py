@@ -1,0 +1,144 @@
+"""From a feature frame to what the two heads of the stack read.
+
+In: features (`aggregate`). Out: `FeatureTable`, and a `Design` for the levels (seven rows per
+study) and for the overall (one row per study, on level probabilities). Example::
+
+    table = FeatureTable.of(features, columns)
+    head.predict(level_design(table))
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cspine_kit.core.anatomy import LEVELS
+from cspine_kit.core.errors import TableError
+from cspine_kit.stack.aggregate import ALL
+from cspine_kit.stack.head import Design
+from cspine_kit.stack.segments import FloatArray, IntArray
+from cspine_kit.stack.statistics import RISING, logit
+from cspine_kit.stack.units import KEY, N_LEVELS, SHOWN
+
+LENGTHS = ("run30", "run50", "extent30", "extent50", "noisyor", "slices")
+"""Statistics that a line reads as log(1 + x): their effect saturates."""
+
+NOT_PROBABILITIES = ("std", "logsumexp", "entropy", "place", "asymmetry")
+
+
+@dataclass(frozen=True)
+class FeatureTable:
+    """Features as arrays: n units (study, model_fold) of seven levels each."""
+
+    study_uid: Any
+    model_fold: IntArray
+    values: FloatArray  # (n, 7, columns)
+    columns: tuple[str, ...]
+
+    @property
+    def n(self) -> int:
+        """Number of units (study, fold model)."""
+        return len(self.model_fold)
+
+    @classmethod
+    def of(cls, features: pd.DataFrame, columns: tuple[str, ...]) -> "FeatureTable":
+        """Check and order a feature frame.
+
+        Raises:
+            TableError: a missing column, a value that is not finite, or a study without C1..C7.
+        """
+        missing = [c for c in (*KEY, *columns) if c not in features]
+        if missing:
+            raise TableError(
+                f"features: {len(missing)} columns are missing: {missing[:SHOWN]}; "
+                "the slice table must hold the members that the stack was fitted on"
+            )
+        ordered = features.sort_values(["study_uid", "model_fold", "level"])
+        level = ordered["level"].to_numpy(dtype=object)
+        complete = len(level) % N_LEVELS == 0 and len(level) > 0
+        if not complete or (level.reshape(-1, N_LEVELS) != np.array(LEVELS, dtype=object)).any():
+            counts = features.groupby(["study_uid", "model_fold"])["level"].nunique()
+            rows = counts[counts != N_LEVELS].head(SHOWN).to_dict()
+            raise TableError(
+                f"features: each study needs C1..C7 exactly once; got {rows or 'none'}"
+            )
+        values = ordered[list(columns)].to_numpy(np.float64)
+        finite = np.isfinite(values)
+        if not finite.all():
+            row, column = (int(i[0]) for i in np.nonzero(~finite))
+            at = ordered.iloc[row][list(KEY)].to_dict()
+            raise TableError(f"features: {columns[column]} is {values[row, column]} at {at}")
+        first = ordered.iloc[::N_LEVELS]
+        return cls(
+            first["study_uid"].to_numpy(dtype=object),
+            first["model_fold"].to_numpy(np.int64),
+            values.reshape(-1, N_LEVELS, len(columns)),
+            columns,
+        )
+
+    def take(self, rows: Any) -> "FeatureTable":
+        """The same columns for some units."""
+        return replace(
+            self,
+            study_uid=self.study_uid[rows],
+            model_fold=self.model_fold[rows],
+            values=self.values[rows],
+        )
+
+    def column(self, name: str) -> FloatArray:
+        """One feature as (n, 7)."""
+        picked: FloatArray = self.values[:, :, self.columns.index(name)]
+        return picked
+
+
+def _is_rising(column: str) -> bool:
+    member, _, rest = column.partition("__")
+    return rest in RISING or (member == ALL and rest in ("fracture__odds", "smooth__odds"))
+
+
+def _line_values(values: FloatArray, columns: tuple[str, ...]) -> FloatArray:
+    """Features as a line in log-odds reads them: probabilities as log-odds, lengths as logs."""
+    line = values.copy()
+    for i, column in enumerate(columns):
+        member, signal, statistic = column.split("__")
+        if statistic in LENGTHS:
+            line[..., i] = np.log1p(values[..., i])
+            continue
+        of_model = member != ALL and signal in ("fracture", "study")
+        if of_model and statistic not in NOT_PROBABILITIES:
+            line[..., i] = logit(values[..., i])
+    return line
+
+
+def level_design(table: FeatureTable) -> Design:
+    """Every feature of every level; the level itself is the category."""
+    flat = table.values.reshape(-1, len(table.columns))
+    return Design(
+        line=_line_values(flat, table.columns),
+        tree=flat.astype(np.float32),
+        category=np.tile(np.arange(N_LEVELS), table.n),
+        n_categories=N_LEVELS,
+        rising=tuple(_is_rising(c) for c in table.columns),
+    )
+
+
+def overall_design(table: FeatureTable, level_probs: FloatArray) -> Design:
+    """Level log-odds in three views (noisy-or, ranked, named) and what the study looks like."""
+    odds = logit(level_probs)
+    noisy = logit(-np.expm1(np.log1p(-level_probs).sum(axis=1)))
+    ranked = np.sort(odds, axis=1)[:, ::-1]
+    smooth = table.column(f"{ALL}__smooth__odds").max(axis=1)
+    context = [
+        table.column(f"{ALL}__{name}")[:, 0]
+        for name in ("patient__max", "patient__mean", "study__step", "study__extent")
+    ]
+    rising = np.column_stack([noisy, ranked[:, :3], smooth, odds])
+    tree = np.column_stack([rising, *context])
+    return Design(
+        line=np.column_stack([noisy, ranked[:, :3], smooth, odds.mean(axis=1)]),
+        tree=tree.astype(np.float32),
+        category=np.zeros(table.n, dtype=np.int64),
+        n_categories=1,
+        rising=(True,) * rising.shape[1] + (False,) * len(context),
+    )

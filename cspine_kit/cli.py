@@ -67,7 +67,12 @@ def _phantom_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--studies", type=int, default=20, metavar="N", help="training studies")
     parser.add_argument("--test-studies", type=int, default=5, metavar="M")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--size", type=int, default=512, metavar="PX", help="rows and columns")
+    parser.add_argument(
+        "--size", type=int, metavar="PX", help="rows and columns (512; with --hostile 64)"
+    )
+    parser.add_argument(
+        "--hostile", action="store_true", help="one test study per defect, and manifest.csv"
+    )
     parser.add_argument("--difficulty", choices=["easy", "real"], default="real")
     parser.add_argument("--masked", type=float, default=0.5, metavar="SHARE")
     parser.add_argument("--boxed", type=float, default=0.5, metavar="SHARE")
@@ -80,11 +85,17 @@ def _phantom(args: argparse.Namespace) -> int:
     from cspine_kit.core.config import PhantomConfig
     from cspine_kit.phantom.competition import write_competition
 
+    if args.hostile:
+        from cspine_kit.phantom.hostile import write_hostile
+
+        write_hostile(args.out, seed=args.seed, size_px=args.size or 64, jobs=args.jobs)
+        print(f"hostile competition in {args.out}; {args.out / 'manifest.csv'} says what is wrong")
+        return 0
     try:
         spec = PhantomConfig(
             studies=args.studies,
             test_studies=args.test_studies,
-            size_px=args.size,
+            size_px=args.size if args.size is not None else 512,
             difficulty=args.difficulty,
             masked=args.masked,
             boxed=args.boxed,

@@ -26,8 +26,9 @@ from cspine_kit.core.execution import map_studies
 from cspine_kit.core.paths import Competition, Split
 from cspine_kit.core.runs import derive_seed, publish, read_json, write_json
 from cspine_kit.phantom.calibration import draw_labels
+from cspine_kit.phantom.files import write_dicom, write_mask
 from cspine_kit.phantom.injuries import broken
-from cspine_kit.phantom.scanner import Scan, add_noise, draw_scan, write_dicom, write_mask
+from cspine_kit.phantom.scanner import Scan, add_noise, draw_scan
 from cspine_kit.phantom.shapes import Array, paint
 from cspine_kit.phantom.spine import draw_neck
 from cspine_kit.phantom.tissue import soft_tissue
@@ -150,26 +151,24 @@ def _labels_table(plans: list[StudyPlan]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["StudyInstanceUID", OVERALL, *LEVELS])
 
 
-def _write_csv(frame: pd.DataFrame, path: Path) -> None:
+def write_csv(frame: pd.DataFrame, path: Path) -> None:
+    """Write a CSV atomically, with the same bytes everywhere."""
     with publish(path) as temporary:
         frame.to_csv(temporary, index=False, lineterminator="\n")
 
 
-def _write_tables(competition: Competition, plans: list[StudyPlan]) -> None:
-    train = [p for p in plans if p.split == "train"]
+def _write_test_tables(competition: Competition, plans: list[StudyPlan]) -> None:
     test = [p for p in plans if p.split == "test"]
-    boxes = [
-        (p.study_uid, *box)
-        for p in train
-        for box in read_json(_truth_path(competition, p.study_uid))["boxes"]
-    ]
-    _write_csv(_labels_table(train), competition.train_csv)
-    _write_csv(_labels_table(test), competition.solution_csv)
-    _write_csv(pd.DataFrame(boxes, columns=list(BOX_COLUMNS)), competition.boxes_csv)
+    write_csv(_labels_table(test), competition.solution_csv)
     rows = [(f"{p.study_uid}_{target}", p.study_uid, target) for target in TARGETS for p in test]
     listing = pd.DataFrame(rows, columns=["row_id", "StudyInstanceUID", "prediction_type"])
-    _write_csv(listing, competition.test_csv)
-    _write_csv(listing[["row_id"]].assign(fractured=0.5), competition.sample_submission_csv)
+    write_csv(listing, competition.test_csv)
+    write_csv(listing[["row_id"]].assign(fractured=0.5), competition.sample_submission_csv)
+
+
+def marker(spec: dict[str, Any], *, complete: bool) -> dict[str, Any]:
+    """What `phantom.json` says."""
+    return {"generator": GENERATOR, "spec": spec, "complete": complete}
 
 
 def claim_folder(out: Path, spec: dict[str, Any]) -> bool:
@@ -178,30 +177,30 @@ def claim_folder(out: Path, spec: dict[str, Any]) -> bool:
     Raises:
         DataError: the folder holds something else, which is left untouched.
     """
-    marker = out / "phantom.json"
-    claim = {"generator": GENERATOR, "spec": spec}
+    path = out / "phantom.json"
+    claim = marker(spec, complete=False)
     if out.exists() and not out.is_dir():
         raise DataError(f"phantom: {out} is a file; name a folder that is new or empty")
-    if not marker.exists():
+    if not path.exists():
         held = sorted(p.name for p in out.iterdir())[:3] if out.is_dir() else []
         if held:
             raise DataError(
                 f"phantom: {out} already holds {held}; nothing was written, "
                 "name a folder that is new or empty"
             )
-        write_json(marker, {**claim, "complete": False})
+        write_json(path, claim)
         return False
     try:
-        held_claim = read_json(marker)
+        held_claim = read_json(path)
     except json.JSONDecodeError as error:
-        raise DataError(f"phantom: {marker} cannot be read ({error}); delete {out}") from error
-    complete = held_claim.pop("complete", False)
-    if held_claim != claim:
+        raise DataError(f"phantom: {path} cannot be read ({error}); delete {out}") from error
+    complete = bool(held_claim.get("complete", False))
+    if held_claim != {**claim, "complete": complete}:
         raise DataError(
             f"phantom: {out} holds another phantom ({held_claim}), not {claim}; "
             "nothing was written, name another folder or delete this one"
         )
-    return bool(complete)
+    return complete
 
 
 def write_competition(out: Path, spec: PhantomConfig, *, jobs: int = 0) -> Competition:
@@ -219,15 +218,33 @@ def write_competition(out: Path, spec: PhantomConfig, *, jobs: int = 0) -> Compe
     values = spec.model_dump(mode="json")
     if claim_folder(out, values):
         return competition
-    for stale in out.glob("*_images/.*.tmp"):
-        shutil.rmtree(stale)
     plans = plan_studies(spec)
+    write_studies(competition, spec, plans, jobs=jobs)
+    _write_test_tables(competition, plans)
+    write_json(out / "phantom.json", marker(values, complete=True))
+    return competition
+
+
+def write_studies(
+    competition: Competition, spec: PhantomConfig, plans: list[StudyPlan], *, jobs: int
+) -> None:
+    """Write every study that is not there yet, and train.csv and the boxes.
+
+    Raises:
+        DataError: a study could not be written; what was written stays and is resumed.
+    """
+    for stale in competition.root.glob("*_images/.*.tmp"):
+        shutil.rmtree(stale)
     items = {plan.study_uid: (plan, competition, spec) for plan in plans}
     outcome = map_studies(_write_study, items, jobs=jobs, title="phantom")
     if outcome.failures:
         first = next(iter(outcome.failures.values()))
         raise DataError(f"phantom: {len(outcome.failures)} studies failed; the first: {first}")
-    _write_tables(competition, plans)
-    marker = {"generator": GENERATOR, "spec": values, "complete": True}
-    write_json(out / "phantom.json", marker)
-    return competition
+    train = [p for p in plans if p.split == "train"]
+    boxes = [
+        (p.study_uid, *box)
+        for p in train
+        for box in read_json(_truth_path(competition, p.study_uid))["boxes"]
+    ]
+    write_csv(_labels_table(train), competition.train_csv)
+    write_csv(pd.DataFrame(boxes, columns=list(BOX_COLUMNS)), competition.boxes_csv)

@@ -219,7 +219,9 @@ def _stack(args: argparse.Namespace) -> int:
     if args.json:
         print(scores.to_json(orient="records", indent=2))
         return 0
-    print(scores.to_string(index=False, float_format=lambda v: f"{v:.4f}"))
+    from cspine_kit.stack.scores import render_scores
+
+    print(render_scores(scores))
     return 0
 
 

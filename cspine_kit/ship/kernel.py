@@ -125,13 +125,8 @@ class Ensemble:
     def predict(self, volume: Volume) -> pd.DataFrame:
         """Predictions of the stack and of every named baseline (contract `predictions`)."""
         from cspine_kit.stack.aggregate import aggregate
-        from cspine_kit.stack.baselines import formula_predictions, long_predictions
-        from cspine_kit.stack.booster import STACK
 
-        features = aggregate(*self.tables(volume))
-        fold = pd.Series({volume.study_uid: -1})
-        stack = long_predictions(STACK, self.stack.predict(features, STACK), fold)
-        return pd.concat([stack, formula_predictions(features)], ignore_index=True)
+        return self.stack.predict_all(aggregate(*self.tables(volume)))
 
 
 def load_volume(folder: Path, study_uid: str, config: Config) -> tuple[Volume, tuple[str, ...]]:

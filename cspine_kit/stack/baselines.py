@@ -10,7 +10,7 @@ Formulas are computed per fold model and averaged over `model_fold` last, so tha
 and the kernel's test rows go through the same code.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -108,18 +108,42 @@ def average_folds(units: pd.DataFrame, probs: FloatArray) -> pd.DataFrame:
     return frame.groupby("study_uid", sort=True, as_index=False).mean()
 
 
+def all_predictions(
+    units: pd.DataFrame, models: Mapping[str, FloatArray], fold: pd.Series
+) -> pd.DataFrame:
+    """Rows of contract `predictions`: every model averaged over the fold models of each study.
+
+    Args:
+        units: n rows with study_uid.
+        models: (n, 8) probabilities by model.
+        fold: fold by study_uid (-1 for test studies).
+    """
+    code, uids = pd.factorize(units["study_uid"], sort=True)
+    count = np.bincount(code)
+    mean = np.zeros((len(models), len(uids), len(TARGETS)))
+    for i, probs in enumerate(models.values()):
+        np.add.at(mean[i], code, np.clip(probs, EDGE, 1.0 - EDGE))
+    mean /= count[:, None]
+    per_model, study = len(uids) * len(TARGETS), np.repeat(np.asarray(uids), len(TARGETS))
+    return pd.DataFrame(
+        {
+            "model": np.repeat(list(models), per_model),
+            "study_uid": np.tile(study, len(models)),
+            "target": np.tile(np.array(TARGETS), len(models) * len(uids)),
+            "prob": mean.ravel(),
+            "fold": np.tile(
+                np.repeat(fold.loc[uids].to_numpy(np.int64), len(TARGETS)), len(models)
+            ),
+        }
+    )
+
+
 def formula_predictions(features: pd.DataFrame) -> pd.DataFrame:
     """`formulas` as rows of contract `predictions`."""
     ordered = features.sort_values(["study_uid", "model_fold", "level"])
     units = ordered.iloc[::N_LEVELS]
     fold = units.drop_duplicates("study_uid").set_index("study_uid")["fold"]
-    return pd.concat(
-        [
-            long_predictions(model, average_folds(units, probs), fold)
-            for model, probs in formulas(ordered).items()
-        ],
-        ignore_index=True,
-    )
+    return all_predictions(units, formulas(ordered), fold)
 
 
 def simple_predictions(slices: pd.DataFrame, crops: pd.DataFrame) -> pd.DataFrame:

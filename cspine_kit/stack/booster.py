@@ -11,7 +11,7 @@ Heads k never see fold k. At test time the features of fold model k go through h
 probabilities are averaged last (0.148 against 0.172 log loss in a simulation, see the design).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,32 +28,56 @@ from cspine_kit.core.execution import usable_cores
 from cspine_kit.core.metric import row_weights
 from cspine_kit.core.runs import derive_seed, fingerprint, publish, read_json, write_json
 from cspine_kit.stack.aggregate import feature_columns
-from cspine_kit.stack.baselines import average_folds, formulas
+from cspine_kit.stack.baselines import (
+    MEAN_OF_MEMBERS,
+    all_predictions,
+    average_folds,
+    formulas,
+)
+from cspine_kit.stack.blend import blend, greedy_weights, plain_weights, search_weights
+from cspine_kit.stack.calibrate import Finish, fit_finish
 from cspine_kit.stack.design import FeatureTable, level_design, overall_design
 from cspine_kit.stack.head import Head, Task, fit_head
 from cspine_kit.stack.linear import Ridge, one_blas_thread
 from cspine_kit.stack.segments import FloatArray, IntArray
 from cspine_kit.stack.units import N_LEVELS, SHOWN
 
-STACK = "stack"
+STACK, CALIBRATED, BLEND = "stack", "stack_calibrated", "blend"
+STACK_MODELS = (STACK, CALIBRATED, BLEND, f"{BLEND}_search", f"{BLEND}_mean")
+"""The raw heads; with calibration, coherence and clip; greedy, searched and plain blends with the
+fixed formulas named in `COMPONENTS`."""
+
+COMPONENTS = (MEAN_OF_MEMBERS, "maximum", "top5_mean")
 INNER_FOLDS = 4
 
 
 @dataclass(frozen=True)
 class FoldHeads:
-    """What is fitted without fold k."""
+    """What is fitted without fold k; `blends` maps a blend's name to weights by component."""
 
     level: Head
     overall: Head
+    finish: Finish
+    blends: dict[str, dict[str, float]]
+
+    def models(
+        self, table: FeatureTable, formula_probs: Mapping[str, FloatArray], clip: float
+    ) -> dict[str, FloatArray]:
+        """(n units, 8) probabilities of every model of `STACK_MODELS`."""
+        raw = predict_heads(self.level, self.overall, table)
+        parts = {STACK: raw, **{name: formula_probs[name] for name in COMPONENTS}}
+        blends = {name: blend(parts, weights) for name, weights in self.blends.items()}
+        models = {name: np.clip(p, clip, 1.0 - clip) for name, p in {STACK: raw, **blends}.items()}
+        return {**models, CALIBRATED: self.finish.apply(raw)}
 
 
 @dataclass(frozen=True)
 class Stack:
     """Fitted heads per fold and the feature columns they read.
 
-    `clip`: probabilities end inside [clip, 1 - clip]. `ships`: "stack", or "mean_of_members" where
-    the stack did not beat the plain mean on outer folds; `predict` follows it. `notes`: figures for
-    the report.
+    `clip`: probabilities end inside [clip, 1 - clip]. `ships`: the model that `predict` follows by
+    default, "mean_of_members" where nothing fitted beats that mean on outer folds. `notes`: figures
+    for the report.
     """
 
     columns: tuple[str, ...]
@@ -68,7 +92,7 @@ class Stack:
         Args:
             features: rows of `aggregate`; out-of-fold rows have one model_fold per study, test rows
                 all of them.
-            model: "stack" or the name of a fixed formula (`baselines.formulas`); by default what
+            model: one of `STACK_MODELS` or a fixed formula (`baselines.formulas`); by default what
                 ships.
 
         Returns:
@@ -78,25 +102,32 @@ class Stack:
             TableError: a feature column is missing or not finite, a study without its seven levels,
                 or a model_fold without heads.
         """
+        units, models = self._models(features)
+        return average_folds(units, models[self.ships if model is None else model])
+
+    def predict_all(self, features: pd.DataFrame) -> pd.DataFrame:
+        """Every model and fixed formula as rows of contract `predictions`; raises as `predict`."""
+        units, models = self._models(features)
+        fold = features.drop_duplicates("study_uid").set_index("study_uid")["fold"]
+        return all_predictions(units, models, fold)
+
+    def _models(self, features: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, FloatArray]]:
+        """Units (study_uid) and (n units, 8) probabilities by model."""
         table = FeatureTable.of(features, self.columns)
-        chosen = self.ships if model is None else model
-        if chosen != STACK:
-            return self._averaged(table, formulas(features)[chosen])
-        unknown = sorted(set(table.model_fold) - set(self.folds))
+        unknown = sorted(set(table.model_fold.tolist()) - set(self.folds))
         if unknown:
             raise TableError(
                 f"features: model_fold {unknown} has no heads; the stack holds {sorted(self.folds)}"
             )
-        probs = np.zeros((table.n, len(TARGETS)))
+        fixed = formulas(features)
+        models = {name: np.zeros((table.n, len(TARGETS))) for name in STACK_MODELS}
         for k, heads in self.folds.items():
             rows = table.model_fold == k
             if rows.any():
-                probs[rows] = _predict_fold(heads, table.take(rows))
-        return self._averaged(table, probs)
-
-    def _averaged(self, table: FeatureTable, probs: FloatArray) -> pd.DataFrame:
-        clipped = np.clip(probs, self.clip, 1.0 - self.clip)
-        return average_folds(pd.DataFrame({"study_uid": table.study_uid}), clipped)
+                own = {name: probs[rows] for name, probs in fixed.items()}
+                for name, probs in heads.models(table.take(rows), own, self.clip).items():
+                    models[name][rows] = probs
+        return pd.DataFrame({"study_uid": table.study_uid}), {**fixed, **models}
 
     def save(self, folder: Path) -> None:
         """Write stack.json and one LightGBM text file per booster, atomically; no pickle."""
@@ -114,6 +145,8 @@ class Stack:
                         "boosters": files,
                         "notes": head.notes,
                     }
+                folds[str(k)]["finish"] = heads.finish.to_json()
+                folds[str(k)]["blends"] = heads.blends
             meta = {"columns": list(self.columns), "clip": self.clip, "ships": self.ships}
             write_json(temporary / "stack.json", {**meta, "notes": self.notes, "folds": folds})
 
@@ -133,15 +166,18 @@ class Stack:
             return Head(Ridge.from_json(value["ridge"]), tuple(boosters), value["notes"])
 
         folds = {
-            int(k): FoldHeads(head(v["level"]), head(v["overall"])) for k, v in raw["folds"].items()
+            int(k): FoldHeads(
+                head(v["level"]), head(v["overall"]), Finish.from_json(v["finish"]), v["blends"]
+            )
+            for k, v in raw["folds"].items()
         }
         return cls(tuple(raw["columns"]), folds, raw["clip"], raw["ships"], raw["notes"])
 
 
-def _predict_fold(heads: FoldHeads, table: FeatureTable) -> FloatArray:
-    levels = heads.level.predict(level_design(table)).reshape(-1, N_LEVELS)
-    overall = heads.overall.predict(overall_design(table, levels))
-    return np.column_stack([levels, overall])
+def predict_heads(level: Head, overall: Head, table: FeatureTable) -> FloatArray:
+    """Raw probabilities (n units, 8): the levels first, the overall from them."""
+    levels = level.predict(level_design(table)).reshape(-1, N_LEVELS)
+    return np.column_stack([levels, overall.predict(overall_design(table, levels))])
 
 
 def inner_folds(labels: pd.DataFrame, seed: int, n: int = INNER_FOLDS) -> IntArray:
@@ -157,9 +193,17 @@ def inner_folds(labels: pd.DataFrame, seed: int, n: int = INNER_FOLDS) -> IntArr
 
 
 def _fit_fold(
-    table: FeatureTable, labels: pd.DataFrame, config: StackConfig, seed: int
+    table: FeatureTable,
+    labels: pd.DataFrame,
+    formula_probs: Mapping[str, FloatArray],
+    config: StackConfig,
+    seed: int,
 ) -> FoldHeads:
-    """Both heads on the studies given; the overall head learns from inner out-of-fold levels."""
+    """Everything fitted on the studies given.
+
+    The overall head, the finish and the blends learn from inner out-of-fold probabilities, so that
+    none of them sees a head's opinion of a study that the head was fitted on.
+    """
     y = labels[list(TARGETS)].to_numpy(np.float64)
     w = row_weights(y, config.form)
     w_level, w_overall = w[:, :N_LEVELS].ravel(), w[:, N_LEVELS]
@@ -170,15 +214,18 @@ def _fit_fold(
         w_level / w_level.mean(),
         np.repeat(inner, N_LEVELS),
     )
-    level, probs = fit_head(task, config, seed=derive_seed(seed, "level"))
-    task = Task(
-        overall_design(table, probs.reshape(-1, N_LEVELS)),
-        y[:, N_LEVELS],
-        w_overall / w_overall.mean(),
-        inner,
-    )
-    overall, _ = fit_head(task, config, seed=derive_seed(seed, "overall"))
-    return FoldHeads(level, overall)
+    level, level_probs = fit_head(task, config, seed=derive_seed(seed, "level"))
+    levels = level_probs.reshape(-1, N_LEVELS)
+    task = Task(overall_design(table, levels), y[:, N_LEVELS], w_overall / w_overall.mean(), inner)
+    overall, overall_probs = fit_head(task, config, seed=derive_seed(seed, "overall"))
+    held_out = np.column_stack([levels, overall_probs])
+    parts = {STACK: held_out, **{name: formula_probs[name] for name in COMPONENTS}}
+    blends = {
+        BLEND: greedy_weights(parts, y, w),
+        f"{BLEND}_search": search_weights(parts, y, w),
+        f"{BLEND}_mean": plain_weights(parts),
+    }
+    return FoldHeads(level, overall, fit_finish(held_out, y, w, inner, clip=config.clip), blends)
 
 
 def _aligned_labels(labels: pd.DataFrame, study_uid: Any) -> pd.DataFrame:
@@ -232,13 +279,18 @@ def fit_stack(
     folds = sorted({int(k) for k in table.model_fold})
     if len(folds) < 2:
         raise TableError(f"features: a nested stack needs two folds or more, got {folds}")
+    fixed = formulas(features)
     done = 0
 
     def fit(k: int) -> FoldHeads:
         nonlocal done
         rest = table.model_fold != k
         heads = _fit_fold(
-            table.take(rest), aligned[rest].reset_index(drop=True), config, derive_seed(seed, k)
+            table.take(rest),
+            aligned[rest].reset_index(drop=True),
+            {name: probs[rest] for name, probs in fixed.items()},
+            config,
+            derive_seed(seed, k),
         )
         done += 1
         if progress is not None:

@@ -21,18 +21,16 @@ from cspine_kit.core.paths import RunPaths
 from cspine_kit.core.runs import file_hash, fingerprint, is_fresh, publish, run_record, stored_key
 from cspine_kit.core.tables import read_table, write_table
 from cspine_kit.stack.aggregate import aggregate
-from cspine_kit.stack.baselines import (
-    MEAN_OF_MEMBERS,
-    constant_predictions,
-    formula_predictions,
-    long_predictions,
-)
-from cspine_kit.stack.booster import STACK, Stack, fit_stack
+from cspine_kit.stack.baselines import MEAN_OF_MEMBERS, constant_predictions
+from cspine_kit.stack.booster import BLEND, CALIBRATED, STACK, STACK_MODELS, Stack, fit_stack
+from cspine_kit.stack.rivals import rival_predictions
 from cspine_kit.stack.scores import score_table
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
+SHIPPABLE = (STACK, CALIBRATED, BLEND)
+
+VERSION = 2
 """Raised when the room's code gives other results from the same inputs."""
 
 SHOWN = 5
@@ -78,8 +76,9 @@ def stack_key(config: Config, paths: RunPaths) -> str:
 def run_stack(config: Config, paths: RunPaths) -> pd.DataFrame:
     """Fit, score and save the stack; returns the score table, one row per model.
 
-    The column `ships` is true for the model that the kernel will use: the stack where it beats the
-    plain mean of the members on the outer folds in the configured form, else that mean.
+    The column `ships` is true for the model that the kernel will use: the best of `SHIPPABLE` on
+    the outer folds in the configured form where it beats the plain mean of the members, else that
+    mean.
 
     Raises:
         ArtifactError: an input table is absent.
@@ -103,15 +102,18 @@ def run_stack(config: Config, paths: RunPaths) -> pd.DataFrame:
         stack = fit_stack(
             features, labels, config.stack, seed=config.seed, jobs=config.execution.jobs
         )
+        fixed = stack.predict_all(features)
         predictions = pd.concat(
             [
                 constant_predictions(labels, fold, config.stack.form),
-                formula_predictions(features),
-                long_predictions(STACK, stack.predict(features, STACK), fold),
+                fixed[~fixed["model"].isin(STACK_MODELS)],
+                rival_predictions(features, labels, config.stack.form, seed=config.seed),
+                fixed[fixed["model"].isin(STACK_MODELS)],
             ],
             ignore_index=True,
         )
-        table = score_table(predictions, labels, fold)
+        baselines = tuple(m for m in dict.fromkeys(predictions["model"]) if m not in STACK_MODELS)
+        table = score_table(predictions, labels, fold, baselines=baselines)
         stack = _guarded(stack, table, config)
         table["ships"] = table["model"] == stack.ships
         write_table(predictions, paths.table("predictions"), "predictions", key)
@@ -123,15 +125,20 @@ def run_stack(config: Config, paths: RunPaths) -> pd.DataFrame:
 
 
 def _guarded(stack: Stack, table: pd.DataFrame, config: Config) -> Stack:
-    """Ship the stack only where it beats the plain mean of the members out-of-fold."""
-    score = table.set_index("model")[config.stack.form]
-    ships = STACK if score[STACK] < score[MEAN_OF_MEMBERS] else MEAN_OF_MEMBERS
-    if ships != STACK:
+    """Ship the best of the fitted models, or the members' plain mean where none beats it.
+
+    Only what needs no other study may ship, so rank means and rivals are not candidates.
+    """
+    score = table.set_index("model")[config.stack.form].astype(float)
+    ships = str(score[list(SHIPPABLE)].idxmin())
+    if score[ships] >= score[MEAN_OF_MEMBERS]:
         log.warning(
-            "the stack (%.4f) does not beat the mean of members (%.4f); the mean ships",
-            score[STACK],
+            "%s (%.4f) does not beat the mean of members (%.4f) out-of-fold; the mean ships",
+            ships,
+            score[ships],
             score[MEAN_OF_MEMBERS],
         )
+        ships = MEAN_OF_MEMBERS
     notes = {
         str(k): {"level": h.level.notes, "overall": h.overall.notes} for k, h in stack.folds.items()
     }

@@ -44,8 +44,13 @@ def test_run_writes_everything_and_skips_when_fresh(
     paths = write_run(world, tmp_path)
     table = run_stack(config, paths)
     models = set(table["model"])
-    assert {"best_constant", "a", "b", "mean_of_members", "stack"} <= models
-    assert table.loc[table["ships"], "model"].tolist() == ["stack"]
+    named = {"best_constant", "a", "b", "mean_of_members", "visibility_weighted_mean", "maximum"}
+    named |= {"top5_mean", "logistic_regression", "mlp_5th_place", "stack", "stack_calibrated"}
+    assert named | {"blend", "blend_mean"} <= models
+    assert table["ships"].sum() == 1
+    assert table.loc[table["ships"], "model"].iloc[0] in ("stack", "stack_calibrated", "blend")
+    gains = table[table["ships"]].iloc[0]
+    assert gains["per_exam_gain_high"] < 0
     predictions = read_table(paths.table("predictions"), "predictions")
     assert len(predictions) == len(models) * len(world.labels) * len(TARGETS)
     features = read_table(paths.table("features"), "features")
@@ -54,7 +59,7 @@ def test_run_writes_everything_and_skips_when_fresh(
     wide = predictions[predictions["model"] == "stack"].pivot(
         index="study_uid", columns="target", values="prob"
     )
-    again = loaded.predict(features).set_index("study_uid")
+    again = loaded.predict(features, "stack").set_index("study_uid")
     pd.testing.assert_frame_equal(again, wide[list(TARGETS)], check_names=False, check_exact=True)
     stamp = (paths.stack / "models" / "stack.json").stat().st_mtime_ns
     pd.testing.assert_frame_equal(run_stack(config, paths), table)

@@ -7,29 +7,26 @@ In: a path. Out: a frozen `Header`. Example::
 """
 
 import math
+import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pydicom
-from pydicom.dataset import FileDataset
 from pydicom.multival import MultiValue
 
 from cspine_kit.data.problems import FileError
+from cspine_kit.data.walk import TAGS, Found, walk
 
 MAX_SIDE_PX = 4096
 """Larger frames are refused: no CT has them, and a damaged header must not take all memory."""
 
 MISSING = math.nan
 
-TAGS = [
-    *("ImageType", "Modality", "PatientID", "StudyInstanceUID", "SeriesInstanceUID"),
-    *("InstanceNumber", "SliceThickness", "ImagePositionPatient", "ImageOrientationPatient"),
-    *("PixelSpacing", "Rows", "Columns", "SamplesPerPixel", "NumberOfFrames", "BitsAllocated"),
-    *("BitsStored", "PixelRepresentation", "PhotometricInterpretation", "PixelPaddingValue"),
-    *("PixelPaddingRangeLimit", "RescaleSlope", "RescaleIntercept"),
-]
+FIRST_BYTES, MORE_BYTES = 4096, 1 << 18
+"""What is read of a file at first, and once more where its header is longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +34,9 @@ class Header:
     """What one file says about itself; None or NaN where it says nothing.
 
     `orientation` holds the direction of a row (increasing column), then of a column; `spacing_mm`
-    the distance between rows, then between columns, as PixelSpacing has them.
+    the distance between rows, then between columns, as PixelSpacing has them. `pixels_at` is the
+    byte where pixel data starts and `pixels_length` its length, -1 where it is encapsulated; both 0
+    where only pydicom knows.
     """
 
     file: str
@@ -61,6 +60,8 @@ class Header:
     intercept: float
     padding: tuple[int, int] | None
     photometric: str
+    pixels_at: int
+    pixels_length: int
 
 
 def file_number(name: str) -> float:
@@ -93,9 +94,9 @@ def _whole(value: Any, default: int) -> int:
     return default if math.isnan(plain) else int(plain)
 
 
-def _padding(dataset: FileDataset, signed: bool, bits: int) -> tuple[int, int] | None:
+def _padding(get: Callable[[str], Any], signed: bool, bits: int) -> tuple[int, int] | None:
     """Range of stored values that mean "outside the field" (PS3.3 C.7.5.1.1.2)."""
-    ends = [number(dataset.get(tag)) for tag in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
+    ends = [number(get(tag)) for tag in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
     if math.isnan(ends[0]):
         return None
     # Writers disagree on the sign of these values' type; only the bit pattern counts.
@@ -106,52 +107,79 @@ def _padding(dataset: FileDataset, signed: bool, bits: int) -> tuple[int, int] |
     return min(whole), max(whole)
 
 
-def header_of(dataset: FileDataset, file: str) -> Header:
+def header_of(get: Callable[[str], Any], file: str, syntax: str, at: int, length: int) -> Header:
     """The header of a parsed file.
+
+    Args:
+        get: value of a keyword, None where it is absent.
+        file: its name.
+        syntax: TransferSyntaxUID.
+        at: where pixel data starts, 0 where that is unknown.
+        length: of pixel data, -1 where it is encapsulated.
 
     Raises:
         FileError: it holds no single grey frame.
     """
-    rows, cols = _whole(dataset.get("Rows"), 0), _whole(dataset.get("Columns"), 0)
+    rows, cols = _whole(get("Rows"), 0), _whole(get("Columns"), 0)
     if not rows or not cols:
         raise FileError(file, "no_pixels", "Rows or Columns is missing or zero")
-    bits = _whole(dataset.get("BitsAllocated"), 16)
-    samples = _whole(dataset.get("SamplesPerPixel"), 1)
-    frames = _whole(dataset.get("NumberOfFrames"), 1)
+    bits = _whole(get("BitsAllocated"), 16)
+    samples = _whole(get("SamplesPerPixel"), 1)
+    frames = _whole(get("NumberOfFrames"), 1)
     if max(rows, cols) > MAX_SIDE_PX or bits not in (8, 16) or samples != 1 or frames > 1:
         found = f"{frames} frames of {rows} x {cols}, {samples} samples of {bits} bits"
         raise FileError(file, "not_ct_image", found)
-    signed = _whole(dataset.get("PixelRepresentation"), 0) == 1
-    stored = _whole(dataset.get("BitsStored"), bits)
-    image_type = dataset.get("ImageType") or ""
+    signed = _whole(get("PixelRepresentation"), 0) == 1
+    stored = _whole(get("BitsStored"), bits)
+    image_type = get("ImageType") or ""
     return Header(
         file=file,
         number=file_number(file),
-        instance=number(dataset.get("InstanceNumber")),
-        patient_id=str(dataset.get("PatientID") or ""),
-        study_uid=str(dataset.get("StudyInstanceUID") or ""),
-        series_uid=str(dataset.get("SeriesInstanceUID") or ""),
+        instance=number(get("InstanceNumber")),
+        patient_id=str(get("PatientID") or ""),
+        study_uid=str(get("StudyInstanceUID") or ""),
+        series_uid=str(get("SeriesInstanceUID") or ""),
         image_type=image_type if isinstance(image_type, str) else "\\".join(map(str, image_type)),
-        syntax=str(dataset.file_meta.get("TransferSyntaxUID") or ""),
-        position_mm=floats(dataset.get("ImagePositionPatient"), 3),  # type: ignore[arg-type]
-        orientation=floats(dataset.get("ImageOrientationPatient"), 6),  # type: ignore[arg-type]
-        spacing_mm=_spacing(dataset.get("PixelSpacing")),
-        thickness_mm=number(dataset.get("SliceThickness")),
+        syntax=syntax,
+        position_mm=floats(get("ImagePositionPatient"), 3),  # type: ignore[arg-type]
+        orientation=floats(get("ImageOrientationPatient"), 6),  # type: ignore[arg-type]
+        spacing_mm=_spacing(get("PixelSpacing")),
+        thickness_mm=number(get("SliceThickness")),
         rows=rows,
         cols=cols,
         bits_allocated=bits,
         bits_stored=stored if 1 <= stored <= bits else bits,
         signed=signed,
-        slope=number(dataset.get("RescaleSlope")),
-        intercept=number(dataset.get("RescaleIntercept")),
-        padding=_padding(dataset, signed, bits),
-        photometric=str(dataset.get("PhotometricInterpretation") or "").strip(),
+        slope=number(get("RescaleSlope")),
+        intercept=number(get("RescaleIntercept")),
+        padding=_padding(get, signed, bits),
+        photometric=str(get("PhotometricInterpretation") or "").strip(),
+        pixels_at=at,
+        pixels_length=length,
     )
 
 
 def _spacing(value: Any) -> tuple[float, float] | None:
     pair = floats(value, 2)
     return (pair[0], pair[1]) if pair is not None and min(pair) > 0 else None
+
+
+def _walked(path: Path) -> Found | None:
+    """What a plain walk over the first bytes finds; None where pydicom must look."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        return walk(os.pread(descriptor, FIRST_BYTES, 0)) or walk(
+            os.pread(descriptor, MORE_BYTES, 0)
+        )
+    finally:
+        os.close(descriptor)
+
+
+def _parsed(path: Path) -> Header:
+    """The header by pydicom: deflated, big endian, nested or unusual files."""
+    dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(TAGS.values()))
+    syntax = str(dataset.file_meta.get("TransferSyntaxUID") or "")
+    return header_of(dataset.get, path.name, syntax, 0, 0)
 
 
 def read_header(path: Path) -> Header:
@@ -161,8 +189,10 @@ def read_header(path: Path) -> Header:
         FileError: not DICOM, damaged, or without a single grey frame.
     """
     try:
-        dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(TAGS))
-        return header_of(dataset, path.name)
+        found = _walked(path)
+        if found is None:
+            return _parsed(path)
+        return header_of(found.values.get, path.name, found.syntax, found.at, found.length)
     except FileError:
         raise
     except Exception as error:

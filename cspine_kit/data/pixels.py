@@ -133,8 +133,8 @@ def _fast(path: Path, header: Header) -> Stored:
     _check_stream(data, header)
     dtype = np.dtype(np.uint16 if header.bits_allocated == 16 else np.uint8)
     if header.syntax == RLE:
-        out = np.empty(header.rows * header.cols, dtype)
-        decoded = CODECS[RLE](data, dtype, out=out)  # type: ignore[call-arg]
+        raw = CODECS[RLE](data, dtype.newbyteorder("<"))  # type: ignore[call-arg]
+        decoded = np.frombuffer(raw, dtype)
     else:
         decoded = CODECS[header.syntax](data)
     frame = np.asarray(decoded).reshape(header.rows, header.cols)

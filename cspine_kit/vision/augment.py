@@ -1,50 +1,80 @@
-"""Random changes of training stacks, on tensors, so that stack and spine box stay in step.
+"""Random changes of a training batch, on the device, so that stacks and spine boxes stay in step.
 
-In: a uint8 stack (c, h, w) and optionally a box. Out: the same, changed. Example::
+In: a batch with "stack" uint8 (b, c, h, w) and optionally "box" (b, 4). Out: the same, changed.
+Example::
 
-    transform = make_transform(config.augment, mm_per_px=1.2)
-    stack, box = transform(tv_tensors.Image(stack), box)
+    batch = augment_batch(batch, config, generator)
 
-Randomness is torch's global generator: seeded per epoch by the trainer, per worker by the loader.
+One affine resampling for the whole batch: on a CPU ten times cheaper than per-sample transforms,
+which cost more than the small networks themselves, and on a GPU it is off the loader's path.
 """
 
+import math
+
 import torch
-from torch import nn
-from torchvision.transforms import v2
+from torch.nn import functional as F
 
-from cspine_kit.core.config import AugmentConfig
-
-
-class Intensity(nn.Module):
-    """Gain, offset and noise on a uint8 stack of any channel count (torchvision's need 1 or 3)."""
-
-    def __init__(self, config: AugmentConfig) -> None:
-        super().__init__()
-        self.config = config
-
-    def forward(self, stack: torch.Tensor, *boxes: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Change `stack` (c, h, w) uint8; boxes pass through."""
-        draws = torch.rand(3)
-        gain = 1.0 + self.config.contrast * float(2 * draws[0] - 1)
-        offset = 255.0 * self.config.brightness * float(2 * draws[1] - 1)
-        value = stack.float() * gain + offset
-        if self.config.noise > 0:
-            value += torch.randn(stack.shape) * (255.0 * self.config.noise * float(draws[2]))
-        return value.clamp_(0, 255).to(torch.uint8), *boxes
+from cspine_kit.core.config import ModelConfig
 
 
-def make_transform(config: AugmentConfig, mm_per_px: float, size_px: int) -> v2.Compose:
-    """Flip, rotate, shift, scale and intensity changes for stacks of `size_px` pixels a side."""
-    shift = min(1.0, config.shift_mm / mm_per_px / size_px)
-    return v2.Compose(
-        [
-            v2.RandomHorizontalFlip(config.flip_x),
-            v2.RandomAffine(
-                degrees=config.rotate_deg,
-                translate=(shift, shift),
-                scale=(1.0 - config.scale, 1.0 + config.scale),
-                interpolation=v2.InterpolationMode.BILINEAR,
-            ),
-            Intensity(config),
-        ]
+def _uniform(n: int, reach: float, generator: torch.Generator) -> torch.Tensor:
+    """(n,) drawn evenly from -reach..reach."""
+    return (2.0 * torch.rand(n, generator=generator) - 1.0) * reach
+
+
+def random_affine(n: int, config: ModelConfig, generator: torch.Generator) -> torch.Tensor:
+    """(n, 2, 3) maps from output to input positions, both in -1..1 (x, y) over the crop."""
+    augment = config.augment
+    angle = _uniform(n, math.radians(augment.rotate_deg), generator)
+    zoom = 1.0 + _uniform(n, augment.scale, generator)
+    shift = torch.stack(
+        [_uniform(n, 2.0 * augment.shift_mm / config.field_mm, generator) for _ in range(2)], dim=1
     )
+    flip = torch.where(torch.rand(n, generator=generator) < augment.flip_x, -1.0, 1.0)
+    cos, sin = torch.cos(angle) / zoom, torch.sin(angle) / zoom
+    rows = torch.stack([torch.stack([cos * flip, -sin], 1), torch.stack([sin * flip, cos], 1)], 1)
+    return torch.cat([rows, shift[:, :, None]], dim=2)
+
+
+def move_boxes(boxes: torch.Tensor, affine: torch.Tensor) -> torch.Tensor:
+    """Boxes (n, 4) x0, y0, x1, y1 as shares of the crop, after `affine`; corners' bounding box."""
+    x0, y0, x1, y1 = (2.0 * boxes - 1.0).unbind(dim=1)
+    corners = torch.stack(
+        [torch.stack(c, dim=1) for c in ((x0, y0), (x1, y0), (x0, y1), (x1, y1))], dim=1
+    )
+    back = torch.linalg.inv(affine[:, :, :2])
+    moved = (corners - affine[:, None, :, 2]) @ back.transpose(1, 2)
+    shares = (moved.clamp(-1.0, 1.0) + 1.0) / 2.0
+    return torch.cat([shares.amin(dim=1), shares.amax(dim=1)], dim=1)
+
+
+def augment_batch(
+    batch: dict[str, torch.Tensor], config: ModelConfig, generator: torch.Generator
+) -> dict[str, torch.Tensor]:
+    """Flip, rotate, shift, scale, brightness, contrast and noise, each drawn anew per sample.
+
+    Args:
+        batch: "stack" uint8 (b, c, h, w) and targets; "box" moves with the stack.
+        config: strengths, and the field that turns millimeters into shares.
+        generator: of the CPU, whatever the device, so that all devices draw the same.
+
+    Returns:
+        The batch with "stack" float32 in 0..255 (the networks take both) and "box" replaced.
+    """
+    stack = batch["stack"]
+    n, device = len(stack), stack.device
+    augment = config.augment
+    affine = random_affine(n, config, generator).to(device)
+    grid = F.affine_grid(affine, list(stack.shape), align_corners=False)
+    value = F.grid_sample(stack.float(), grid, padding_mode="zeros", align_corners=False)
+    gain = 1.0 + _uniform(n, augment.contrast, generator).to(device)
+    offset = 255.0 * _uniform(n, augment.brightness, generator).to(device)
+    value = value * gain[:, None, None, None] + offset[:, None, None, None]
+    if augment.noise > 0:
+        strength = 255.0 * augment.noise * torch.rand(n, generator=generator)
+        noise = torch.randn(stack.shape, generator=generator) * strength[:, None, None, None]
+        value = value + noise.to(device)
+    changed = {**batch, "stack": value.clamp(0.0, 255.0)}
+    if "box" in batch:
+        changed["box"] = move_boxes(batch["box"], affine)
+    return changed

@@ -16,11 +16,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
-from torchvision import tv_tensors
 
 from cspine_kit.core.config import ModelConfig
 from cspine_kit.data.volumes import Volume
-from cspine_kit.vision.augment import make_transform
 
 Sample = dict[str, torch.Tensor]
 
@@ -95,19 +93,17 @@ def crop_side_px(volume: Volume, config: ModelConfig) -> int:
 
 
 class StackDataset(Dataset[Sample]):
-    """Every chosen slice of several studies; augmented when `train` is set.
+    """Every chosen slice of several studies as a network sees it; the trainer augments.
 
     A sample holds "stack" uint8 (in_chans, size, size) and the view's targets. A target "box"
     (y0, x0, y1, x1 in cached pixels, NaN where there is none) becomes x0, y0, x1, y1 as shares of
-    the crop, moved with the stack, and "box_weight" 0 or 1.
+    the crop, and "box_weight" 0 or 1.
     """
 
-    def __init__(self, views: Sequence[StudyView], config: ModelConfig, *, train: bool) -> None:
+    def __init__(self, views: Sequence[StudyView], config: ModelConfig) -> None:
         self.views = list(views)
         self.config = config
         self.rows = [(v, r) for v, view in enumerate(self.views) for r in range(len(view))]
-        spacing = config.field_mm / config.size_px
-        self.transform = make_transform(config.augment, spacing, config.size_px) if train else None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -115,24 +111,15 @@ class StackDataset(Dataset[Sample]):
     def __getitem__(self, item: int) -> Sample:
         study, row = self.rows[item]
         view = self.views[study]
-        stack: torch.Tensor = torch.from_numpy(view.stack(row, self.config))
-        sample = {n: torch.from_numpy(v[row]) for n, v in view.targets.items() if n != "box"}
-        size = self.config.size_px
+        sample = {
+            name: torch.from_numpy(value[row : row + 1])[0] for name, value in view.targets.items()
+        }
+        sample["stack"] = torch.from_numpy(view.stack(row, self.config))
         if "box" in view.targets:
             box = self._box(view, row)
-            known = bool(torch.isfinite(box).all())
-            boxes = tv_tensors.BoundingBoxes(
-                (box if known else torch.tensor([0.0, 0.0, size, size]))[None],
-                format="XYXY",
-                canvas_size=(size, size),
-            )
-            if self.transform is not None:
-                stack, boxes = self.transform(tv_tensors.Image(stack), boxes)
-            sample["box"] = torch.as_tensor(boxes)[0].float() / size
-            sample["box_weight"] = torch.tensor(float(known))
-        elif self.transform is not None:
-            (stack,) = self.transform(tv_tensors.Image(stack))
-        sample["stack"] = torch.as_tensor(stack)
+            known = torch.isfinite(box).all()
+            sample["box"] = torch.where(known, box, torch.tensor([0.0, 0.0, 1.0, 1.0]))
+            sample["box_weight"] = known.float()
         return sample
 
     def _box(self, view: StudyView, row: int) -> torch.Tensor:
@@ -140,7 +127,7 @@ class StackDataset(Dataset[Sample]):
         corner = view.corner_px(row, side)
         y0, x0, y1, x1 = view.targets["box"][row]
         box = np.array([x0 - corner[1], y0 - corner[0], x1 - corner[1], y1 - corner[0]])
-        return torch.from_numpy((box * self.config.size_px / side).astype(np.float32))
+        return torch.from_numpy((box / side).astype(np.float32))
 
     def draw(self, per_study: int, generator: np.random.Generator) -> list[int]:
         """Items of one epoch: up to `per_study` slices of every study, shuffled."""

@@ -41,7 +41,7 @@ class SliceModel(nn.Module):
         self.heads = nn.ModuleDict({name: nn.Linear(width, n) for name, n in heads.items()})
 
     def forward(self, stack: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Map uint8 stacks (b, in_chans, h, w) to {head: (b, width)}; logits, boxes as shares."""
+        """Map stacks (b, in_chans, h, w) in 0..255 to {head: (b, width)} logits or shares."""
         dtype = next(self.parameters()).dtype
         pixels = (stack.to(dtype) / 255.0 - PIXEL_MEAN) / PIXEL_STD
         pixels = pixels.contiguous(memory_format=torch.channels_last)

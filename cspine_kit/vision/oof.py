@@ -119,7 +119,7 @@ def _vertebra_dataset(inputs: Inputs, config: ModelConfig, fold: int) -> StackDa
             f"fold {fold}: no training study has a segmentation, the vertebra stage cannot learn; "
             "add masks under segmentations/ or use fewer folds"
         )
-    return StackDataset(views, config, train=True)
+    return StackDataset(views, config)
 
 
 def _visibility(view: StudyView, slices: pd.DataFrame, rows: pd.DataFrame) -> np.ndarray:
@@ -149,7 +149,7 @@ def _fracture_dataset(
             "fracture": np.tile(label, (len(view), 1)),
         }
         views.append(view)
-    return StackDataset(views, config, train=True)
+    return StackDataset(views, config)
 
 
 def _by_study(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:

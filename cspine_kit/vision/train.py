@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from cspine_kit.core.config import ModelConfig, TrainingConfig
 from cspine_kit.core.runs import derive_seed, publish, run_record
+from cspine_kit.vision.augment import augment_batch
 from cspine_kit.vision.dataset import StackDataset
 from cspine_kit.vision.model import SliceModel, save_model
 
@@ -57,17 +58,15 @@ def loss_of(
 def _loader(
     dataset: StackDataset, config: ModelConfig, workers: int, seed: int
 ) -> DataLoader[dict[str, torch.Tensor]]:
-    """Batches of one epoch; the order and every augmentation follow from `seed`."""
+    """Batches of one epoch, in an order that follows from `seed`."""
     items = dataset.draw(config.slices_per_study, np.random.default_rng(seed))
     subset = torch.utils.data.Subset(dataset, items)
-    torch.manual_seed(seed)
     # A last batch of one stack has no batch statistics; short epochs keep their only batch.
     return DataLoader(
         subset,
         batch_size=config.batch_size,
         num_workers=workers,
         drop_last=len(items) > config.batch_size,
-        generator=torch.Generator().manual_seed(seed),
     )
 
 
@@ -114,11 +113,15 @@ def train_model(
     with run_record(folder, title, inputs={"key": key}, device=str(accelerator.device)) as results:
         bar = tqdm(range(first, config.epochs), initial=first, total=config.epochs, desc=title)
         for epoch in bar:
-            batches = _loader(dataset, config, training.workers, derive_seed(seed, "epoch", epoch))
+            epoch_seed = derive_seed(seed, "epoch", epoch)
+            generator = torch.Generator().manual_seed(epoch_seed)
+            torch.manual_seed(epoch_seed)  # dropout draws from the global generator
             model.train()
             losses = []
-            for batch in batches:
-                losses.append(_step(accelerator, model, optimizer, batch, config))
+            for batch in _loader(dataset, config, training.workers, epoch_seed):
+                moved = {name: value.to(accelerator.device) for name, value in batch.items()}
+                changed = augment_batch(moved, config, generator)
+                losses.append(_step(accelerator, model, optimizer, changed, config))
                 schedule.step()
             loss = float(torch.stack(losses).mean())
             history.append(loss)
@@ -150,10 +153,9 @@ def _step(
     config: ModelConfig,
 ) -> torch.Tensor:
     """One optimizer step; returns the loss, still on the device."""
-    moved = {name: value.to(accelerator.device) for name, value in batch.items()}
     with accelerator.autocast():
-        outputs = model(moved["stack"])
-        loss = loss_of({n: o.float() for n, o in outputs.items()}, moved, config)
+        outputs = model(batch["stack"])
+        loss = loss_of({n: o.float() for n, o in outputs.items()}, batch, config)
     accelerator.backward(loss)
     optimizer.step()
     optimizer.zero_grad()

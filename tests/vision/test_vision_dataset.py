@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from cspine_kit.vision.augment import augment_batch
 from cspine_kit.vision.dataset import StackDataset, StudyView, nearest_slices, spaced_slices
 from cspine_kit.vision.predict import to_cached_px, to_native_px
 
@@ -57,46 +58,80 @@ def test_native_and_cached_pixels_are_inverse(make_volume):
     assert np.allclose(to_cached_px(volume, native), points)
 
 
-def dataset(tiny, make_volume, train=True):
+@pytest.fixture(name="data")
+def _data(tiny, make_volume):
+    """Three studies with a box 20 px wide and 16 px high; the first slice has none."""
     views = []
     for seed in range(3):
         volume = make_volume(seed)
         rows = np.arange(len(volume.z_mm))
         targets = {
             "visible": np.zeros((len(rows), 7), np.float32),
-            "box": np.tile(np.float32([24, 20, 40, 44]), (len(rows), 1)),
+            "box": np.tile(np.float32([24, 20, 40, 40]), (len(rows), 1)),
         }
         targets["box"][0] = np.nan
         views.append(StudyView(volume, rows, np.full((len(rows), 2), 31.5), targets))
-    return StackDataset(views, tiny, train=train)
+    return StackDataset(views, tiny)
 
 
-def test_box_becomes_shares_of_the_crop(tiny, make_volume):
-    sample = dataset(tiny, make_volume, train=False)[1]
-    # The crop starts at pixel 0 (64 px field around 31.5) and is halved to 32 px.
-    assert sample["box"].tolist() == pytest.approx([20 / 64, 24 / 64, 44 / 64, 40 / 64])
+def test_box_becomes_shares_of_the_crop(data):
+    sample = data[1]
+    # The field of 64 px around 31.5 starts at pixel 0.
+    assert sample["box"].tolist() == pytest.approx([20 / 64, 24 / 64, 40 / 64, 40 / 64])
     assert float(sample["box_weight"]) == 1
-    assert float(dataset(tiny, make_volume, train=False)[0]["box_weight"]) == 0
+    assert float(data[0]["box_weight"]) == 0
 
 
-def test_box_moves_with_the_stack(tiny, make_volume):
-    config = tiny.model_copy(
-        update={"augment": tiny.augment.model_copy(update={"flip_x": 1.0, "noise": 0.0,
-                "rotate_deg": 0.0, "shift_mm": 0.0, "scale": 0.0})}
-    )  # fmt: skip
-    plain, flipped = dataset(config, make_volume, False)[1], dataset(config, make_volume)[1]
-    assert flipped["box"][0] == pytest.approx(1 - float(plain["box"][2]))
-    assert flipped["box"][1] == pytest.approx(float(plain["box"][1]))
+def batch_of(data, config, generator_seed=0, **strengths):
+    """The augmented batch of slice 20 of each study."""
+    still = dict.fromkeys(type(config.augment).model_fields, 0.0)
+    config = config.model_copy(
+        update={"augment": config.augment.model_copy(update=still | strengths)}
+    )
+    samples = [data[20], data[60], data[100]]
+    batch = {name: torch.stack([s[name] for s in samples]) for name in samples[0]}
+    generator = torch.Generator().manual_seed(generator_seed)
+    return batch, augment_batch(batch, config, generator)
 
 
-def test_draws_are_balanced_and_reproducible(tiny, make_volume):
-    data = dataset(tiny, make_volume)
+def test_no_strength_changes_nothing(data, tiny):
+    before, after = batch_of(data, tiny)
+    assert torch.allclose(after["stack"], before["stack"].float(), atol=1e-3)
+    assert torch.allclose(after["box"], before["box"], atol=1e-6)
+
+
+def test_flip_moves_stack_and_box(data, tiny):
+    before, after = batch_of(data, tiny, flip_x=1.0)
+    assert torch.allclose(after["stack"], before["stack"].float().flip(-1), atol=1e-3)
+    x0, y0, x1, y1 = before["box"].T
+    assert torch.allclose(after["box"], torch.stack([1 - x1, y0, 1 - x0, y1], dim=1), atol=1e-6)
+
+
+@pytest.mark.parametrize("strength", [{"shift_mm": 12.0}, {"scale": 0.3}, {"rotate_deg": 20.0}])
+def test_the_box_follows_a_marked_square(tiny, strength):
+    stack = torch.zeros(16, 3, 64, 64, dtype=torch.uint8)
+    stack[:, :, 24:40, 20:44] = 255
+    box = torch.tensor([20 / 64, 24 / 64, 44 / 64, 40 / 64]).repeat(16, 1)
+    still = dict.fromkeys(type(tiny.augment).model_fields, 0.0)
+    config = tiny.model_copy(update={"augment": tiny.augment.model_copy(update=still | strength)})
+    moved = augment_batch({"stack": stack, "box": box}, config, torch.Generator().manual_seed(3))
+    assert (moved["box"] - box).abs().max() > 0.02
+    for image, (x0, y0, x1, y1) in zip(moved["stack"][:, 0] > 60, moved["box"] * 64, strict=True):
+        ys, xs = (torch.nonzero(image.any(dim=d)).flatten() for d in (1, 0))
+        found = torch.stack([xs[0], ys[0], xs[-1] + 1, ys[-1] + 1]).float()
+        assert (found - torch.stack([x0, y0, x1, y1])).abs().max() < 2.5
+
+
+def test_augmentation_follows_the_generator(data, tiny):
+    strengths = {"noise": 0.1, "contrast": 0.2, "brightness": 0.1, "rotate_deg": 10.0}
+    one, two, other = (batch_of(data, tiny, s, **strengths)[1]["stack"] for s in (1, 1, 2))
+    assert torch.equal(one, two) and not torch.equal(one, other)
+    assert one.min() >= 0 and one.max() <= 255
+
+
+def test_draws_are_balanced_and_reproducible(data):
     first = data.draw(12, np.random.default_rng(5))
     assert first == data.draw(12, np.random.default_rng(5))
     assert first != data.draw(12, np.random.default_rng(6))
     studies = [data.rows[i][0] for i in first]
     assert [studies.count(s) for s in range(3)] == [12, 12, 12]
-    torch.manual_seed(0)
-    one = data[first[0]]["stack"]
-    torch.manual_seed(0)
-    assert torch.equal(one, data[first[0]]["stack"])

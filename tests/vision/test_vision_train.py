@@ -27,7 +27,7 @@ def _data(tiny, make_volume):
         fracture[:, 3] = seed % 2
         targets = {"visible": visible, "fracture": fracture}
         views.append(StudyView(volume, rows, np.full((len(rows), 2), 31.5), targets))
-    return StackDataset(views, tiny, train=True)
+    return StackDataset(views, tiny)
 
 
 def fit(data, config, folder, training, *, seed=7, key="k"):

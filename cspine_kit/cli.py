@@ -308,6 +308,21 @@ def _leaderboard(args: argparse.Namespace) -> int:
     return 0
 
 
+def _probes_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--labels", type=Path, required=True, metavar="CSV", help="train.csv")
+    parser.add_argument("--test", type=Path, required=True, metavar="CSV", help="test.csv")
+    parser.add_argument("--out", type=Path, default=SUBMISSIONS / "probes", metavar="DIR")
+    parser.add_argument("--json", action="store_true")
+
+
+def _probes(args: argparse.Namespace) -> int:
+    from cspine_kit.ship.probes import write_probes
+
+    probes = write_probes(args.labels, args.test, args.out)
+    print(probes.expected.to_json(orient="records", indent=2) if args.json else probes.text)
+    return 0
+
+
 def _levels_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, metavar="FOLDER")
     parser.add_argument("--bundle", type=Path, required=True, metavar="DIR")
@@ -399,6 +414,12 @@ VERBS: dict[str, Verb] = {
         "cspine score submission.csv --truth solution.csv --json",
         _score_arguments,
         _score,
+    ),
+    "probes": Verb(
+        "two constant submissions that would settle the server's metric form",
+        "cspine probes --labels train.csv --test test.csv --out submissions/probes",
+        _probes_arguments,
+        _probes,
     ),
     "leaderboard": Verb(
         "local ledger beside the real final leaderboard",

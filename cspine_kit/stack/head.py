@@ -72,8 +72,9 @@ class Head:
         line = self.ridge.odds(design.line, design.category)
         if not self.boosters:
             return sigmoid(line)
-        raw = [np.asarray(b.predict(design.matrix, raw_score=True)) for b in self.boosters]
-        probs: FloatArray = np.mean([sigmoid(line + r) for r in raw], axis=0)
+        matrix = design.matrix
+        raw = [b.predict(matrix, raw_score=True, num_threads=1) for b in self.boosters]
+        probs: FloatArray = np.mean([sigmoid(line + np.asarray(r)) for r in raw], axis=0)
         return probs
 
 

@@ -2,7 +2,7 @@
 
 In: tables `oof_slices`, `crops`, `studies` and folds.csv of one run folder. Out: tables `features`
 and `predictions`, and `stack/` (models/ with stack.json and LightGBM text, scores.csv,
-run.json). Example::
+importances.csv, contributions.csv, run.json). Example::
 
     table = run_stack(load_config(Path("configs/demo.yaml")), RunPaths(Path("oof/demo")))
 
@@ -18,15 +18,28 @@ from cspine_kit.core.anatomy import TARGETS
 from cspine_kit.core.config import Config
 from cspine_kit.core.errors import ArtifactError, TableError
 from cspine_kit.core.paths import RunPaths
-from cspine_kit.core.runs import file_hash, fingerprint, is_fresh, publish, run_record, stored_key
+from cspine_kit.core.runs import (
+    file_hash,
+    fingerprint,
+    is_fresh,
+    publish,
+    run_record,
+    stored_key,
+    write_json,
+)
 from cspine_kit.core.tables import read_table, write_table
 from cspine_kit.stack.aggregate import aggregate
 from cspine_kit.stack.baselines import MEAN_OF_MEMBERS, constant_predictions
 from cspine_kit.stack.booster import BLEND, CALIBRATED, STACK, STACK_MODELS, Stack, fit_stack
+from cspine_kit.stack.explain import contributions, importances
 from cspine_kit.stack.rivals import rival_predictions
 from cspine_kit.stack.scores import score_table
+from cspine_kit.stack.shift import feature_reference
 
 log = logging.getLogger(__name__)
+
+TOP_PARTS = 8
+"""Contributions kept per study and level."""
 
 SHIPPABLE = (STACK, CALIBRATED, BLEND)
 
@@ -118,6 +131,14 @@ def run_stack(config: Config, paths: RunPaths) -> pd.DataFrame:
         table["ships"] = table["model"] == stack.ships
         write_table(predictions, paths.table("predictions"), "predictions", key)
         stack.save(paths.stack / "models")
+        write_json(paths.stack / "models" / "reference.json", feature_reference(features))
+        parts = contributions(stack, features)
+        for name, frame in (
+            ("importances", importances(parts)),
+            ("contributions", parts.groupby(["study_uid", "level"]).head(TOP_PARTS)),
+        ):
+            with publish(paths.stack / f"{name}.csv") as temporary:
+                frame.to_csv(temporary, index=False)
         results |= {"ships": stack.ships, "scores": table.to_dict("records")}
         with publish(scores, key) as temporary:
             table.to_csv(temporary, index=False)

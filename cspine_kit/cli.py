@@ -353,6 +353,30 @@ def _levels(args: argparse.Namespace) -> int:
     return 0
 
 
+def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, metavar="FOLDER")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--png", type=Path, metavar="FILE", help="axial, sagittal, coronal view")
+
+
+def _inspect(args: argparse.Namespace) -> int:
+    from cspine_kit.data.inspect import draw_study, inspect_study
+
+    facts, study = inspect_study(args.folder)
+    if args.json:
+        print(json.dumps(facts, indent=2))
+    else:
+        for name, value in facts.items():
+            several = isinstance(value, dict) and name in ("problems", "unusable_files")
+            print(f"{name:20s} {len(value) if several else value}")
+            if several:
+                for key, text in value.items():
+                    print(f"  {key}: {text}")
+    if args.png is not None:
+        draw_study(study, args.png)
+    return 0
+
+
 def _info_arguments(parser: argparse.ArgumentParser) -> None:
     _config(parser, required=False)
     parser.add_argument("--json", action="store_true")
@@ -432,6 +456,12 @@ VERBS: dict[str, Verb] = {
         "cspine levels FOLDER --bundle oof/demo/bundle --png levels.png",
         _levels_arguments,
         _levels,
+    ),
+    "inspect": Verb(
+        "what a study holds and what is wrong with it",
+        "cspine inspect train_images/1.2.826.0.1.3680043.6200 --png study.png",
+        _inspect_arguments,
+        _inspect,
     ),
     "info": Verb("what exists, what is stale, what is next", "cspine info", _info_arguments, _info),
 }

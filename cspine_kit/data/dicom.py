@@ -33,8 +33,8 @@ class Study(Geometry):
     hu: NDArray[np.int16]
 
 
-def list_files(folder: Path) -> list[Path]:
-    """Regular files of a study's folder, by name; hidden ones are left out.
+def list_files(folder: Path) -> list[str]:
+    """Names of the regular files of a study's folder, sorted; hidden ones are left out.
 
     Raises:
         StudyError: there is no such folder.
@@ -43,7 +43,7 @@ def list_files(folder: Path) -> list[Path]:
         raise StudyError(folder.name, f"there is no folder {folder}")
     with os.scandir(folder) as entries:
         names = [e.name for e in entries if e.is_file() and not e.name.startswith(".")]
-    return [folder / name for name in sorted(names)]
+    return sorted(names)
 
 
 def read_headers(folder: Path) -> tuple[list[Header], list[FileError]]:
@@ -53,9 +53,10 @@ def read_headers(folder: Path) -> tuple[list[Header], list[FileError]]:
         StudyError: there is no such folder.
     """
     headers, errors = [], []
-    for path in list_files(folder):
+    place = str(folder)
+    for name in list_files(folder):
         try:
-            headers.append(read_header(path))
+            headers.append(read_header(place, name))
         except FileError as error:
             errors.append(error)
     return headers, errors

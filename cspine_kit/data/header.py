@@ -1,8 +1,8 @@
 """The header of one DICOM file, as far as geometry and grey values need it.
 
-In: a path. Out: a frozen `Header`. Example::
+In: a folder and a file's name. Out: a frozen `Header`. Example::
 
-    header = read_header(Path("train_images/1.2.3/17.dcm"))
+    header = read_header("train_images/1.2.3", "17.dcm")
     header.position_mm, header.slope, header.number     # number = 17, the file number
 """
 
@@ -90,6 +90,8 @@ def number(value: Any) -> float:
 
 
 def _whole(value: Any, default: int) -> int:
+    if isinstance(value, int):
+        return int(value)
     plain = number(value)
     return default if math.isnan(plain) else int(plain)
 
@@ -164,7 +166,7 @@ def _spacing(value: Any) -> tuple[float, float] | None:
     return (pair[0], pair[1]) if pair is not None and min(pair) > 0 else None
 
 
-def _walked(path: Path) -> Found | None:
+def _walked(path: str) -> Found | None:
     """What a plain walk over the first bytes finds; None where pydicom must look."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -175,25 +177,29 @@ def _walked(path: Path) -> Found | None:
         os.close(descriptor)
 
 
-def _parsed(path: Path) -> Header:
+def _parsed(path: str, name: str) -> Header:
     """The header by pydicom: deflated, big endian, nested or unusual files."""
-    dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(TAGS.values()))
+    tags = [*TAGS.values(), "PixelData"]
+    dataset = pydicom.dcmread(path, specific_tags=tags, defer_size=FIRST_BYTES)
+    if "PixelData" not in dataset:
+        raise FileError(name, "no_pixels", "there is no PixelData")
     syntax = str(dataset.file_meta.get("TransferSyntaxUID") or "")
-    return header_of(dataset.get, path.name, syntax, 0, 0)
+    return header_of(dataset.get, name, syntax, 0, 0)
 
 
-def read_header(path: Path) -> Header:
-    """Read one file up to its pixels.
+def read_header(folder: Path | str, name: str) -> Header:
+    """Read one file of a folder up to its pixels.
 
     Raises:
         FileError: not DICOM, damaged, or without a single grey frame.
     """
+    path = f"{folder}/{name}"
     try:
         found = _walked(path)
         if found is None:
-            return _parsed(path)
-        return header_of(found.values.get, path.name, found.syntax, found.at, found.length)
+            return _parsed(path, name)
+        return header_of(found.values.get, name, found.syntax, found.at, found.length)
     except FileError:
         raise
     except Exception as error:
-        raise FileError(path.name, "unreadable_file", f"{type(error).__name__}: {error}") from error
+        raise FileError(name, "unreadable_file", f"{type(error).__name__}: {error}") from error

@@ -37,15 +37,27 @@ TAGS = {
 }
 """Keywords that a header needs, by tag."""
 
-BINARY = {0x00280002, 0x00280010, 0x00280011, 0x00280100, 0x00280101, 0x00280103}
-PADDING = {0x00280120, 0x00280121}
-SYNTAX_TAG, PIXELS_TAG = 0x00020010, 0x7FE00010
+SHORTS = (
+    *("SamplesPerPixel", "Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation"),
+    *("PixelPaddingValue", "PixelPaddingRangeLimit"),
+)
+"""Keywords whose value is one 16-bit number."""
+
+
+def _as_stored(tag: int) -> int:
+    """A tag as its four bytes read as one little-endian number: element above group."""
+    return (tag & 0xFFFF) << 16 | tag >> 16
+
+
+NAMES = {_as_stored(tag): name for tag, name in TAGS.items()}
+SYNTAX_TAG, PIXELS_TAG = _as_stored(0x00020010), _as_stored(0x7FE00010)
 LONG_VRS = {b"OB", b"OW", b"OF", b"OD", b"OL", b"OV", b"SQ", b"UC", b"UR", b"UT", b"UN"}
 IMPLICIT, EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 BIG_ENDIAN, DEFLATED = "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99"
 UNDEFINED = 0xFFFFFFFF
 
-_TAG = struct.Struct("<HH")
+_EXPLICIT = struct.Struct("<I2sH")
+_IMPLICIT = struct.Struct("<II")
 _SHORT = struct.Struct("<H")
 _LONG = struct.Struct("<I")
 
@@ -59,28 +71,26 @@ class Found(NamedTuple):
     length: int
 
 
-def _value(tag: int, raw: bytes) -> Any:
-    if tag in BINARY or tag in PADDING:
+def _value(name: str, raw: bytes) -> Any:
+    if name in SHORTS:
         return _SHORT.unpack_from(raw)[0]
     text = raw.decode("latin-1").rstrip("\0 ")
     return text.split("\\") if "\\" in text else text or None
 
 
-def _element(data: bytes, at: int, *, explicit: bool) -> tuple[int, int, int]:
-    """Tag of the element at `at`, where its value starts, and its length."""
-    group, element = _TAG.unpack_from(data, at)
-    if not explicit:
-        return group << 16 | element, at + 8, _LONG.unpack_from(data, at + 4)[0]
-    if data[at + 4 : at + 6] in LONG_VRS:
-        return group << 16 | element, at + 12, _LONG.unpack_from(data, at + 8)[0]
-    return group << 16 | element, at + 8, _SHORT.unpack_from(data, at + 6)[0]
+def _element(data: bytes, at: int) -> tuple[int, int, int]:
+    """Tag of the explicit element at `at`, where its value starts, and its length."""
+    tag, vr, length = _EXPLICIT.unpack_from(data, at)
+    if vr in LONG_VRS:
+        return tag, at + 12, _LONG.unpack_from(data, at + 8)[0]
+    return tag, at + 8, length
 
 
 def _syntax(data: bytes) -> tuple[str, int]:
     """Transfer syntax of the file meta group (always explicit), and where the data set starts."""
     syntax, at = "", 132
     while data[at : at + 2] == b"\x02\x00":
-        tag, start, length = _element(data, at, explicit=True)
+        tag, start, length = _element(data, at)
         at = start + length
         if tag == SYNTAX_TAG:
             syntax = data[start:at].decode("ascii").rstrip("\0 ")
@@ -100,19 +110,17 @@ def walk(data: bytes) -> Found | None:
         syntax, at = _syntax(data)
         if syntax in ("", BIG_ENDIAN, DEFLATED):
             return None
-        tag, explicit = 0, syntax != IMPLICIT
+        explicit = syntax != IMPLICIT
         while True:
-            tag, start, length = _element(data, at, explicit=explicit)
-            if tag >= PIXELS_TAG or length == UNDEFINED:
-                break
+            if explicit:
+                tag, start, length = _element(data, at)
+            else:
+                (tag, length), start = _IMPLICIT.unpack_from(data, at), at + 8
+            if tag == PIXELS_TAG:
+                return Found(values, syntax, start, -1 if length == UNDEFINED else length)
+            # An undefined length leads past the end, where the next element cannot be read.
             at = start + length
-            if tag in TAGS and length:
-                raw = data[start:at]
-                if len(raw) < length:
-                    return None
-                values[TAGS[tag]] = _value(tag, raw)
+            if tag in NAMES and length:
+                values[NAMES[tag]] = _value(NAMES[tag], data[start:at])
     except (struct.error, UnicodeDecodeError):
         return None
-    if tag != PIXELS_TAG:
-        return None
-    return Found(values, syntax, start, -1 if length == UNDEFINED else length)

@@ -1,0 +1,125 @@
+"""What a folder of DICOM files holds, and what is wrong with it.
+
+In: a folder. Out: a JSON-ready dict, a picture. Example::
+
+    found, study = inspect_study(Path("train_images/1.2.826.0.1.3680043.6200"))
+    found["problems"], found["hu_sha256"]
+"""
+
+import hashlib
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cspine_kit.core.errors import StudyError
+from cspine_kit.core.runs import publish
+from cspine_kit.data.dicom import Study, list_files, read_headers, read_study
+from cspine_kit.data.header import Header
+from cspine_kit.data.problems import PROBLEMS
+from cspine_kit.data.volumes import neck_center
+
+SHOWN_HU = (-300, 1200)
+"""Window of the picture."""
+
+
+def _series(headers: list[Header]) -> list[dict[str, Any]]:
+    """Every series of a folder, whether kept or not."""
+    groups: dict[str, list[Header]] = {}
+    for header in headers:
+        groups.setdefault(header.series_uid, []).append(header)
+    return [
+        {
+            "series_uid": uid,
+            "files": len(group),
+            "shapes": sorted({f"{h.rows}x{h.cols}" for h in group}),
+            "image_type": group[0].image_type,
+            "orientation": list(group[0].orientation or ()),
+        }
+        for uid, group in groups.items()
+    ]
+
+
+def _hu_sha256(study: Study) -> str:
+    return hashlib.sha256(np.ascontiguousarray(study.hu).data).hexdigest()
+
+
+def inspect_study(folder: Path, study_uid: str | None = None) -> tuple[dict[str, Any], Study]:
+    """Read a study and describe it.
+
+    Returns:
+        JSON-ready facts, and the study itself. `hu_sha256` is the SHA-256 of the int16 volume in C
+        order, little endian; `z_mm` runs from the most cranial slice down.
+
+    Raises:
+        StudyError: nothing can be read.
+    """
+    names = list_files(folder)
+    headers, errors = read_headers(folder)
+    study = read_study(folder, study_uid)
+    uids = Counter(h.study_uid for h in headers)
+    lost = {error.file: f"{error.code}: {error.detail}" for error in errors}
+    facts = {
+        "study_uid": study_uid or folder.name,
+        "study_uids_in_files": sorted(uids),
+        "files": len(names),
+        "slices": len(study.hu),
+        "rows": study.shape[0],
+        "cols": study.shape[1],
+        "spacing_mm": dict(zip("zyx", map(float, study.spacing_mm), strict=True)),
+        "z_mm": {"first": float(study.z_mm[0]), "last": float(study.z_mm[-1])},
+        "reversed": study.reversed,
+        "irregular": study.irregular,
+        "transfer_syntax": study.transfer_syntax,
+        "transfer_syntaxes": dict(Counter(h.syntax for h in headers)),
+        "series": _series(headers),
+        "hu_range": [int(study.hu.min()), int(study.hu.max())],
+        "hu_sha256": _hu_sha256(study),
+        "first_file": study.files[0],
+        "last_file": study.files[-1],
+        "problems": {code: PROBLEMS[code] for code in study.problems},
+        "unusable_files": lost,
+    }
+    return facts, study
+
+
+def _grey(plane: NDArray[np.int16]) -> NDArray[np.uint8]:
+    low, high = SHOWN_HU
+    share = (plane.astype(np.float32) - low) / (high - low)
+    grey: NDArray[np.uint8] = (np.clip(share, 0, 1) * 255).astype(np.uint8)
+    return grey
+
+
+def draw_study(study: Study, path: Path) -> None:
+    """Draw the axial, sagittal and coronal planes through the spine as a PNG, mm to scale.
+
+    Raises:
+        StudyError: the picture cannot be encoded.
+    """
+    import cv2
+
+    y, x = (
+        int(np.clip(round(c), 0, size - 1))
+        for c, size in zip(neck_center(study), study.shape, strict=True)
+    )
+    step_z, step_y, step_x = study.spacing_mm
+    planes = [
+        (study.hu[len(study.hu) // 2], step_y, step_x),
+        (study.hu[:, :, x], step_z, step_y),
+        (study.hu[:, y, :], step_z, step_x),
+    ]
+    pixel_mm = min(step_y, step_x)
+    views = []
+    for plane, down, right in planes:
+        rows, cols = plane.shape
+        size = (max(1, round(cols * right / pixel_mm)), max(1, round(rows * down / pixel_mm)))
+        views.append(cv2.resize(_grey(np.ascontiguousarray(plane)), size))
+    height = max(view.shape[0] for view in views)
+    padded = [np.pad(view, ((0, height - view.shape[0]), (0, 6))) for view in views]
+    done, encoded = cv2.imencode(".png", np.hstack(padded))
+    if not done:
+        raise StudyError(study.study_uid, f"its picture {path} cannot be encoded")
+    with publish(path) as temporary:
+        temporary.write_bytes(encoded.tobytes())

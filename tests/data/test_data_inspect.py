@@ -1,0 +1,43 @@
+"""`cspine inspect`: facts and picture of one study."""
+
+import hashlib
+import json
+
+import cv2
+import numpy as np
+import pydicom
+from scans import STEP, write_scan
+
+from cspine_kit.data.inspect import draw_study, inspect_study
+
+
+def test_facts(tmp_path):
+    hu = write_scan(tmp_path / "9.9", reverse=True)
+    (tmp_path / "9.9" / "77.dcm").write_text("no")
+    facts, _ = inspect_study(tmp_path / "9.9")
+    assert json.loads(json.dumps(facts)) == facts
+    assert facts["slices"] == 24 and facts["files"] == 25 and facts["reversed"]
+    assert facts["spacing_mm"]["z"] == STEP and facts["hu_range"] == [-1000, 900]
+    assert facts["hu_sha256"] == hashlib.sha256(hu.astype("<i2").tobytes()).hexdigest()
+    assert list(facts["problems"]) == ["unreadable_file"]
+    assert list(facts["unusable_files"]) == ["77.dcm"]
+    assert facts["series"][0]["files"] == 24 and facts["study_uids_in_files"] == ["1.2.3"]
+
+
+def test_hash_of_the_real_ct_is_the_common_readers(real_data):
+    """Against the plain way: pydicom, sorted by z, rescaled."""
+    folder = real_data / "head_neck_ct"
+    slices = sorted(
+        (pydicom.dcmread(path) for path in folder.iterdir()),
+        key=lambda ds: -ds.ImagePositionPatient[2],
+    )
+    plain = np.stack([ds.pixel_array.astype(np.int16) + int(ds.RescaleIntercept) for ds in slices])
+    facts, _ = inspect_study(folder)
+    assert facts["hu_sha256"] == hashlib.sha256(plain.astype("<i2").tobytes()).hexdigest()
+
+
+def test_picture(tmp_path):
+    write_scan(tmp_path / "s")
+    draw_study(inspect_study(tmp_path / "s")[1], tmp_path / "s.png")
+    picture = cv2.imread(str(tmp_path / "s.png"), cv2.IMREAD_GRAYSCALE)
+    assert picture.shape == (96, 3 * (96 + 6)) and picture.max() > 100

@@ -82,6 +82,19 @@ def _steps_mm(unit: Segments, z_mm: FloatArray) -> FloatArray:
     return step
 
 
+def _native(unit: Segments, z_mm: FloatArray, slice_idx: IntArray) -> tuple[FloatArray, FloatArray]:
+    """Native slices of each study down to the last one predicted, and their distance in mm.
+
+    Members may predict every other millimeter only; the scanner's own spacing tells protocols and
+    sites apart.
+    """
+    first, last = unit.starts, unit.ends - 1
+    steps = slice_idx[last] - slice_idx[first]
+    distance = np.abs(z_mm[last] - z_mm[first]) / np.maximum(steps, 1)
+    step: FloatArray = np.where(steps > 0, np.clip(distance, MIN_STEP_MM, MAX_STEP_MM), 1.0)
+    return slice_idx[last].astype(np.float64) + 1.0, step
+
+
 def _level_slices(
     logits: FloatArray, z_mm: FloatArray, slice_idx: IntArray, unit: Segments, levels: Levels
 ) -> LevelSlices:
@@ -111,9 +124,8 @@ def _level_slices(
 
 def _shared(
     members: dict[str, dict[str, FloatArray]],
-    slices: LevelSlices,
     levels: Levels,
-    n_rows: IntArray,
+    native: tuple[FloatArray, FloatArray],
 ) -> dict[str, FloatArray]:
     """Agreement between members, neighbor levels, the study's other levels, and geometry.
 
@@ -132,7 +144,6 @@ def _shared(
     rest = np.where(mean == ordered[:, -1:], ordered[:, -2:-1], ordered[:, -1:])
     z = levels.center_z_mm.reshape(-1, N_LEVELS)
     gap = np.abs(np.diff(z, axis=1))
-    step = slices.step_mm.reshape(-1, N_LEVELS)
     wide = np.ones((1, N_LEVELS))
     height = levels.z1 - levels.z0 + 1.0
     shared: dict[str, FloatArray] = {
@@ -151,8 +162,8 @@ def _shared(
         "level__confidence": levels.confidence,
         "level__gap_above": np.hstack([gap[:, :1], gap]),
         "level__gap_below": np.hstack([gap, gap[:, -1:]]),
-        "study__slices": n_rows[:, None] * wide,
-        "study__step": step,
+        "study__slices": native[0][:, None] * wide,
+        "study__step": native[1][:, None] * wide,
         "study__extent": (z.max(axis=1) - z.min(axis=1))[:, None] * wide,
     }
     return {name: values.ravel() for name, values in shared.items()}
@@ -191,7 +202,7 @@ def aggregate(slices: pd.DataFrame, crops: pd.DataFrame) -> pd.DataFrame:
             numbers[own, 1:], numbers[own, 0], slice_idx[own], unit, levels
         )
         members[name] = {s: compute(level_slices) for s, compute in STATISTICS.items()}
-    shared = _shared(members, level_slices, levels, unit.counts)
+    shared = _shared(members, levels, _native(unit, numbers[own, 0], slice_idx[own]))
     columns = {
         f"{m}__{s}": v for m, values in {**members, ALL: shared}.items() for s, v in values.items()
     }

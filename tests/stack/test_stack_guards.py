@@ -10,6 +10,7 @@ from slice_tables import World, make_world
 from cspine_kit.core.anatomy import TARGETS
 from cspine_kit.core.config import StackConfig, load_config
 from cspine_kit.core.errors import TableError
+from cspine_kit.stack import rivals as rivals_room
 from cspine_kit.stack.aggregate import aggregate
 from cspine_kit.stack.booster import STACK, Stack, fit_stack
 from cspine_kit.stack.explain import BASE, contributions, importances
@@ -89,7 +90,10 @@ def test_stack_certainly_beats_formulas_and_the_rebuilt_mlp(
     assert "minus the best baseline, mlp_5th_place" in text
 
 
-def test_rivals_are_out_of_fold(larger: World, features: pd.DataFrame) -> None:
+def test_rivals_are_out_of_fold(
+    larger: World, features: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rivals_room, "MLP_SEEDS", 1)
     flipped = larger.labels.copy()
     fold = flipped["study_uid"].map(larger.folds.set_index("study_uid")["fold"])
     flipped.loc[fold == 2, list(TARGETS)] = 1.0 - flipped.loc[fold == 2, list(TARGETS)]

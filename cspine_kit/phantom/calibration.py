@@ -40,3 +40,54 @@ def draw_labels(rng: np.random.Generator, n: int) -> NDArray[np.int64]:
     if drawn.shape != (n, len(LEVELS)):
         raise ValueError(f"patterns of {len(LEVELS)} levels expected, got {drawn.shape}")
     return drawn
+
+
+SPACING_COUNTS: dict[tuple[float, float], int] = {
+    # (slice spacing, slice thickness) in mm
+    (0.3125, 0.625): 146,
+    (0.4, 0.5): 178,
+    (0.4, 0.6): 144,
+    (0.45, 0.625): 26,
+    (0.45, 0.9): 24,
+    (0.5, 1.0): 114,
+    (0.625, 0.625): 869,
+    (0.7, 1.0): 17,
+    (0.8, 1.0): 218,
+    (0.9, 1.0): 5,
+    (1.0, 1.0): 269,
+}
+"""Training studies by slice spacing and thickness; rarer pairs are left out."""
+
+LENGTH_QUANTILES: tuple[tuple[float, float], ...] = (
+    *((0.0, 125.0), (0.01, 138.0), (0.05, 154.4), (0.1, 162.0), (0.25, 177.8), (0.5, 198.0)),
+    *((0.75, 215.0), (0.9, 233.1), (0.95, 247.6), (0.99, 274.8), (1.0, 300.0)),
+)
+"""Quantiles of the distance between first and last slice in mm."""
+
+LENGTH_FACTOR: dict[float, float] = {0.3125: 0.96, 0.4: 1.01, 0.625: 0.95}
+"""Scanners with these spacings cover less or more than the rest (1.05): ratio of medians."""
+
+FIELD_QUANTILES: tuple[tuple[float, float], ...] = (
+    *((0.0, 100.0), (0.05, 100.0), (0.1, 113.0), (0.25, 134.8), (0.5, 161.4), (0.75, 193.3)),
+    *((0.9, 230.8), (0.95, 261.2), (1.0, 300.0)),
+)
+"""Quantiles of twice the distance from the left edge to the scanner's axis in mm."""
+
+REVERSED_SHARE = 0.0976
+"""Training studies whose z ascends with the file number."""
+
+
+def from_quantiles(rng: np.random.Generator, table: tuple[tuple[float, float], ...]) -> float:
+    """One draw from a distribution given by its quantiles, linear in between."""
+    return float(np.interp(rng.random(), *np.array(table).T))
+
+
+def draw_spacing(rng: np.random.Generator) -> tuple[float, float]:
+    """Slice spacing and slice thickness in mm."""
+    counts = np.array(list(SPACING_COUNTS.values()), float)
+    return list(SPACING_COUNTS)[int(rng.choice(len(counts), p=counts / counts.sum()))]
+
+
+def draw_length(rng: np.random.Generator, spacing_mm: float) -> float:
+    """Distance between the first and the last slice in mm."""
+    return from_quantiles(rng, LENGTH_QUANTILES) * LENGTH_FACTOR.get(spacing_mm, 1.05)

@@ -27,17 +27,17 @@ from cspine_kit.core.paths import Competition, Split
 from cspine_kit.core.runs import derive_seed, publish, read_json, write_json
 from cspine_kit.phantom.calibration import draw_labels
 from cspine_kit.phantom.files import write_dicom, write_mask
+from cspine_kit.phantom.imaging import picture
 from cspine_kit.phantom.injuries import broken
-from cspine_kit.phantom.scanner import Scan, add_noise, draw_scan
-from cspine_kit.phantom.shapes import Array, paint
+from cspine_kit.phantom.render import render
+from cspine_kit.phantom.scanner import Scan, draw_scan
 from cspine_kit.phantom.spine import draw_neck
-from cspine_kit.phantom.tissue import soft_tissue
 
 UID_ROOT = "1.2.826.0.1.3680043"
 UID_NUMBERS = 32_000
 """Study numbers in the real competition lie below this."""
 
-GENERATOR = 1
+GENERATOR = 2
 """Changes whenever the same spec gives other bytes."""
 
 BOX_COLUMNS = ("StudyInstanceUID", "x", "y", "width", "height", "slice_number")
@@ -62,7 +62,7 @@ class Study:
     """A rendered study; arrays are (z, y, x), z index 0 = most cranial."""
 
     scan: Scan
-    hu: Array
+    hu: NDArray[np.int16]
     labels: NDArray[np.uint8]
     damage: NDArray[np.uint8]
     truth: dict[str, Any]
@@ -94,21 +94,30 @@ def plan_studies(spec: PhantomConfig) -> list[StudyPlan]:
 
 
 def render_study(plan: StudyPlan, *, size_px: int, difficulty: str) -> Study:
-    """Draw a patient, break what the labels say, scan it."""
-    rng = np.random.default_rng(plan.seed)
-    neck = draw_neck(rng, variety=EASY_VARIETY if difficulty == "easy" else 1.0)
+    """Draw a patient, break what the labels say, scan it.
+
+    Each stage has its own seed, so that a fracture changes nothing but its own vertebra.
+    """
+
+    def rng(stage: str) -> np.random.Generator:
+        return np.random.default_rng(derive_seed(plan.seed, stage))
+
+    easy = difficulty == "easy"
+    neck = draw_neck(rng("neck"), variety=EASY_VARIETY if easy else 1.0)
+    scan = draw_scan(rng("scan"), neck, size_px=size_px, difficulty=difficulty)
+    injuries: dict[str, str] = {}
     for level, fractured in zip(LEVELS, plan.labels, strict=True):
         if fractured:
-            neck.bones[level] = broken(neck.bones[level], rng, difficulty=difficulty)
-    scan = draw_scan(rng, neck, size_px=size_px, difficulty=difficulty)
-    softness = scan.spacing_mm[1]
-    hu = soft_tissue(neck, scan.grid, softness)
-    labels, damage = np.zeros(hu.shape, np.uint8), np.zeros(hu.shape, np.uint8)
-    for bone in neck.bones.values():
-        paint(bone, scan.grid, hu, labels, damage, softness_mm=softness)
-    add_noise(hu, scan, rng)
-    centers = {level: neck.bones[level].position[2] + scan.origin_mm[2] for level in LEVELS}
-    return Study(scan, hu, labels, damage, {"center_z_mm": centers, "reversed": scan.reversed})
+            neck.bones[level], injuries[level] = broken(
+                neck.bones[level], rng(level), difficulty=difficulty
+            )
+    softness = max(scan.spacing_mm[1], 0.5 * scan.thickness_mm)
+    shot = render(rng("body"), neck, scan.grid, softness_mm=softness, contrast=scan.contrast)
+    hu = picture(rng("picture"), shot.hu, scan)
+    z = scan.origin_mm[2]
+    centers = {level: round(neck.bones[level].position[2] + z, 3) for level in LEVELS}
+    truth = {"center_z_mm": centers, "reversed": scan.reversed, "injuries": injuries}
+    return Study(scan, hu, shot.labels, shot.damage, truth)
 
 
 def boxes_of(study: Study) -> list[list[float]]:
@@ -138,7 +147,8 @@ def _write_study(job: tuple[StudyPlan, Competition, PhantomConfig]) -> None:
         with publish(competition.segmentation(plan.study_uid)) as temporary:
             write_mask(temporary, study.scan, study.labels)
     with publish(folder) as temporary:
-        write_dicom(temporary, plan.study_uid, study.scan, study.scan.digitize(study.hu))
+        stored = study.scan.digitize(study.hu)
+        write_dicom(temporary, plan.study_uid, study.scan, stored, syntax=study.scan.syntax)
 
 
 def _truth_path(competition: Competition, study_uid: str) -> Path:

@@ -1,7 +1,7 @@
-"""The scanner: what part of a neck is scanned, how finely, and how it is stored.
+"""The scanner: what part of a neck is scanned, how finely, how sharply, and how it is stored.
 
-In: a `Neck` and a generator. Out: a `Scan` (geometry and encoding) and its stored values.
-Example::
+In: a `Neck` and a generator. Out: a `Scan`, which says everything about a study's grid, picture
+quality and encoding. Example::
 
     scan = draw_scan(rng, neck, size_px=160, difficulty="easy")
     stored = scan.digitize(hu)
@@ -12,25 +12,45 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cspine_kit.phantom.calibration import (
+    FIELD_QUANTILES,
+    REVERSED_SHARE,
+    draw_length,
+    draw_spacing,
+    from_quantiles,
+)
 from cspine_kit.phantom.shapes import Array, Grid
 from cspine_kit.phantom.spine import Neck
 
 EASY_FIELD_MM = 192.0
-REVERSED_SHARE = 0.06
+EASY_REVERSED_SHARE = 0.06
+
+SYNTAX_SHARES = {"plain": 0.66, "jpeg_lossless": 0.28, "rle": 0.03, "jpeg_2000": 0.03}
+CONTRAST_SHARE = 0.1
+LARGE_MATRIX_SHARE = 0.002
 
 
 @dataclass(frozen=True)
 class Scan:
-    """Geometry and encoding of one study; `z_mm` descends with the slice index."""
+    """Geometry, picture quality and encoding of one study; `z_mm` descends with the index."""
 
     grid: Grid
     spacing_mm: tuple[float, float, float]
     thickness_mm: float
     reversed: bool
     noise_hu: float
+    """Standard deviation of the noise in muscle; 0 switches the picture chain off."""
+    sharpness: float
+    """0 = soft kernel, 1 = bone kernel with overshoot at edges."""
+    streaks: float
+    """Strength of shoulder and metal streaks; 1 is usual."""
+    contrast: bool
     intercept: int
     signed: bool
     bits: int
+    pad_hu: int | None
+    """HU stored outside the circle of reconstruction; None where the square is filled."""
+    syntax: str
     origin_mm: tuple[float, float, float]
     """Patient position (x, y, z) of the phantom's own origin."""
 
@@ -40,39 +60,91 @@ class Scan:
         order = list(range(len(self.grid.z)))
         return order[::-1] if self.reversed else order
 
-    def digitize(self, hu: Array) -> NDArray[np.int16]:
-        """Stored values of HU (z, y, x): rounded, shifted by the intercept, clipped to its bits."""
+    def digitize(self, hu: Array | NDArray[np.int16]) -> NDArray[np.int16]:
+        """Stored values of HU (z, y, x): shifted by the intercept, rounded, clipped to its bits."""
         half = 1 << (self.bits - 1)
         low, high = (-half, half - 1) if self.signed else (0, 2 * half - 1)
-        stored = np.clip(np.rint(hu - self.intercept), low, high)
+        stored = np.clip(np.rint(hu - np.float32(self.intercept)), low, min(high, 32767))
         return stored.astype(np.int16)
 
 
-def draw_scan(rng: np.random.Generator, neck: Neck, *, size_px: int, difficulty: str) -> Scan:
-    """Draw coverage, spacing and encoding of one study."""
+def _grid(
+    *, top: float, count: int, spacing: tuple[float, float, float], size_px: int, x: float, y: float
+) -> Grid:
+    """`count` slices down from z `top`, the square's middle at (x, y)."""
+    half = 0.5 * spacing[1] * (size_px - 1)
+    return Grid.make((count, size_px, size_px), spacing, (top, y - half, x - half))
+
+
+def draw_easy_scan(rng: np.random.Generator, neck: Neck, size_px: int) -> Scan:
+    """One fixed field, slices 1.5-2 mm apart, all of C1..C7, little noise, no artifacts."""
     spacing_z = float(rng.choice((1.5, 1.75, 2.0)))
-    field_mm = EASY_FIELD_MM
-    pixel = field_mm / size_px
+    pixel = EASY_FIELD_MM / size_px
+    spacing = (spacing_z, pixel, pixel)
     top = neck.axes["C1"][0][2] + rng.uniform(14, 28)
     bottom = neck.axes["C7"][0][2] - rng.uniform(18, 32)
     count = round((top - bottom) / spacing_z) + 1
-    corner = (top, -0.5 * field_mm + 6.0 + rng.uniform(-6, 6), -0.5 * field_mm + rng.uniform(-6, 6))
-    grid = Grid.make((count, size_px, size_px), (spacing_z, pixel, pixel), corner)
+    x, y = float(rng.uniform(-6, 6)), 6.0 + float(rng.uniform(-6, 6))
     signed = bool(rng.random() < 0.5)
     return Scan(
-        grid=grid,
-        spacing_mm=(spacing_z, pixel, pixel),
+        grid=_grid(top=top, count=count, spacing=spacing, size_px=size_px, x=x, y=y),
+        spacing_mm=spacing,
         thickness_mm=spacing_z,
-        reversed=bool(rng.random() < REVERSED_SHARE),
+        reversed=bool(rng.random() < EASY_REVERSED_SHARE),
         noise_hu=float(rng.uniform(12, 25)),
+        sharpness=0.5,
+        streaks=0.0,
+        contrast=False,
         intercept=0 if signed else -1024,
         signed=signed,
         bits=12,
+        pad_hu=None,
+        syntax="jpeg_lossless" if rng.random() < 0.1 else "plain",
         origin_mm=(0.0, 0.0, round(float(rng.uniform(-400, 200)), 1)),
     )
 
 
-def add_noise(hu: Array, scan: Scan, rng: np.random.Generator) -> None:
-    """Add dose noise to HU (z, y, x), in place."""
-    for index in range(len(hu)):
-        hu[index] += scan.noise_hu * rng.standard_normal(hu.shape[1:], dtype=np.float32)
+def draw_real_scan(rng: np.random.Generator, neck: Neck, size_px: int) -> Scan:
+    """Coverage, spacing and field as in the competition's headers; quality from good to poor."""
+    spacing_z, thickness = draw_spacing(rng)
+    if rng.random() < LARGE_MATRIX_SHARE:
+        size_px = size_px * 3 // 2
+    field = from_quantiles(rng, FIELD_QUANTILES)
+    pixel = round(field / size_px, 6)
+    spacing = (spacing_z, pixel, pixel)
+    high, low = neck.axes["C1"][0][2] + 10.0, neck.axes["C7"][0][2] - 14.0
+    length = max(draw_length(rng, spacing_z), high - low)
+    top = high + rng.uniform(0.2, 0.6) * (length - (high - low))
+    count = round(length / spacing_z) + 1
+    x, y = float(rng.normal(0, 6)), float(rng.uniform(-8, 14))
+    sharp = float(np.clip(rng.normal(0.75, 0.3), 0, 1.3))
+    kind = rng.random()
+    signed = bool(kind < 0.5)
+    pad = int(rng.choice((-1024, -2000, -3024)))
+    names = list(SYNTAX_SHARES)
+    return Scan(
+        grid=_grid(top=top, count=count, spacing=spacing, size_px=size_px, x=x, y=y),
+        spacing_mm=spacing,
+        thickness_mm=thickness,
+        reversed=bool(rng.random() < REVERSED_SHARE),
+        noise_hu=float(rng.uniform(12, 35) * (1 + 1.3 * sharp) / np.sqrt(thickness)),
+        sharpness=sharp,
+        streaks=float(rng.uniform(0.2, 1.8)),
+        contrast=bool(rng.random() < CONTRAST_SHARE),
+        intercept=int(rng.choice((0, -1024))) if signed else int(rng.choice((-1024, -8192))),
+        signed=signed,
+        bits=16 if signed or kind > 0.8 else 12,
+        pad_hu=pad if rng.random() < 0.5 else None,
+        syntax=str(names[int(rng.choice(len(names), p=list(SYNTAX_SHARES.values())))]),
+        origin_mm=(
+            0.0,
+            round(float(rng.uniform(-160, 60)), 1),
+            round(float(rng.normal(0, 300)), 1),
+        ),
+    )
+
+
+def draw_scan(rng: np.random.Generator, neck: Neck, *, size_px: int, difficulty: str) -> Scan:
+    """Draw how a patient is scanned; `difficulty` is "easy" or "real"."""
+    draw = draw_easy_scan if difficulty == "easy" else draw_real_scan
+    return draw(rng, neck, size_px)

@@ -9,16 +9,14 @@ labels into a mask, both (z, y, x) with z index 0 = most cranial. Example::
 World and bone axes are DICOM's: x to the patient's left, y to the back, z to the head.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
 Vector = tuple[float, float, float]
-
-FAR_MM = 50.0
-DAMAGE_MM = 2.0
 
 
 @dataclass(frozen=True)
@@ -128,33 +126,99 @@ Primitive = Bar | Block
 
 
 @dataclass(frozen=True)
+class Space:
+    """A filling that replaces what is there: air cells, orbits, brain, vessels."""
+
+    part: Primitive
+    hu: float
+    position: Vector = (0.0, 0.0, 0.0)
+    turn: Vector = (0.0, 0.0, 0.0)
+
+
+def pair(parts: list[Primitive], bar: Bar) -> None:
+    """Add a bar and its mirror image."""
+    (ax, ay, az), (bx, by, bz) = bar.a, bar.b
+    parts += [bar, replace(bar, a=(-ax, ay, az), b=(-bx, by, bz))]
+
+
+def chain(parts: list[Primitive], points: list[Vector], r: float, tall: float = 1.0) -> None:
+    """Mirrored bars through a list of points."""
+    for a, b in pairwise(points):
+        pair(parts, Bar(a, b, r, r, (1.0, 1.0, tall)))
+
+
+def scaled(parts: list[Primitive], size: float) -> list[Primitive]:
+    """The same primitives `size` times as large."""
+
+    def grow(p: Vector) -> Vector:
+        return (size * p[0], size * p[1], size * p[2])
+
+    return [
+        replace(p, a=grow(p.a), b=grow(p.b), ra=p.ra * size, rb=p.rb * size)
+        if isinstance(p, Bar)
+        else replace(p, center=grow(p.center), half=grow(p.half), dome=p.dome * size)
+        for p in parts
+    ]
+
+
+@dataclass(frozen=True)
 class Cut:
-    """A wavy plane through `point` that keeps the side `normal` points away from."""
+    """A wavy plane through `point`; the side that `normal` points to is inside."""
 
     point: Vector
     normal: Vector
-    gap_mm: float
     roughness_mm: float = 0.4
     phase: float = 0.0
-    mirror: bool = False
 
     def distance(self, p: tuple[Array, Array, Array]) -> Array:
-        """Signed distance in mm to the kept side (negative = kept) at points (x, y, z)."""
-        n = self.normal
-        q = [(v - c) * k for v, c, k in zip(p, self.point, n, strict=True)]
+        """Signed distance in mm (negative inside) at points (x, y, z)."""
+        q = [(c - v) * k for v, c, k in zip(p, self.point, self.normal, strict=True)]
         d = q[0] + q[1] + q[2]
         if self.roughness_mm:
             ripple = np.sin(0.9 * p[0] + 0.7 * p[1] + 0.8 * p[2] + self.phase)
             ripple += np.sin(-0.5 * p[0] + 1.1 * p[1] + 1.3 * p[2] + 2.0 * self.phase)
             d = d + 0.5 * self.roughness_mm * ripple
-        return (-d if self.mirror else d) + 0.5 * self.gap_mm
+        return d
+
+
+Region = tuple[Cut, ...]
+"""The common inside of its cuts."""
+
+
+def region_distance(region: Region, p: tuple[Array, Array, Array]) -> Array:
+    """Signed distance in mm (negative inside) to a region of at least one cut."""
+    distance = region[0].distance(p)
+    for cut in region[1:]:
+        distance = np.maximum(distance, cut.distance(p))
+    return distance
+
+
+@dataclass(frozen=True)
+class Slit:
+    """A lucent line of `gap_mm` along a cut, within `reach_mm` of its point."""
+
+    cut: Cut
+    gap_mm: float
+    reach_mm: float
+    strength: float = 1.0
+
+    def distance(self, p: tuple[Array, Array, Array]) -> Array:
+        """Signed distance in mm (negative inside the line) at points (x, y, z)."""
+        x, y, z = (v - c for v, c in zip(p, self.cut.point, strict=True))
+        away = np.sqrt(x * x + y * y + z * z) - self.reach_mm
+        return np.maximum(np.abs(self.cut.distance(p)) - 0.5 * self.gap_mm, away)
 
 
 @dataclass(frozen=True)
 class Fragment:
-    """The part of a bone on the kept side of every cut, moved by `shift` and turned."""
+    """A part of a bone: inside `region` (all of it where None), outside every one of `without`.
 
-    cuts: tuple[Cut, ...] = ()
+    It is moved by `shift` and turned about `pivot`; `slits` are lines in it that are no break-off.
+    """
+
+    region: Region | None = None
+    without: tuple[Region, ...] = ()
+    slits: tuple[Slit, ...] = ()
     shift: Vector = (0.0, 0.0, 0.0)
     turn: Vector = (0.0, 0.0, 0.0)
     pivot: Vector = (0.0, 0.0, 0.0)
@@ -178,6 +242,11 @@ class Bone:
     fragments: tuple[Fragment, ...] = field(default=WHOLE)
 
 
+def as_vector(values: NDArray[np.float64]) -> Vector:
+    """Three floats as a plain tuple."""
+    return (float(values[0]), float(values[1]), float(values[2]))
+
+
 def rotation(turn: Vector) -> NDArray[np.float64]:
     """Rotation matrix of degrees about x (nod), y (tilt) and z (twist), applied in this order."""
     (cx, cy, cz), (sx, sy, sz) = np.cos(np.radians(turn)), np.sin(np.radians(turn))
@@ -185,127 +254,3 @@ def rotation(turn: Vector) -> NDArray[np.float64]:
     about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
     about_z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
     return about_z @ about_y @ about_x
-
-
-def _into(
-    matrix: NDArray[np.float64], origin: NDArray[np.float64], x: Array, y: Array, z: Array
-) -> tuple[Array, Array, Array]:
-    """Coordinates of world points in a frame: columns of `matrix` are the frame's axes."""
-    m = matrix.astype(np.float32)
-    dx, dy, dz = (v - np.float32(o) for v, o in zip((x, y, z), origin, strict=True))
-    return tuple(m[0, k] * dx + m[1, k] * dy + m[2, k] * dz for k in range(3))
-
-
-def _melt(a: Array, b: Array, blend: float) -> Array:
-    """Smooth minimum of two distances (polynomial, Inigo Quilez)."""
-    if blend <= 0:
-        return np.minimum(a, b)
-    h = np.maximum(blend - np.abs(a - b), 0.0)
-    return np.minimum(a, b) - h * h * (0.25 / blend)
-
-
-def _corners(low: NDArray[np.float64], high: NDArray[np.float64]) -> NDArray[np.float64]:
-    picks = np.array([[i >> k & 1 for k in range(3)] for i in range(8)])
-    return np.where(picks, high, low)
-
-
-@dataclass(frozen=True)
-class _Field:
-    """Signed distance of a fragment on a window of the grid, and how to reach its own frame."""
-
-    window: tuple[slice, ...]
-    sub: Grid
-    distance: Array
-    matrix: NDArray[np.float64]
-    origin: NDArray[np.float64]
-
-    def points(self, window: tuple[slice, ...] = (slice(None),) * 3) -> tuple[Array, Array, Array]:
-        """Fragment coordinates (x, y, z) of a window of the window."""
-        sub = self.sub
-        x, y, z = sub.x[window[2]], sub.y[window[1], None], sub.z[window[0], None, None]
-        return _into(self.matrix, self.origin, x, y, z)
-
-
-def _distance(bone: Bone, fragment: Fragment, grid: Grid, margin: float) -> _Field:
-    """Signed distance of one fragment, in mm, on the grid window that holds it."""
-    pose, moved = rotation(bone.turn), rotation(fragment.turn)
-    pivot = np.array(fragment.pivot)
-    matrix = pose @ moved
-    origin = np.array(bone.position) + pose @ (pivot + np.array(fragment.shift) - moved @ pivot)
-    boxes = []
-    for part in bone.parts:
-        low, high = part.bounds()
-        corners = _corners(low - margin, high + margin) @ matrix.T + origin
-        boxes.append((corners.min(0), corners.max(0)))
-    solid = [box for box, part in zip(boxes, bone.parts, strict=True) if not part.hole]
-    low, high = np.min([b[0] for b in solid], 0), np.max([b[1] for b in solid], 0)
-    window = grid.window((low + high) / 2, (high - low) / 2)
-    sub = Grid(grid.z[window[0]], grid.y[window[1]], grid.x[window[2]])
-    field = _Field(window, sub, np.full(sub.shape, FAR_MM, np.float32), matrix, origin)
-    for holes in (False, True):
-        for part, (low, high) in zip(bone.parts, boxes, strict=True):
-            inner = sub.window((low + high) / 2, (high - low) / 2)
-            old = field.distance[inner]
-            if part.hole == holes and old.size:
-                d = part.distance(field.points(inner))
-                field.distance[inner] = np.maximum(old, -d) if holes else _melt(old, d, part.blend)
-    return field
-
-
-def _cover(distance: Array, softness_mm: float) -> Array:
-    """Share of a voxel inside a surface at signed `distance`: a box blur across the surface."""
-    return np.clip(0.5 - distance / softness_mm, 0.0, 1.0)
-
-
-def paint(
-    bone: Bone,
-    grid: Grid,
-    hu: Array,
-    labels: NDArray[np.uint8],
-    damage: NDArray[np.uint8],
-    *,
-    softness_mm: float,
-) -> None:
-    """Paint one bone into `hu`, `labels` and `damage` (all (z, y, x)), changed in place.
-
-    Args:
-        bone: what to paint; each fragment is painted where it now lies.
-        grid: voxel centers of both arrays.
-        hu: float32 HU; the brighter of bone and what was there stays.
-        labels: uint8; the bone's label where more than half of a voxel is bone.
-        damage: uint8; the bone's label along the broken faces, the truth behind boxes.
-        softness_mm: width of the partial-volume ramp, about one voxel.
-    """
-    for fragment in bone.fragments:
-        field = _distance(bone, fragment, grid, margin=softness_mm + 2.0)
-        if field.distance.size == 0:
-            continue
-        window = field.window
-        inside = _cover(field.distance, softness_mm)
-        core = _cover(field.distance + bone.cortex_mm, softness_mm)
-        keep = np.ones_like(inside)
-        for cut in fragment.cuts:
-            face = cut.distance(field.points())
-            keep = np.minimum(keep, _cover(face, softness_mm))
-            damage[window][(np.abs(face) < DAMAGE_MM) & (field.distance < 0)] = bone.label
-        background = hu[window]
-        bright = core * bone.marrow_hu + (inside - core) * bone.cortex_hu
-        mixed = keep * (bright + (1.0 - inside) * background) + (1.0 - keep) * background
-        np.maximum(background, mixed, out=background)
-        if bone.label:
-            labels[window][inside * keep > 0.5] = bone.label
-
-
-def fill(
-    part: Primitive, grid: Grid, hu: Array, value: float, *, softness_mm: float, share: float = 1.0
-) -> None:
-    """Replace what `hu` holds inside a soft part (world coordinates) by `share` of `value`."""
-    low, high = part.bounds()
-    window = grid.window((low + high) / 2, (high - low) / 2 + softness_mm)
-    sub = Grid(grid.z[window[0]], grid.y[window[1]], grid.x[window[2]])
-    if 0 in sub.shape:
-        return
-    inside = share * _cover(
-        part.distance((sub.x, sub.y[:, None], sub.z[:, None, None])), softness_mm
-    )
-    hu[window] += inside * (value - hu[window])

@@ -1,4 +1,4 @@
-"""The bony neck: C1..C7 with their level shapes, T1..T3 with ribs, skull base, jaw and hyoid.
+"""The spine: C1..C7 with their level shapes and T1..T3, posed into a neck.
 
 In: a seeded generator. Out: a `Neck` of posed `Bone`s in mm. Example::
 
@@ -9,14 +9,32 @@ Sizes are adult means rounded from Panjabi et al., Spine 1991;16:861 (cervical) 
 (thoracic), and for C1 from Doherty and Heggeness, Spine 1994;19:2497.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cspine_kit.core.anatomy import LEVELS
-from cspine_kit.phantom.shapes import Bar, Block, Bone, Primitive, Vector, rotation
+from cspine_kit.phantom.shapes import (
+    Bar,
+    Block,
+    Bone,
+    Primitive,
+    Space,
+    Vector,
+    as_vector,
+    chain,
+    pair,
+    rotation,
+    scaled,
+)
+from cspine_kit.phantom.skeleton import (
+    draw_head,
+    draw_larynx,
+    draw_ribs,
+    draw_shoulders,
+)
 
 SPINE: tuple[str, ...] = (*LEVELS, "T1", "T2", "T3")
 
@@ -49,26 +67,14 @@ CANAL_MM = 15.0
 DISC_MM = 5.0
 
 
-def _pair(parts: list[Primitive], bar: Bar) -> None:
-    """Add a bar and its mirror image."""
-    (ax, ay, az), (bx, by, bz) = bar.a, bar.b
-    parts += [bar, replace(bar, a=(-ax, ay, az), b=(-bx, by, bz))]
-
-
-def _chain(parts: list[Primitive], points: list[Vector], r: float, tall: float = 1.0) -> None:
-    """Mirrored bars through a list of points."""
-    for a, b in pairwise(points):
-        _pair(parts, Bar(a, b, r, r, (1.0, 1.0, tall)))
-
-
 def atlas() -> list[Primitive]:
     """C1: a ring without a body; the origin is the center of its canal."""
     parts: list[Primitive] = []
-    _chain(parts, [(0, -16.0, 0), (8, -14.5, 0), (13, -10, 0)], 2.6, 1.9)
-    _pair(parts, Bar((17.0, -5.0, 0), (16.5, -5.0, 0), 6.5, 6.5, (0.95, 1.2, 1.05)))
-    _chain(parts, [(18, 1, 1), (17.5, 9, 1), (11, 17.5, 1), (0, 21.5, 0)], 2.7, 1.4)
-    _pair(parts, Bar((19, -3, 0), (36, 1, -1), 4.0, 3.2, (1.0, 1.2, 1.0)))
-    _pair(parts, Bar((27, -0.5, -12), (27, -0.5, 12), 3.0, 3.0, hole=True))
+    chain(parts, [(0, -16.0, 0), (8, -14.5, 0), (13, -10, 0)], 2.6, 1.9)
+    pair(parts, Bar((17.0, -5.0, 0), (16.5, -5.0, 0), 6.5, 6.5, (0.95, 1.2, 1.05)))
+    chain(parts, [(18, 1, 1), (17.5, 9, 1), (11, 17.5, 1), (0, 21.5, 0)], 2.7, 1.4)
+    pair(parts, Bar((19, -3, 0), (36, 1, -1), 4.0, 3.2, (1.0, 1.2, 1.0)))
+    pair(parts, Bar((27, -0.5, -12), (27, -0.5, 12), 3.0, 3.0, hole=True))
     return parts
 
 
@@ -77,15 +83,15 @@ def axis() -> list[Primitive]:
     hx, hy, hz = BODY_MM["C2"]
     parts: list[Primitive] = [Block((0, 0, 0), (hx, hy, hz), power=2.6, waist=0.1)]
     parts.append(Bar((0, -1.0, hz - 3), (0, -2.0, 23), 5.2, 4.8, (1.0, 1.05, 1.0)))
-    _pair(parts, Bar((13.5, 2, 6), (15.5, 3, 6.5), 6.0, 6.0, (1.15, 1.15, 0.75)))
-    _pair(parts, Bar((8, 4, 0), (16, 9, 0), 4.0, 3.6, (1.0, 1.0, 1.3)))
-    _pair(parts, Bar((17, 12, -3), (18, 13, -11), 5.0, 5.0))
-    _pair(parts, Bar((16, 3, -1), (25, 6, -6), 3.2, 2.4))
-    _pair(parts, Bar((18.5, 3, -16), (18.5, 3, 14), 2.6, 2.6, hole=True))
-    _pair(parts, Bar((16, 13, -4), (2, 24, -4), 3.0, 3.4, (1.0, 1.0, 2.0)))
+    pair(parts, Bar((13.5, 2, 6), (15.5, 3, 6.5), 6.0, 6.0, (1.15, 1.15, 0.75)))
+    pair(parts, Bar((8, 4, 0), (16, 9, 0), 4.0, 3.6, (1.0, 1.0, 1.3)))
+    pair(parts, Bar((17, 12, -3), (18, 13, -11), 5.0, 5.0))
+    pair(parts, Bar((16, 3, -1), (25, 6, -6), 3.2, 2.4))
+    pair(parts, Bar((18.5, 3, -16), (18.5, 3, 14), 2.6, 2.6, hole=True))
+    pair(parts, Bar((16, 13, -4), (2, 24, -4), 3.0, 3.4, (1.0, 1.0, 2.0)))
     tip = hy + CANAL_MM + SPINOUS_MM["C2"]
     parts.append(Bar((0, 24, -4), (0, tip - 5, -6), 4.2, 4.0, (1.0, 1.0, 1.7)))
-    _pair(parts, Bar((2, tip - 5, -7), (6.5, tip, -9), 3.4, 2.6, (1.0, 1.0, 1.3)))
+    pair(parts, Bar((2, tip - 5, -7), (6.5, tip, -9), 3.4, 2.6, (1.0, 1.0, 1.3)))
     return parts
 
 
@@ -98,21 +104,21 @@ def subaxial(level: str) -> list[Primitive]:
     last = level == "C7"
     parts: list[Primitive] = [Block((0, 0, 0), (hx, hy, hz), power=2.6, dome=0.8)]
     if not last:
-        _pair(parts, Bar((hx - 1.2, -2, hz - 1), (hx - 0.8, hy - 3, hz + 1), 1.7, 2.0))
-    _pair(parts, Bar((hx - 2, hy - 3, 0.5), (pillar - 2, hy + 3.5, 0.5), 2.9, 2.9, (1, 1, 1.3)))
-    top, low = (pillar, hy + 4.5, hz - 1), (pillar, hy + 8.5, -hz - 1.5)
-    _pair(parts, Bar(top, low, 4.8, 5.0, (1.15, 0.95, 1.0)))
-    _pair(parts, Bar((hx - 2, -1.5, -1), (tip_x - 2, 0, -3), 2.3, 2.2))
-    _pair(parts, Bar((pillar, hy + 2, -1), (tip_x, 2.5, -3), 2.6, 2.8))
+        pair(parts, Bar((hx - 1.2, -2, hz - 1), (hx - 0.8, hy - 3, hz + 1), 1.7, 2.0))
+    pair(parts, Bar((hx - 2, hy - 3, 0.5), (pillar - 2, hy + 3.5, 0.5), 2.9, 2.9, (1, 1, 1.3)))
+    top, low = (pillar, hy + 3.5, hz + 2), (pillar, hy + 10.0, -hz - 2.5)
+    pair(parts, Bar(top, low, 4.6, 4.8, (1.2, 0.78, 1.0)))
+    pair(parts, Bar((hx - 2, -1.5, -1), (tip_x - 2, 0, -3), 2.3, 2.2))
+    pair(parts, Bar((pillar, hy + 2, -1), (tip_x, 2.5, -3), 2.6, 2.8))
     hole_x, hole_r = hx + 5.6, (1.8 if last else 2.9)
-    _pair(parts, Bar((hole_x, 3.4, -12), (hole_x, 3.4, 12), hole_r, hole_r, hole=True))
-    _pair(parts, Bar((pillar - 1, hy + 9, -1), (1.5, back + 3, -3), 2.5, 2.7, (1.0, 1.0, 2.1)))
+    pair(parts, Bar((hole_x, 3.4, -12), (hole_x, 3.4, 12), hole_r, hole_r, hole=True))
+    pair(parts, Bar((pillar - 1, hy + 9, -1), (1.5, back + 3, -3), 2.5, 2.7, (1.0, 1.0, 2.1)))
     droop = -8.0 if last else -6.0
     if last:
         parts.append(Bar((0, back + 2, -3), (0, tip_y, droop), 3.2, 4.2, (1.0, 1.0, 1.5)))
     else:
         parts.append(Bar((0, back + 2, -3), (0, tip_y - 4, droop), 2.9, 2.9, (1.0, 1.0, 1.5)))
-        _pair(parts, Bar((1, tip_y - 5, droop), (5, tip_y, droop - 2), 2.5, 2.0))
+        pair(parts, Bar((1, tip_y - 5, droop), (5, tip_y, droop - 2), 2.5, 2.0))
     return parts
 
 
@@ -121,11 +127,11 @@ def thoracic(level: str) -> list[Primitive]:
     hx, hy, hz = BODY_MM[level]
     back = hy + CANAL_MM
     parts: list[Primitive] = [Block((0, 0, 0), (hx, hy, hz), power=2.3)]
-    _pair(parts, Bar((hx - 4, hy - 2, 3), (13, hy + 8, 3), 3.2, 3.2, (1, 1, 1.6)))
-    _pair(parts, Bar((13, hy + 8, hz), (14, hy + 10, -hz - 4), 4.2, 4.2))
+    pair(parts, Bar((hx - 4, hy - 2, 3), (13, hy + 8, 3), 3.2, 3.2, (1, 1, 1.6)))
+    pair(parts, Bar((13, hy + 8, hz), (14, hy + 10, -hz - 4), 4.2, 4.2))
     reach = {"T1": 37.0, "T2": 34.0}.get(level, 31.0)
-    _pair(parts, Bar((13, hy + 9, 2), (reach, hy + 14, 5), 4.2, 4.6, (1, 1, 1.2)))
-    _pair(parts, Bar((13, hy + 10, -2), (1.5, back + 4, -4), 2.8, 3.0, (1, 1, 2.6)))
+    pair(parts, Bar((13, hy + 9, 2), (reach, hy + 14, 5), 4.2, 4.6, (1, 1, 1.2)))
+    pair(parts, Bar((13, hy + 10, -2), (1.5, back + 4, -4), 2.8, 3.0, (1, 1, 2.6)))
     parts.append(Bar((0, back + 3, -4), (0, back + 30, -18), 3.4, 3.8, (1.0, 1.0, 1.6)))
     return parts
 
@@ -139,82 +145,30 @@ def parts_of(level: str) -> list[Primitive]:
     return subaxial(level) if level in LEVELS else thoracic(level)
 
 
-def _vector(values: NDArray[np.float64]) -> Vector:
-    return (float(values[0]), float(values[1]), float(values[2]))
-
-
-def scaled(parts: list[Primitive], size: float) -> list[Primitive]:
-    """The same primitives `size` times as large."""
-
-    def grow(p: Vector) -> Vector:
-        return (size * p[0], size * p[1], size * p[2])
-
-    return [
-        replace(p, a=grow(p.a), b=grow(p.b), ra=p.ra * size, rb=p.rb * size)
-        if isinstance(p, Bar)
-        else replace(p, center=grow(p.center), half=grow(p.half), dome=p.dome * size)
-        for p in parts
-    ]
-
-
 @dataclass
 class Neck:
-    """A drawn patient: bones by name, and the measures the soft parts hang on."""
+    """A drawn patient: bones by name, spaces over and flesh under them."""
 
     bones: dict[str, Bone]
+    spaces: list[Space]
+    flesh: list[Space]
     size: float
+    girth: float
+    nod: float
+    variety: float
     axes: dict[str, tuple[Vector, Vector]] = field(default_factory=dict)
     """Per vertebra: center of the body (of the ring for C1) and direction of its own z."""
 
 
-def _ribs(level: str, bone: Bone, size: float, side: int) -> Bone:
-    """One rib as a chain of bars around the chest, sloping down to the front."""
-    order = SPINE.index(level) - SPINE.index("T1")
-    width, depth = (52 + 18 * order) * size, (38 + 12 * order) * size
-    x0, y0, z0 = bone.position
-    parts: list[Primitive] = []
-    angles = np.radians(np.linspace(60, -75, 10))
-    points = [
-        (
-            side * (14 * size + width * np.cos(a)),
-            -6 * size + depth * (np.sin(a) - 0.45),
-            (4 - 0.30 * depth * (1 - np.sin(a))),
-        )
-        for a in angles
-    ]
-    points.insert(0, (side * 14 * size, 9.0 * size, 4.0))
-    for a, b in pairwise(points):
-        parts.append(Bar(a, b, 3.4, 3.4, (1.0, 1.0, 1.5)))
-    name = f"rib_{level}_{'left' if side > 0 else 'right'}"
-    return Bone(name, parts, (x0, y0, z0), cortex_hu=850, marrow_hu=180, cortex_mm=0.8)
-
-
-def _head(atlas_bone: Bone, size: float) -> list[Bone]:
-    """Skull with foramen magnum and condyles, jaw and hyoid, placed on C1."""
-    x, y, z = atlas_bone.position
-    vault = (x, y - 18 * size, z + 78 * size)
-    skull: list[Primitive] = [
-        Bar((0, 0, 0), (0, 0, 0), 76 * size, 76 * size, (0.95, 1.2, 0.92)),
-        Bar((0, 0, 0), (0, 0, 0), 70 * size, 70 * size, (0.95, 1.2, 0.92), hole=True),
-        Bar((0, 18, -40), (0, 18, -95), 15, 15, hole=True),
-    ]
-    condyles: list[Primitive] = []
-    _pair(condyles, Bar((13, -9, 11), (17, -1, 12), 5.0, 5.0, (1, 1, 0.9)))
-    _pair(condyles, Bar((28, -4, 20), (50, -6, 24), 8, 10))
-    condyles.append(Bar((0, -16, 16), (0, -24, 32), 6, 8, (1.6, 0.8, 1)))
-    jaw: list[Primitive] = []
-    _pair(jaw, Bar((44, -22, 14), (43, -30, -20), 4.0, 4.5, (1, 2.2, 1)))
-    _pair(jaw, Bar((43, -32, -20), (24, -72, -30), 4.5, 5.0, (1, 1, 2.0)))
-    _pair(jaw, Bar((24, -72, -30), (0, -85, -32), 5.0, 5.5, (1, 1, 2.0)))
-    hyoid: list[Primitive] = []
-    _pair(hyoid, Bar((18, -32, -50), (10, -46, -56), 1.8, 2.2))
-    _pair(hyoid, Bar((10, -46, -56), (0, -50, -57), 2.2, 2.8))
-    return [
-        Bone("skull", skull, vault, cortex_hu=1300, marrow_hu=800, cortex_mm=1.5),
-        Bone("skull_base", scaled(condyles, size), (x, y, z), marrow_hu=350),
-        Bone("jaw", scaled(jaw, size), (x, y, z), cortex_hu=1300, marrow_hu=800, cortex_mm=1.5),
-        Bone("hyoid", scaled(hyoid, size), (x, y, z), marrow_hu=200),
-    ]
+def _place(turns: dict[str, Vector], *, size: float, disc: float) -> dict[str, NDArray[np.float64]]:
+    """Centers of all vertebrae: bodies stacked on discs, C1 around the dens; C4 at the origin."""
+    up = {level: rotation(turns[level]) @ (0.0, 0.0, 1.0) for level in SPINE}
+    at = {"C2": np.zeros(3)}
+    for above, below in pairwise(SPINE[1:]):
+        step = up[above] * BODY_MM[above][2] * size + up[below] * BODY_MM[below][2] * size
+        at[below] = at[above] - step - disc * (up[above] + up[below]) / 2
+    at["C1"] = at["C2"] + rotation(turns["C2"]) @ (np.array([0.0, 7.5, 18.5]) * size)
+    return {level: at[level] - at["C4"] for level in SPINE}
 
 
 def draw_neck(rng: np.random.Generator, *, variety: float = 1.0) -> Neck:
@@ -223,34 +177,36 @@ def draw_neck(rng: np.random.Generator, *, variety: float = 1.0) -> Neck:
     The center of C4's body lies at (0, 0, 0).
     """
     size = 1.0 + variety * rng.uniform(-0.09, 0.09)
-    lordosis = 1.0 + variety * rng.uniform(-0.7, 0.5)
-    pitch = variety * rng.uniform(-6, 6)
-    tilt, twist = variety * rng.uniform(-4, 4, 2)
-    disc = DISC_MM * size * (1.0 + variety * rng.uniform(-0.25, 0.15))
-    turns, bones = {}, {}
+    lordosis = 1.0 + variety * rng.uniform(-0.9, 0.5)
+    pitch = variety * rng.uniform(-7, 7)
+    tilt, twist = variety * rng.uniform(-5, 5, 2)
+    disc = DISC_MM * size * (1.0 + variety * rng.uniform(-0.35, 0.15))
+    turns: dict[str, Vector] = {}
     for i, level in enumerate(SPINE):
         lean = 8 + pitch + lordosis * (LEAN_DEG[level] - 8)
         fade = max(0.0, 1.0 - i / 9.0)
         turns[level] = (lean, tilt * fade, twist * fade + variety * rng.uniform(-1, 1))
-    up = {level: rotation(turns[level]) @ (0.0, 0.0, 1.0) for level in SPINE}
-    at = {"C2": np.zeros(3)}
-    for above, below in pairwise(SPINE[1:]):
-        step = up[above] * BODY_MM[above][2] * size + up[below] * BODY_MM[below][2] * size
-        at[below] = at[above] - step - disc * (up[above] + up[below]) / 2
-    frame = rotation(turns["C2"])
-    at["C1"] = at["C2"] + frame @ (np.array([0.0, 7.5, 18.5]) * size)
-    shift = at["C4"].copy()
-    for level in SPINE:
-        position = _vector(at[level] - shift)
-        own = size * (1.0 + variety * rng.uniform(-0.02, 0.02))
-        label = SPINE.index(level) + 1
+    at = _place(turns, size=size, disc=disc)
+    marrow, cortex = 260 + variety * rng.uniform(-110, 110), 1050 + variety * rng.uniform(-250, 250)
+    shell = 1.0 + variety * rng.uniform(-0.3, 0.3)
+    bones: dict[str, Bone] = {}
+    for label, level in enumerate(SPINE, start=1):
+        own = size * (1.0 + variety * rng.uniform(-0.03, 0.03))
         parts = scaled(parts_of(level), own)
-        bones[level] = Bone(level, parts, position, turns[level], label)
-    axes = {k: (bones[k].position, _vector(up[k])) for k in SPINE}
-    for bone in _head(bones["C1"], size):
-        bones[bone.name] = bone
-    for level in SPINE[-3:]:
-        for side in (-1, 1):
-            rib = _ribs(level, bones[level], size, side)
-            bones[rib.name] = rib
-    return Neck(bones, size, axes)
+        position = as_vector(at[level])
+        bones[level] = Bone(level, parts, position, turns[level], label, cortex, marrow, shell)
+    nod = turns["C1"][0] + variety * rng.uniform(-6, 6)
+    c1, t1 = bones["C1"].position, bones["T1"].position
+    head, flesh, spaces = draw_head(rng, c1, size=size, nod=nod, variety=variety)
+    girdle, lungs = draw_shoulders(t1, size=size, lift=variety * float(rng.uniform(-25, 20)))
+    ribs = [
+        rib
+        for order, level in enumerate(SPINE[-3:])
+        for rib in draw_ribs(level, order, bones[level].position, size=size)
+    ]
+    x, y, z = bones["C5"].position
+    larynx = draw_larynx((x, y - 30 * size, z), size=size, calcium=variety * float(rng.random()))
+    bones |= {bone.name: bone for bone in (*head, *girdle, *ribs, larynx)}
+    axes = {k: (bones[k].position, as_vector(rotation(turns[k]) @ (0.0, 0.0, 1.0))) for k in SPINE}
+    girth = 1.0 + variety * float(rng.uniform(-0.12, 0.25))
+    return Neck(bones, [*lungs, *spaces], flesh, size, girth, nod, variety, axes)

@@ -121,11 +121,11 @@ def test_finished_is_left_alone_and_half_done_is_resumed(phantom, tmp_path, monk
     written = []
     write_dicom = writer.write_dicom
 
-    def dies_at_third(folder, *args):
+    def dies_at_third(folder, *args, **kwargs):
         if len(written) == 2:
             raise KeyboardInterrupt
         written.append(folder)
-        write_dicom(folder, *args)
+        write_dicom(folder, *args, **kwargs)
 
     monkeypatch.setattr(writer, "write_dicom", dies_at_third)
     with pytest.raises(KeyboardInterrupt):

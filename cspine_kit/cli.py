@@ -377,6 +377,25 @@ def _inspect(args: argparse.Namespace) -> int:
     return 0
 
 
+def _headers_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--slices", type=Path, required=True, metavar="FILE", help="slice headers")
+    parser.add_argument("--presence", type=Path, required=True, metavar="CSV", help="C1..C7 0/1")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="CSV or parquet")
+    parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", action="store_true")
+
+
+def _headers(args: argparse.Namespace) -> int:
+    from cspine_kit.stack.vertebra_headers import render, run_vertebra_headers
+
+    result = run_vertebra_headers(
+        args.slices, args.presence, args.out, folds=args.folds, seed=args.seed
+    )
+    print(json.dumps(result, indent=2) if args.json else render(result))
+    return 0
+
+
 def _info_arguments(parser: argparse.ArgumentParser) -> None:
     _config(parser, required=False)
     parser.add_argument("--json", action="store_true")
@@ -462,6 +481,12 @@ VERBS: dict[str, Verb] = {
         "cspine inspect train_images/1.2.826.0.1.3680043.6200 --png study.png",
         _inspect_arguments,
         _inspect,
+    ),
+    "headers": Verb(
+        "which vertebrae a slice shows, from DICOM headers alone",
+        "cspine headers --slices slice_headers.parquet --presence presence.csv --out v.csv",
+        _headers_arguments,
+        _headers,
     ),
     "info": Verb("what exists, what is stale, what is next", "cspine info", _info_arguments, _info),
 }

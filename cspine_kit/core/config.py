@@ -132,6 +132,8 @@ class StackConfig(Section):
     extra_trees: bool
     l2: Annotated[float, Field(ge=0.0)]
     clip: Annotated[float, Field(gt=0.0, lt=0.5)]
+    prevalence: Annotated[float, Field(gt=0.0, lt=1.0)] | None
+    search_minutes: Annotated[float, Field(ge=0.0)]
 
 
 class BundleConfig(Section):

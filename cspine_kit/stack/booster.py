@@ -20,6 +20,7 @@ from typing import Any
 import lightgbm as lgb
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from cspine_kit.core.anatomy import OVERALL, TARGETS
 from cspine_kit.core.config import StackConfig
@@ -35,10 +36,11 @@ from cspine_kit.stack.baselines import (
     formulas,
 )
 from cspine_kit.stack.blend import blend, greedy_weights, plain_weights, search_weights
-from cspine_kit.stack.calibrate import Finish, fit_finish
+from cspine_kit.stack.calibrate import Finish, fit_finish, shift_prior
 from cspine_kit.stack.design import FeatureTable, level_design, overall_design
 from cspine_kit.stack.head import Head, Task, fit_head
 from cspine_kit.stack.linear import Ridge, one_blas_thread
+from cspine_kit.stack.search import search
 from cspine_kit.stack.segments import FloatArray, IntArray
 from cspine_kit.stack.units import N_LEVELS, SHOWN
 
@@ -76,13 +78,16 @@ class Stack:
     """Fitted heads per fold and the feature columns they read.
 
     `clip`: probabilities end inside [clip, 1 - clip]. `ships`: the model that `predict` follows by
-    default, "mean_of_members" where nothing fitted beats that mean on outer folds. `notes`: figures
-    for the report.
+    default, "mean_of_members" where nothing fitted beats that mean on outer folds. `rates`: shares
+    of positives in the training labels; with `prevalence`, the overall share expected in the test
+    set, test rows (fold -1) are shifted to it. `notes`: figures for the report.
     """
 
     columns: tuple[str, ...]
     folds: dict[int, FoldHeads]
     clip: float
+    rates: tuple[float, ...]
+    prevalence: float | None = None
     ships: str = STACK
     notes: dict[str, Any] = field(default_factory=dict)
 
@@ -127,7 +132,17 @@ class Stack:
                 own = {name: probs[rows] for name, probs in fixed.items()}
                 for name, probs in heads.models(table.take(rows), own, self.clip).items():
                     models[name][rows] = probs
+        if self.prevalence is not None:
+            models = {name: self._shifted(probs, table.fold < 0) for name, probs in models.items()}
         return pd.DataFrame({"study_uid": table.study_uid}), {**fixed, **models}
+
+    def _shifted(self, probs: FloatArray, test: NDArray[np.bool_]) -> FloatArray:
+        """Test rows at the expected prevalence; levels keep their share of fractured studies."""
+        shifted = probs.copy()
+        ratio = (self.prevalence or self.rates[-1]) / self.rates[-1]
+        for j, rate in enumerate(self.rates):
+            shifted[test, j] = shift_prior(probs[test, j], rate, min(rate * ratio, 0.99))
+        return np.clip(shifted, self.clip, 1.0 - self.clip)
 
     def save(self, folder: Path) -> None:
         """Write stack.json and one LightGBM text file per booster, atomically; no pickle."""
@@ -147,7 +162,12 @@ class Stack:
                     }
                 folds[str(k)]["finish"] = heads.finish.to_json()
                 folds[str(k)]["blends"] = heads.blends
-            meta = {"columns": list(self.columns), "clip": self.clip, "ships": self.ships}
+            meta: dict[str, Any] = {
+                "columns": list(self.columns),
+                "clip": self.clip,
+                "ships": self.ships,
+            }
+            meta |= {"rates": list(self.rates), "prevalence": self.prevalence}
             write_json(temporary / "stack.json", {**meta, "notes": self.notes, "folds": folds})
 
     @classmethod
@@ -171,7 +191,15 @@ class Stack:
             )
             for k, v in raw["folds"].items()
         }
-        return cls(tuple(raw["columns"]), folds, raw["clip"], raw["ships"], raw["notes"])
+        return cls(
+            columns=tuple(raw["columns"]),
+            folds=folds,
+            clip=raw["clip"],
+            rates=tuple(raw["rates"]),
+            prevalence=raw["prevalence"],
+            ships=raw["ships"],
+            notes=raw["notes"],
+        )
 
 
 def predict_heads(level: Head, overall: Head, table: FeatureTable) -> FloatArray:
@@ -214,6 +242,8 @@ def _fit_fold(
         w_level / w_level.mean(),
         np.repeat(inner, N_LEVELS),
     )
+    if config.search_minutes > 0:
+        config = search(task, config, seed=derive_seed(seed, "search"))
     level, level_probs = fit_head(task, config, seed=derive_seed(seed, "level"))
     levels = level_probs.reshape(-1, N_LEVELS)
     task = Task(overall_design(table, levels), y[:, N_LEVELS], w_overall / w_overall.mean(), inner)
@@ -253,7 +283,7 @@ def fit_stack(
     *,
     seed: int,
     jobs: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[], object] | None = None,
 ) -> Stack:
     """Fit the heads of every fold on the out-of-fold rows of the other folds.
 
@@ -264,7 +294,7 @@ def fit_stack(
         config: the stack's section.
         seed: the experiment's seed; same inputs and seed give the same bytes for any `jobs`.
         jobs: folds fitted at the same time; 0 means the usable cores.
-        progress: called with (folds done, folds).
+        progress: called after each fold.
 
     Raises:
         TableError: rows that may have leaked, fewer than two folds, or faulty labels.
@@ -280,10 +310,8 @@ def fit_stack(
     if len(folds) < 2:
         raise TableError(f"features: a nested stack needs two folds or more, got {folds}")
     fixed = formulas(features)
-    done = 0
 
     def fit(k: int) -> FoldHeads:
-        nonlocal done
         rest = table.model_fold != k
         heads = _fit_fold(
             table.take(rest),
@@ -292,9 +320,8 @@ def fit_stack(
             config,
             derive_seed(seed, k),
         )
-        done += 1
         if progress is not None:
-            progress(done, len(folds))
+            progress()
         return heads
 
     # Threads suffice: LightGBM releases the lock, and each booster runs on one thread, so that
@@ -302,4 +329,5 @@ def fit_stack(
     workers = min(jobs or usable_cores(), len(folds))
     with one_blas_thread(), ThreadPoolExecutor(workers) as pool:
         fitted = dict(zip(folds, pool.map(fit, folds), strict=True))
-    return Stack(columns, fitted, config.clip)
+    rates = np.clip(aligned[list(TARGETS)].to_numpy(np.float64).mean(axis=0), 0.001, 0.999)
+    return Stack(columns, fitted, config.clip, tuple(rates.tolist()), config.prevalence)

@@ -33,6 +33,7 @@ class FeatureTable:
 
     study_uid: Any
     model_fold: IntArray
+    fold: IntArray
     values: FloatArray  # (n, 7, columns)
     columns: tuple[str, ...]
 
@@ -48,7 +49,7 @@ class FeatureTable:
         Raises:
             TableError: a missing column, a value that is not finite, or a study without C1..C7.
         """
-        missing = [c for c in (*KEY, *columns) if c not in features]
+        missing = [c for c in (*KEY, "fold", *columns) if c not in features]
         if missing:
             raise TableError(
                 f"features: {len(missing)} columns are missing: {missing[:SHOWN]}; "
@@ -73,6 +74,7 @@ class FeatureTable:
         return cls(
             first["study_uid"].to_numpy(dtype=object),
             first["model_fold"].to_numpy(np.int64),
+            first["fold"].to_numpy(np.int64),
             values.reshape(-1, N_LEVELS, len(columns)),
             columns,
         )
@@ -83,6 +85,7 @@ class FeatureTable:
             self,
             study_uid=self.study_uid[rows],
             model_fold=self.model_fold[rows],
+            fold=self.fold[rows],
             values=self.values[rows],
         )
 

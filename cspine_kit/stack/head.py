@@ -217,6 +217,12 @@ def _held_probs(booster: lgb.Booster) -> FloatArray:
     return caught[0]
 
 
+def inner_loss(task: Task, config: StackConfig, *, seed: int) -> float:
+    """Weighted log loss on the inner folds with the ridge and tree count that suit `config`."""
+    _, odds, ridges = _choose_penalty(task)
+    return task.loss(_choose_rounds(task, odds, ridges, config, seed=seed)[1])
+
+
 def fit_head(task: Task, config: StackConfig, *, seed: int) -> tuple[Head, FloatArray]:
     """Fit on all rows; choose ridge strength and tree count on the inner folds only.
 

@@ -70,6 +70,8 @@ HEADER_STACK = StackConfig(
     extra_trees=True,
     l2=2.0,
     clip=0.003,
+    prevalence=None,
+    search_minutes=0.0,
 )
 """Many shallow random trees: the signal is weak and made of fine steps (a site's slice spacing)."""
 

@@ -13,6 +13,7 @@ import logging
 from dataclasses import replace
 
 import pandas as pd
+from tqdm import tqdm
 
 from cspine_kit.core.anatomy import TARGETS
 from cspine_kit.core.config import Config
@@ -112,9 +113,15 @@ def run_stack(config: Config, paths: RunPaths) -> pd.DataFrame:
         at = pd.MultiIndex.from_frame(features[["study_uid", "level"]])
         features = features.assign(label=label_of.reindex(at).to_numpy())
         features = write_table(features, paths.table("features"), "features", key)
-        stack = fit_stack(
-            features, labels, config.stack, seed=config.seed, jobs=config.execution.jobs
-        )
+        with tqdm(total=config.folds.n, desc="stack", unit="fold") as bar:
+            stack = fit_stack(
+                features,
+                labels,
+                config.stack,
+                seed=config.seed,
+                jobs=config.execution.jobs,
+                progress=lambda: bar.update(1),
+            )
         fixed = stack.predict_all(features)
         predictions = pd.concat(
             [

@@ -1,5 +1,6 @@
 """The nested stack: it beats what it is made of, leaks nothing, and gives the same bytes again."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,11 +8,11 @@ import pandas as pd
 import pytest
 from slice_tables import World, make_world
 
-from cspine_kit.core.anatomy import LEVELS, TARGETS
+from cspine_kit.core.anatomy import LEVELS, OVERALL, TARGETS
 from cspine_kit.core.config import StackConfig, load_config
 from cspine_kit.core.errors import TableError
 from cspine_kit.core.metric import metric
-from cspine_kit.stack.aggregate import aggregate
+from cspine_kit.stack.aggregate import aggregate, feature_columns
 from cspine_kit.stack.baselines import (
     constant_predictions,
     formula_predictions,
@@ -19,6 +20,9 @@ from cspine_kit.stack.baselines import (
     wide_predictions,
 )
 from cspine_kit.stack.booster import STACK, Stack, fit_stack, inner_folds
+from cspine_kit.stack.design import FeatureTable, level_design
+from cspine_kit.stack.head import Task, inner_loss
+from cspine_kit.stack.search import search
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -145,3 +149,25 @@ def test_inner_folds_keep_groups_whole() -> None:
     inner = inner_folds(labels, 7)
     assert set(inner) == {0, 1, 2, 3}
     assert pd.Series(inner).groupby(labels["group"]).nunique().max() == 1
+
+
+def test_expected_prevalence_moves_test_rows_only(
+    features: pd.DataFrame, stack: Stack, world: World
+) -> None:
+    rarer = replace(stack, prevalence=0.2)
+    pd.testing.assert_frame_equal(rarer.predict(features), stack.predict(features))
+    test = features[features["model_fold"] == 0].assign(fold=-1)
+    before, after = stack.predict(test), rarer.predict(test)
+    assert (after[list(TARGETS)] <= before[list(TARGETS)]).all(axis=None)
+    assert after[OVERALL].mean() < before[OVERALL].mean() - 0.1
+
+
+def test_search_stays_inside_its_budget_and_is_never_worse(
+    world: World, features: pd.DataFrame, config: StackConfig
+) -> None:
+    pytest.importorskip("optuna")
+    table = FeatureTable.of(features, tuple(feature_columns(features)))
+    y = world.labels.set_index("study_uid").loc[table.study_uid, list(LEVELS)].to_numpy()
+    task = Task(level_design(table), y.ravel(), np.ones(y.size), np.arange(y.size) // 7 % 3)
+    found = search(task, config.model_copy(update={"search_minutes": 0.02}), seed=3)
+    assert inner_loss(task, found, seed=3) <= inner_loss(task, config, seed=3)

@@ -145,9 +145,9 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _train(args: argparse.Namespace) -> int:
-    from cspine_kit.core.execution import tune_malloc
+    from cspine_kit.core.execution import tune_process
 
-    tune_malloc()
+    tune_process()
     from cspine_kit.data.stages import prepare
     from cspine_kit.vision.oof import train_member
 
@@ -160,9 +160,9 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _oof(args: argparse.Namespace) -> int:
-    from cspine_kit.core.execution import tune_malloc
+    from cspine_kit.core.execution import tune_process
 
-    tune_malloc()
+    tune_process()
     from cspine_kit.data.stages import prepare
     from cspine_kit.ship.plan import describe_plan
 
@@ -252,9 +252,9 @@ def _kernel_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _kernel(args: argparse.Namespace) -> int:
-    from cspine_kit.core.execution import tune_malloc
+    from cspine_kit.core.execution import tune_process
 
-    tune_malloc()
+    tune_process()
     from cspine_kit.ship.kernel import run_kernel, run_kernel_of
 
     if args.config is not None:
@@ -331,9 +331,9 @@ def _levels_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _levels(args: argparse.Namespace) -> int:
-    from cspine_kit.core.execution import tune_malloc
+    from cspine_kit.core.execution import tune_process
 
-    tune_malloc()
+    tune_process()
     from cspine_kit.ship.levels import draw_levels, study_levels
 
     found = study_levels(args.folder, args.bundle)

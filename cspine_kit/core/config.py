@@ -102,6 +102,7 @@ class ModelConfig(Section):
     epochs: Count
     batch_size: Count
     slices_per_study: Count
+    fractured_share: Share
     lr: Positive
     weight_decay: Annotated[float, Field(ge=0.0)]
     warmup: Share

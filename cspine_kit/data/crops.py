@@ -7,7 +7,7 @@ In: visibility logits and spine boxes on some slices of one study. Out: the seve
     centers = crop_centers(crops, z_mm[rows])                    # (n, 2) native pixels
 
 The decode is one pass of dynamic programming: going down, a slice belongs to nothing, then C1, ...,
-C7, then nothing again; levels never come back, and the path with the most visibility log-odds wins.
+C7, then nothing again; levels never come back, and the path that explains most visibility wins.
 That is what makes levels ordered whatever the network says.
 """
 
@@ -43,23 +43,29 @@ def decode_path(logits: FloatArray) -> NDArray[np.int64]:
     Returns:
         (n,) with 0 = above C1, 1..7 = C1..C7, 8 = below C7.
     """
-    n_levels = len(LEVELS)
+    n_states = len(LEVELS) + 2
     scores = np.clip(np.asarray(logits, dtype=np.float64), -LOGIT_LIMIT, LOGIT_LIMIT)
-    emission = np.zeros((len(scores), n_levels + 2))
+    emission = np.zeros((len(scores), n_states))
     emission[:, 1:-1] = scores
-    states = np.arange(n_levels + 2)
+    # What a path leaves out costs all that speaks for it: C1's ring lies around C2's dens, and
+    # without this a path could take C2 for both. Out of view above or below nothing speaks.
+    evidence = np.concatenate([[0.0], np.maximum(scores, 0.0).sum(axis=0), [0.0]])
+    before = np.concatenate([[0.0], np.cumsum(evidence)[:-1]])
+    after = evidence.sum() - before - evidence
+    states = np.arange(n_states)
     jump = states[None, :] - states[:, None]
-    # Entering from above or leaving below is free wherever the scan starts or ends.
-    inside = (states[:, None] >= 1) & (states[None, :] <= n_levels)
-    cost = np.where(jump < 0, np.inf, np.where(inside, SKIP_COST * np.maximum(jump - 1, 0), 0.0))
-    best = emission[0].copy()
-    back = np.zeros((len(scores), n_levels + 2), dtype=np.int64)
+    skipped = before[None, :] - before[:, None] - evidence[:, None]
+    inside = (states[:, None] >= 1) & (states[None, :] < n_states - 1)
+    cost = np.where(jump > 1, skipped + np.where(inside, SKIP_COST * (jump - 1), 0.0), 0.0)
+    cost[jump < 0] = np.inf
+    best = emission[0] - before
+    back = np.zeros((len(scores), n_states), dtype=np.int64)
     for i in range(1, len(scores)):
         candidates = best[:, None] - cost
         back[i] = candidates.argmax(axis=0)
         best = candidates.max(axis=0) + emission[i]
     path = np.empty(len(scores), dtype=np.int64)
-    path[-1] = int(best.argmax())
+    path[-1] = int((best - after).argmax())
     for i in range(len(scores) - 1, 0, -1):
         path[i - 1] = back[i, path[i]]
     return path
@@ -118,14 +124,13 @@ def decode_levels(
     confidence[~seen] = 0.0
     if not seen.any():
         raise DataError("no slice shows a cervical level; is this a scan of the neck?")
-    center, yx = np.zeros(len(LEVELS)), np.zeros((len(LEVELS), 2))
+    center, own_center = np.zeros(len(LEVELS)), np.zeros(len(LEVELS))
+    yx = np.zeros((len(LEVELS), 2))
     middle = np.column_stack([boxes[:, [0, 2]].mean(axis=1), boxes[:, [1, 3]].mean(axis=1)])
     z0, z1 = np.zeros(len(LEVELS), dtype=np.int64), np.zeros(len(LEVELS), dtype=np.int64)
     for level in np.flatnonzero(seen):
         own = np.flatnonzero(path == level + 1)
-        weight = visible[own, level] + 1e-6
-        center[level] = np.average(z_mm[own], weights=weight)
-        yx[level] = np.average(middle[own], axis=0, weights=weight)
+        own_center[level] = z_mm[own].mean()
         first, last = own[0], own[-1]
         # Levels overlap on axial slices, the path does not: widen to all neighbors that show it.
         while first > 0 and visible[first - 1, level] > 0.5:
@@ -133,6 +138,11 @@ def decode_levels(
         while last < len(z_mm) - 1 and visible[last + 1, level] > 0.5:
             last += 1
         z0[level], z1[level] = slice_idx[first], slice_idx[last]
+        weight = visible[first : last + 1, level] + 1e-6
+        center[level] = np.average(z_mm[first : last + 1], weights=weight)
+        yx[level] = np.average(middle[first : last + 1], axis=0, weights=weight)
+    if (np.diff(center[seen]) >= 0).any():
+        center = own_center
     center = _place_unseen(center, seen)
     for level in np.flatnonzero(~seen):
         nearest = np.flatnonzero(seen)[np.abs(np.flatnonzero(seen) - level).argmin()]

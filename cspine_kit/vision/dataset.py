@@ -129,12 +129,23 @@ class StackDataset(Dataset[Sample]):
         box = np.array([x0 - corner[1], y0 - corner[0], x1 - corner[1], y1 - corner[0]])
         return torch.from_numpy((box / side).astype(np.float32))
 
-    def draw(self, per_study: int, generator: np.random.Generator) -> list[int]:
-        """Items of one epoch: up to `per_study` slices of every study, shuffled."""
+    def draw(self, generator: np.random.Generator) -> list[int]:
+        """Items of one epoch, shuffled: up to `slices_per_study` slices of every study.
+
+        Of a fractured study, `fractured_share` of them are first taken from slices that show a
+        fractured level.
+        """
         chosen: list[int] = []
         start = 0
         for view in self.views:
-            count = min(per_study, len(view))
-            chosen.extend(start + generator.choice(len(view), count, replace=False))
+            order = generator.permutation(len(view))
+            if "fracture" in view.targets:
+                shown = (view.targets["visible"] * view.targets["fracture"]).max(axis=1)[
+                    order
+                ] > 0.5
+                reserved = round(self.config.slices_per_study * self.config.fractured_share)
+                first = np.flatnonzero(shown)[:reserved]
+                order = np.concatenate([order[first], np.delete(order, first)])
+            chosen.extend(start + order[: self.config.slices_per_study])
             start += len(view)
         return [int(i) for i in generator.permutation(chosen)]

@@ -46,7 +46,12 @@ class SliceModel(nn.Module):
         pixels = (stack.to(dtype) / 255.0 - PIXEL_MEAN) / PIXEL_STD
         pixels = pixels.contiguous(memory_format=torch.channels_last)
         features = self.drop(self.backbone(pixels))
-        return {name: head(features) for name, head in self.heads.items()}
+        outputs = {name: head(features) for name, head in self.heads.items()}
+        if "any_fracture" in outputs:
+            # A break looks alike at every level: one shared score learns from all of them, where
+            # seven separate ones would see a handful of positives each.
+            outputs["fracture"] = outputs["fracture"] + outputs.pop("any_fracture")
+        return outputs
 
 
 def save_model(model: SliceModel, folder: Path, key: str | None = None) -> None:

@@ -8,9 +8,10 @@ VERTEBRA = "vertebra"
 
 HEADS: dict[str, dict[str, int]] = {
     "vertebra": {"visible": 7, "box": 4},
-    "fracture": {"visible": 7, "fracture": 7},
+    "fracture": {"visible": 7, "fracture": 7, "any_fracture": 1},
 }
-"""Heads of the two stages: visibility of C1..C7; the spine box; fracture of C1..C7."""
+"""Heads of the two stages: visibility of C1..C7; the spine box; fracture of C1..C7, as what all
+levels share plus what is a level's own."""
 
 WEIGHTS_FILE, MODEL_FILE = "weights.safetensors", "model.json"
 """One fold model on disk. The weights are written last, with the key that marks them done."""

@@ -61,12 +61,12 @@ def run_model(model: SliceModel, view: StudyView, batch_size: int) -> dict[str, 
         StudyError: the network gave NaN or infinity.
     """
     device = next(model.parameters()).device
-    parts: dict[str, list[FloatArray]] = {name: [] for name in model.widths}
+    parts: dict[str, list[FloatArray]] = {}
     for start in range(0, len(view), batch_size):
         rows = range(start, min(start + batch_size, len(view)))
         batch = torch.from_numpy(np.stack([view.stack(r, model.config) for r in rows]))
         for name, value in model(batch.to(device)).items():
-            parts[name].append(value.double().cpu().numpy())
+            parts.setdefault(name, []).append(value.double().cpu().numpy())
     outputs = {name: np.concatenate(values) for name, values in parts.items()}
     for name, value in outputs.items():
         if not np.isfinite(value).all():

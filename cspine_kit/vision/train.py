@@ -59,7 +59,7 @@ def _loader(
     dataset: StackDataset, config: ModelConfig, workers: int, seed: int
 ) -> DataLoader[dict[str, torch.Tensor]]:
     """Batches of one epoch, in an order that follows from `seed`."""
-    items = dataset.draw(config.slices_per_study, np.random.default_rng(seed))
+    items = dataset.draw(np.random.default_rng(seed))
     subset = torch.utils.data.Subset(dataset, items)
     # A last batch of one stack has no batch statistics; short epochs keep their only batch.
     return DataLoader(

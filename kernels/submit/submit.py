@@ -79,10 +79,10 @@ def main():
     write_priors(competition, bundle)
     try:
         install(bundle)
-        from cspine_kit.core.execution import tune_malloc
+        from cspine_kit.core.execution import tune_process
         from cspine_kit.ship.kernel import run_kernel
 
-        tune_malloc()
+        tune_process()
         print(run_kernel(competition, bundle, OUT).summary())
     except BaseException:  # noqa: BLE001 - the rows already written must stand
         traceback.print_exc()

@@ -95,3 +95,12 @@ def test_centers_follow_the_spine_and_slices_stay_inside():
     assert np.allclose(beyond, centers[[0, -1]])
     chosen = spine_slices(crops, np.arange(0, 400, 7))
     assert chosen.min() >= crops["z0"].min() and chosen.max() <= crops["z1"].max()
+
+
+def test_a_ring_around_the_dens_is_not_swallowed_by_c2():
+    logits = scores()
+    logits[5 : 5 + 9, 1] = 4.0
+    crops = decode(logits).set_index("level")
+    assert crops.loc["C1", "source"] == "model"
+    assert (crops.loc["C1", "z0"], crops.loc["C1", "z1"]) == (15, 39)
+    assert crops.loc["C2", "z0"] <= 24

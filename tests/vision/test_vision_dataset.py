@@ -130,8 +130,19 @@ def test_augmentation_follows_the_generator(data, tiny):
 
 
 def test_draws_are_balanced_and_reproducible(data):
-    first = data.draw(12, np.random.default_rng(5))
-    assert first == data.draw(12, np.random.default_rng(5))
-    assert first != data.draw(12, np.random.default_rng(6))
+    first = data.draw(np.random.default_rng(5))
+    assert first == data.draw(np.random.default_rng(5))
+    assert first != data.draw(np.random.default_rng(6))
     studies = [data.rows[i][0] for i in first]
     assert [studies.count(s) for s in range(3)] == [12, 12, 12]
+
+
+def test_draws_favor_slices_that_show_a_fracture(data):
+    view = data.views[1]
+    view.targets["fracture"] = np.zeros((len(view), 7), np.float32)
+    view.targets["fracture"][:, 2] = 1
+    view.targets["visible"][10:16, 2] = 1
+    drawn = [data.rows[i] for i in data.draw(np.random.default_rng(0))]
+    rows = [r for v, r in drawn if v == 1]
+    assert len(rows) == len(set(rows)) == 12
+    assert sum(10 <= r < 16 for r in rows) == 6

@@ -5,9 +5,10 @@ In: a path and its `Header`. Out: int16 (rows, cols) HU. Example::
     stored = decode(path, header)
     hu = to_hu(stored, header)
 
-pydicom with gdcm is the decoder of record. Plain little-endian pixels are read where they lie, and
-imagecodecs decodes the rest where it is installed: faster, and without holding the interpreter's
-lock, so that threads help. Tests prove that all agree to the pixel.
+pydicom with gdcm is the decoder of record, run in a process of its own (`isolated`). Plain
+little-endian pixels are read where they lie, and imagecodecs decodes the rest where it is
+installed: faster, and without holding the interpreter's lock, so that threads help. Tests prove
+that all agree to the pixel.
 """
 
 import os
@@ -21,6 +22,7 @@ import pydicom
 from numpy.typing import NDArray
 
 from cspine_kit.data.header import Header
+from cspine_kit.data.isolated import decode_isolated
 from cspine_kit.data.problems import FileError
 from cspine_kit.data.walk import EXPLICIT, IMPLICIT
 
@@ -52,14 +54,13 @@ def _codecs() -> dict[str, Callable[[bytes], NDArray[Any]]]:
         for end in ends
         if hasattr(codecs, name)
     }
-    if hasattr(codecs, "dicomrle_decode"):
-        found["1.2.840.10008.1.2.5"] = codecs.dicomrle_decode
+    if hasattr(codecs, "packbits_decode"):
+        found[RLE] = codecs.packbits_decode
     return found
 
 
-CODECS = _codecs()
 RLE = "1.2.840.10008.1.2.5"
-LOSSY = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51")
+CODECS = _codecs()
 
 
 def _frame_bytes(data: bytes, at: int) -> bytes:
@@ -84,28 +85,57 @@ def _frame_bytes(data: bytes, at: int) -> bytes:
     return b"".join(fragments[1:])
 
 
-def jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """Rows and columns that a JPEG, JPEG Lossless or JPEG-LS stream announces; None without any."""
+def stream_size(data: bytes) -> tuple[int, int] | None:
+    """Rows and columns that a JPEG, JPEG-LS or JPEG 2000 stream announces; None without any."""
+    if data[:4] == b"\xff\x4f\xff\x51":  # JPEG 2000: SIZ follows at once (ISO 15444-1 A.5.1)
+        x1, y1, x0, y0 = struct.unpack_from(">4I", data, 8)
+        tiles = struct.unpack_from(">4I", data, 24)
+        components = struct.unpack_from(">H", data, 40)[0]
+        whole = tiles == (x1, y1, 0, 0) and (x0, y0, components) == (0, 0, 1)
+        return (y1, x1) if whole or (min(tiles[:2]) >= 64 and components == 1) else None
     at = 2
-    while at + 9 <= len(data) and data[at] == 0xFF:
+    while at + 10 <= len(data) and data[at] == 0xFF:
         marker = data[at + 1]
         if (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)) or marker == 0xF7:
-            rows, cols = struct.unpack_from(">HH", data, at + 5)
-            return rows, cols
+            rows, cols, components = struct.unpack_from(">HHB", data, at + 5)
+            return (rows, cols) if components == 1 else None
         at += 2 + struct.unpack_from(">H", data, at + 2)[0]
     return None
 
 
 def _check_stream(data: bytes, header: Header) -> None:
-    """Refuse a JPEG stream of another size than the header's before a C decoder sees it.
+    """Refuse a stream of another size than the header's before a C decoder sees it.
 
     Raises:
         ValueError: the sizes differ or there is none.
     """
-    if header.syntax.startswith("1.2.840.10008.1.2.4.") and header.syntax[-2] in "5678":
-        size = jpeg_size(data)
-        if size != (header.rows, header.cols):
-            raise ValueError(f"the JPEG stream is {size}, the header says {header.rows} x cols")
+    if header.syntax != RLE and stream_size(data) != (header.rows, header.cols):
+        found = stream_size(data)
+        raise ValueError(f"the stream is {found}, the header says {header.rows, header.cols}")
+
+
+def _rle(data: bytes, header: Header) -> NDArray[Any]:
+    """RLE (PS3.5 Annex G): one PackBits segment per byte of a value, the high byte first.
+
+    Raises:
+        ValueError: another number of segments, or one of the wrong length.
+    """
+    planes, size = header.bits_allocated // 8, header.rows * header.cols
+    count, *offsets = struct.unpack_from("<16I", data)
+    ends = [*offsets[1:planes], len(data)]
+    if (
+        count != planes
+        or offsets[0] != 64
+        or any(a >= b for a, b in zip(offsets[:planes], ends, strict=True))
+    ):
+        raise ValueError("the RLE header is damaged")
+    out = np.empty((size, planes), np.uint8)
+    for plane, (start, end) in enumerate(zip(offsets[:planes], ends, strict=True)):
+        decoded = np.frombuffer(CODECS[RLE](data[start:end]), np.uint8)
+        if not size <= len(decoded) <= size + 2:
+            raise ValueError(f"an RLE segment holds {len(decoded)} bytes, {size} expected")
+        out[:, planes - 1 - plane] = decoded[:size]
+    return out.view("<u2" if planes == 2 else np.uint8)
 
 
 def _native(path: Path, header: Header, out: HuArray | None) -> Stored:
@@ -132,11 +162,7 @@ def _fast(path: Path, header: Header) -> Stored:
     data = _frame_bytes(path.read_bytes(), header.pixels_at)
     _check_stream(data, header)
     dtype = np.dtype(np.uint16 if header.bits_allocated == 16 else np.uint8)
-    if header.syntax == RLE:
-        raw = CODECS[RLE](data, dtype.newbyteorder("<"))  # type: ignore[call-arg]
-        decoded = np.frombuffer(raw, dtype)
-    else:
-        decoded = CODECS[header.syntax](data)
+    decoded = _rle(data, header) if header.syntax == RLE else CODECS[header.syntax](data)
     frame = np.asarray(decoded).reshape(header.rows, header.cols)
     if frame.dtype.itemsize != dtype.itemsize:
         raise ValueError(f"decoded {frame.dtype}, {dtype} expected")
@@ -145,8 +171,12 @@ def _fast(path: Path, header: Header) -> Stored:
     return frame.view(np.int16 if header.signed else np.uint16)
 
 
-def _of_record(path: Path, header: Header) -> Stored:
-    """Decode with pydicom and its plugins."""
+def decode_of_record(path: Path, header: Header) -> Stored:
+    """Stored values (rows, cols) by pydicom and its plugins, in this very process.
+
+    Raises:
+        ValueError: another size than the header says; pydicom raises what it likes besides.
+    """
     dataset = pydicom.dcmread(path)
     if (dataset.Rows, dataset.Columns) != (header.rows, header.cols):
         raise ValueError("the header changed while it was read")
@@ -162,6 +192,15 @@ def _trusts_fast(header: Header) -> bool:
     """True where imagecodecs needs no interpretation of sign or of missing bits."""
     plain = not header.signed or header.bits_stored == header.bits_allocated
     return header.syntax in CODECS and header.pixels_at > 0 and plain
+
+
+def _encapsulated(path: Path, header: Header) -> Stored:
+    if _trusts_fast(header):
+        try:
+            return _fast(path, header)
+        except Exception:  # noqa: BLE001 - whatever it is, the decoder of record decides
+            return decode_isolated(str(path.parent), path.name)
+    return decode_isolated(str(path.parent), path.name)
 
 
 def decode(path: Path, header: Header, out: HuArray | None = None) -> Stored:
@@ -180,12 +219,7 @@ def decode(path: Path, header: Header, out: HuArray | None = None) -> Stored:
             return _native(path, header, out)
         if path.stat().st_size > MAX_FRAME_BYTES:
             raise ValueError("the file is too large for one frame")
-        if _trusts_fast(header):
-            try:
-                return _fast(path, header)
-            except Exception:  # noqa: BLE001 - whatever it is, the decoder of record decides
-                return _of_record(path, header)
-        return _of_record(path, header)
+        return _encapsulated(path, header)
     except Exception as error:
         detail = f"{type(error).__name__}: {error}"
         raise FileError(header.file, "undecodable_pixels", detail) from error

@@ -12,9 +12,9 @@ from pydicom.uid import (
 )
 from scans import dataset
 
-from cspine_kit.data import pixels
+from cspine_kit.data import isolated, pixels
 from cspine_kit.data.header import _parsed, read_header
-from cspine_kit.data.pixels import decode, jpeg_size, to_hu
+from cspine_kit.data.pixels import decode, stream_size, to_hu
 from cspine_kit.data.problems import FileError
 
 GDCM_SYNTAX = {
@@ -169,9 +169,9 @@ def test_streams_of_another_size_never_reach_a_decoder(tmp_path):
     write_compressed(path, frame_of("unsigned16"), "unsigned16", uid)
     data = path.read_bytes()
     at = data.index(b"\xff\xc3")
-    assert jpeg_size(data[data.index(b"\xff\xd8") :]) == (64, 80)
+    assert stream_size(data[data.index(b"\xff\xd8") :]) == (64, 80)
     path.write_bytes(data[: at + 5] + b"\x7f\xff" + data[at + 7 :])
-    with pytest.raises(FileError, match="JPEG stream is"):
+    with pytest.raises(FileError, match="the stream is"):
         decode(path, read_header(tmp_path, path.name))
 
 
@@ -187,3 +187,16 @@ def read_header_like(**values):
     from types import SimpleNamespace
 
     return SimpleNamespace(padding=None, **values)
+
+
+def test_a_dead_decoder_costs_one_file(tmp_path, monkeypatch):
+    path, uid = tmp_path / "1.dcm", "1.2.840.10008.1.2.4.70"
+    write_compressed(path, frame_of("unsigned16"), "unsigned16", uid)
+    isolated.end_children()
+    first = isolated.decode_isolated(str(tmp_path), "1.dcm")
+    assert np.array_equal(first, frame_of("unsigned16")) and len(isolated._idle) == 1
+    isolated._idle[0].process.kill()
+    isolated._idle[0].process.wait()
+    with pytest.raises(ChildProcessError):
+        isolated.decode_isolated(str(tmp_path), "1.dcm")
+    assert np.array_equal(isolated.decode_isolated(str(tmp_path), "1.dcm"), first)

@@ -25,6 +25,7 @@ from cspine_kit.core.errors import DataError
 from cspine_kit.core.execution import map_studies
 from cspine_kit.core.paths import Competition, Split
 from cspine_kit.core.runs import derive_seed, publish, read_json, write_json
+from cspine_kit.phantom.annotation import draw_boxes
 from cspine_kit.phantom.calibration import draw_labels
 from cspine_kit.phantom.files import write_dicom, write_mask
 from cspine_kit.phantom.imaging import picture
@@ -32,16 +33,16 @@ from cspine_kit.phantom.injuries import broken
 from cspine_kit.phantom.render import render
 from cspine_kit.phantom.scanner import Scan, draw_scan
 from cspine_kit.phantom.spine import draw_neck
+from cspine_kit.phantom.wear import wear_out
 
 UID_ROOT = "1.2.826.0.1.3680043"
 UID_NUMBERS = 32_000
 """Study numbers in the real competition lie below this."""
 
-GENERATOR = 2
+GENERATOR = 3
 """Changes whenever the same spec gives other bytes."""
 
 BOX_COLUMNS = ("StudyInstanceUID", "x", "y", "width", "height", "slice_number")
-BOX_MARGIN_MM = 5.0
 EASY_VARIETY = 0.4
 
 
@@ -104,6 +105,7 @@ def render_study(plan: StudyPlan, *, size_px: int, difficulty: str) -> Study:
 
     easy = difficulty == "easy"
     neck = draw_neck(rng("neck"), variety=EASY_VARIETY if easy else 1.0)
+    found = [] if easy else wear_out(rng("wear"), neck.bones, neck.spaces)
     scan = draw_scan(rng("scan"), neck, size_px=size_px, difficulty=difficulty)
     injuries: dict[str, str] = {}
     for level, fractured in zip(LEVELS, plan.labels, strict=True):
@@ -116,22 +118,20 @@ def render_study(plan: StudyPlan, *, size_px: int, difficulty: str) -> Study:
     hu = picture(rng("picture"), shot.hu, scan)
     z = scan.origin_mm[2]
     centers = {level: round(neck.bones[level].position[2] + z, 3) for level in LEVELS}
-    truth = {"center_z_mm": centers, "reversed": scan.reversed, "injuries": injuries}
+    truth = {
+        "center_z_mm": centers,
+        "reversed": scan.reversed,
+        "injuries": injuries,
+        "findings": found,
+    }
     return Study(scan, hu, shot.labels, shot.damage, truth)
 
 
-def boxes_of(study: Study) -> list[list[float]]:
+def boxes_of(study: Study, seed: int) -> list[list[float]]:
     """Fracture boxes [x, y, width, height, file number], at most one per slice."""
-    scan = study.scan
-    margin = BOX_MARGIN_MM / scan.spacing_mm[1]
-    boxes = []
-    for number, index in enumerate(scan.file_order, start=1):
-        rows, cols = np.nonzero(study.damage[index])
-        if len(rows):
-            x, y = cols.min() - margin, rows.min() - margin
-            width, height = cols.max() + margin + 1 - x, rows.max() + margin + 1 - y
-            boxes.append([*(round(float(v), 3) for v in (x, y, width, height)), number])
-    return boxes
+    rng = np.random.default_rng(derive_seed(seed, "boxes"))
+    pixel = study.scan.spacing_mm[1]
+    return draw_boxes(rng, study.damage, study.scan.file_order, pixel_mm=pixel)
 
 
 def _write_study(job: tuple[StudyPlan, Competition, PhantomConfig]) -> None:
@@ -141,7 +141,7 @@ def _write_study(job: tuple[StudyPlan, Competition, PhantomConfig]) -> None:
     if folder.exists():
         return
     study = render_study(plan, size_px=spec.size_px, difficulty=spec.difficulty)
-    boxes = boxes_of(study) if plan.boxed else []
+    boxes = boxes_of(study, plan.seed) if plan.boxed else []
     write_json(_truth_path(competition, plan.study_uid), {**study.truth, "boxes": boxes})
     if plan.masked:
         with publish(competition.segmentation(plan.study_uid)) as temporary:

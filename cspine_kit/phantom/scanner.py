@@ -118,8 +118,8 @@ def draw_real_scan(rng: np.random.Generator, neck: Neck, size_px: int) -> Scan:
     count = round(length / spacing_z) + 1
     x, y = float(rng.normal(0, 6)), float(rng.uniform(-8, 14))
     sharp = float(np.clip(rng.normal(0.75, 0.3), 0, 1.3))
-    kind = rng.random()
-    signed = bool(kind < 0.5)
+    signed = bool(rng.random() < 0.5)
+    intercept = int(rng.choice((0, -1024) if signed else (-1024, -1024, -8192)))
     pad = int(rng.choice((-1024, -2000, -3024)))
     names = list(SYNTAX_SHARES)
     return Scan(
@@ -131,9 +131,9 @@ def draw_real_scan(rng: np.random.Generator, neck: Neck, size_px: int) -> Scan:
         sharpness=sharp,
         streaks=float(rng.uniform(0.2, 1.8)),
         contrast=bool(rng.random() < CONTRAST_SHARE),
-        intercept=int(rng.choice((0, -1024))) if signed else int(rng.choice((-1024, -8192))),
+        intercept=intercept,
         signed=signed,
-        bits=16 if signed or kind > 0.8 else 12,
+        bits=16 if signed or intercept < -1024 else 12,
         pad_hu=pad if rng.random() < 0.5 else None,
         syntax=str(names[int(rng.choice(len(names), p=list(SYNTAX_SHARES.values())))]),
         origin_mm=(

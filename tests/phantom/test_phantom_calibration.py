@@ -5,6 +5,8 @@ import pandas as pd
 
 from cspine_kit.core.anatomy import LEVELS
 from cspine_kit.phantom.calibration import PATTERN_COUNTS, draw_labels
+from cspine_kit.phantom.scanner import draw_scan
+from cspine_kit.phantom.spine import draw_neck
 
 
 def test_patterns_hold_the_published_counts():
@@ -27,3 +29,37 @@ def test_patterns_are_those_of_the_real_table(real_data):
     train = pd.read_csv(real_data / "train.csv")
     real = train[list(LEVELS)].astype(str).agg("".join, axis=1).value_counts()
     assert real.to_dict() == PATTERN_COUNTS
+
+
+def test_every_encoding_holds_the_whole_hu_range():
+    neck = draw_neck(np.random.default_rng(0), variety=1.0)
+    hu = np.array([-1024, -100, 0, 60, 1500, 2900], np.int16).reshape(1, 1, 6)
+    kinds = set()
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        scan = draw_scan(rng, neck, size_px=32, difficulty="real" if seed % 2 else "easy")
+        stored = scan.digitize(hu).astype(int)
+        low, high = (-(1 << (scan.bits - 1)), 1 << (scan.bits - 1))
+        assert stored.min() >= (low if scan.signed else 0)
+        assert stored.max() < (high if scan.signed else 2 * high)
+        np.testing.assert_array_equal(stored + scan.intercept, hu)
+        kinds.add((scan.signed, scan.bits, scan.intercept))
+    assert len(kinds) >= 4
+
+
+def test_geometry_follows_the_real_headers(real_data):
+    headers = pd.read_parquet(real_data / "slice_headers.parquet")
+    z = headers.groupby("StudyInstanceUID").ImagePositionPatient_z
+    length = z.max() - z.min()
+    real = {"slices": z.size(), "length": length, "spacing": length / (z.size() - 1)}
+    drawn = {"slices": [], "length": [], "spacing": []}
+    for seed in range(1500):
+        rng = np.random.default_rng(seed)
+        scan = draw_scan(rng, draw_neck(rng, variety=1.0), size_px=512, difficulty="real")
+        count, step = len(scan.grid.z), scan.spacing_mm[0]
+        for name, value in (("slices", count), ("length", (count - 1) * step), ("spacing", step)):
+            drawn[name].append(value)
+    for name in real:
+        for q in (0.1, 0.25, 0.5, 0.75, 0.9):
+            here, there = np.quantile(drawn[name], q), np.quantile(real[name], q)
+            assert abs(here / there - 1) <= 0.11, (name, q, here, there)

@@ -18,11 +18,14 @@ from cspine_kit.core.errors import TableError
 from cspine_kit.stack.aggregate import ALL
 from cspine_kit.stack.head import Design
 from cspine_kit.stack.segments import FloatArray, IntArray
-from cspine_kit.stack.statistics import RISING, logit
+from cspine_kit.stack.statistics import RISING, logit, sigmoid
 from cspine_kit.stack.units import KEY, N_LEVELS, SHOWN
 
 LENGTHS = ("run30", "run50", "extent30", "extent50", "noisyor", "slices")
 """Statistics that a line reads as log(1 + x): their effect saturates."""
+
+CORE = tuple(f"{ALL}__{name}" for name in ("fracture__odds", "smooth__odds"))
+DOUBT_RISING, DOUBT = 3.0, 10.0
 
 NOT_PROBABILITIES = ("std", "logsumexp", "entropy", "place", "asymmetry")
 
@@ -114,34 +117,62 @@ def _line_values(values: FloatArray, columns: tuple[str, ...]) -> FloatArray:
     return line
 
 
+def _doubt(columns: tuple[str, ...]) -> FloatArray:
+    """Penalty factors: 1 for what members agree on, `DOUBT_RISING` for a member's own evidence of a
+    fracture, `DOUBT` for all else (a line needs many rows to be trusted with contrasts)."""
+    return np.array(
+        [1.0 if c in CORE else DOUBT_RISING if _is_rising(c) else DOUBT for c in columns]
+    )
+
+
 def level_design(table: FeatureTable) -> Design:
     """Every feature of every level; the level itself is the category."""
     flat = table.values.reshape(-1, len(table.columns))
+    rising = tuple(_is_rising(c) for c in table.columns)
     return Design(
         line=_line_values(flat, table.columns),
         tree=flat.astype(np.float32),
         category=np.tile(np.arange(N_LEVELS), table.n),
         n_categories=N_LEVELS,
-        rising=tuple(_is_rising(c) for c in table.columns),
+        rising=rising,
+        doubt=_doubt(table.columns),
+        line_rising=np.array(rising),
     )
 
 
+def _noisy_odds(level_probs: FloatArray) -> FloatArray:
+    """Log-odds of 1 - prod(1 - p_j) over the levels (n, 7)."""
+    return logit(-np.expm1(np.log1p(-level_probs).sum(axis=1)))
+
+
 def overall_design(table: FeatureTable, level_probs: FloatArray) -> Design:
-    """Level log-odds in three views (noisy-or, ranked, named) and what the study looks like."""
+    """Level log-odds in three views (noisy-or, ranked, named) and what the study looks like.
+
+    The members' own noisy-or stands beside the level head's: on few studies it is the better one.
+    """
     odds = logit(level_probs)
-    noisy = logit(-np.expm1(np.log1p(-level_probs).sum(axis=1)))
     ranked = np.sort(odds, axis=1)[:, ::-1]
-    smooth = table.column(f"{ALL}__smooth__odds").max(axis=1)
+    seen = [table.column(f"{ALL}__{name}__odds") for name in ("fracture", "smooth")]
+    summary = np.column_stack(
+        [
+            _noisy_odds(level_probs),
+            *(_noisy_odds(sigmoid(member_odds)) for member_odds in seen),
+            ranked[:, :3],
+            seen[1].max(axis=1),
+        ]
+    )
     context = [
         table.column(f"{ALL}__{name}")[:, 0]
         for name in ("patient__max", "patient__mean", "study__step", "study__extent")
     ]
-    rising = np.column_stack([noisy, ranked[:, :3], smooth, odds])
-    tree = np.column_stack([rising, *context])
+    rising = np.column_stack([summary, odds])
+    line = np.column_stack([summary, odds.mean(axis=1)])
     return Design(
-        line=np.column_stack([noisy, ranked[:, :3], smooth, odds.mean(axis=1)]),
-        tree=tree.astype(np.float32),
+        line=line,
+        tree=np.column_stack([rising, *context]).astype(np.float32),
         category=np.zeros(table.n, dtype=np.int64),
         n_categories=1,
         rising=(True,) * rising.shape[1] + (False,) * len(context),
+        doubt=np.ones(line.shape[1]),
+        line_rising=np.ones(line.shape[1], dtype=bool),
     )

@@ -11,7 +11,7 @@ valid choice and often the right one on a few hundred rows.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import lightgbm as lgb
@@ -46,11 +46,13 @@ class Design:
     category: IntArray
     n_categories: int
     rising: tuple[bool, ...]
+    doubt: FloatArray
+    line_rising: NDArray[np.bool_]
 
     def take(self, rows: NDArray[np.bool_]) -> "Design":
         """The same columns for some rows."""
-        return Design(
-            self.line[rows], self.tree[rows], self.category[rows], self.n_categories, self.rising
+        return replace(
+            self, line=self.line[rows], tree=self.tree[rows], category=self.category[rows]
         )
 
     @property
@@ -157,7 +159,8 @@ class Task:
             self.weights,
             self.design.category,
             n_categories=self.design.n_categories,
-            penalty=penalty,
+            penalty=penalty * self.design.doubt,
+            rising=self.design.line_rising,
         )
 
 

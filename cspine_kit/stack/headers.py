@@ -205,9 +205,14 @@ class _Problem:
         rising = (False,) * self.x.shape[1]
         wide = np.repeat(self.x, N_LEVELS, axis=0)
         level = np.tile(np.arange(N_LEVELS), len(self.x))
+        free = {
+            "doubt": np.ones(self.x.shape[1]),
+            "line_rising": np.zeros(self.x.shape[1], dtype=bool),
+        }
+        alone = np.zeros(len(self.x), dtype=np.int64)
         return (
-            Design(wide, wide.astype(np.float32), level, N_LEVELS, rising),
-            Design(self.x, self.x.astype(np.float32), np.zeros(len(self.x), np.int64), 1, rising),
+            Design(wide, wide.astype(np.float32), level, N_LEVELS, rising, **free),
+            Design(self.x, self.x.astype(np.float32), alone, 1, rising, **free),
         )
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from cspine_kit.stack.segments import FloatArray, IntArray
+from cspine_kit.stack.segments import BoolArray, FloatArray, IntArray
 
 ITERATIONS = 50
 TOLERANCE = 1e-8
@@ -71,25 +71,29 @@ def fit_ridge(
     category: IntArray,
     *,
     n_categories: int,
-    penalty: float,
+    penalty: float | FloatArray,
+    rising: BoolArray | None = None,
 ) -> Ridge:
-    """Minimize sum(w log loss) + penalty / 2 |slope|^2 by Newton's method.
+    """Minimize sum(w log loss) + sum(penalty slope^2) / 2 by projected Newton steps.
 
     Args:
         x: (n, features); constant columns get slope 0.
         y: (n,) of 0 / 1.
         weights: (n,), scaled here to mean 1, so that `penalty` is in rows.
         category: (n,) of 0..n_categories - 1; each has its own intercept.
-        penalty: ridge strength on standardized features.
+        penalty: ridge strength on standardized features, one for all or one each.
+        rising: (features,) true where the slope may not be negative.
     """
     mean, spread = x.mean(axis=0), x.std(axis=0)
     scale = np.where(spread > 1e-9, spread, 1.0)
     z = np.clip((x - mean) / scale, -EXTREME, EXTREME)
     dummies = (category[:, None] == np.arange(n_categories)).astype(np.float64)
     design = np.hstack([np.ones((len(x), 1)), dummies, z])
-    ridge = np.concatenate(
-        [[1e-6], np.full(n_categories, CATEGORY_PENALTY), np.full(z.shape[1], penalty)]
-    )
+    slopes = np.broadcast_to(np.asarray(penalty, dtype=np.float64), z.shape[1:])
+    ridge = np.concatenate([[1e-6], np.full(n_categories, CATEGORY_PENALTY), slopes])
+    bounded = np.zeros(len(ridge), dtype=bool)
+    if rising is not None:
+        bounded[1 + n_categories :] = rising
     w = weights / weights.mean()
     beta = np.zeros(design.shape[1])
     rate = np.clip(np.average(y, weights=w), 0.5 / len(y), 1.0 - 0.5 / len(y))
@@ -98,17 +102,25 @@ def fit_ridge(
     for _ in range(ITERATIONS):
         p = 1.0 / (1.0 + np.exp(-(design @ beta)))
         gradient = design.T @ (w * (p - y)) + ridge * beta
-        curvature = (design * (w * p * (1.0 - p))[:, None]).T @ design + np.diag(ridge)
-        step = np.linalg.solve(curvature, gradient)
-        share = 1.0
-        while (
-            lower := _objective(design, y, w, beta - share * step, ridge)
-        ) > loss and share > 1e-6:
+        free = ~(bounded & (beta <= 0.0) & (gradient >= 0.0))
+        part = design[:, free]
+        curvature = (part * (w * p * (1.0 - p))[:, None]).T @ part + np.diag(ridge[free])
+        step = np.zeros(len(beta))
+        step[free] = np.linalg.solve(curvature, gradient[free])
+        share, lower, moved = 1.0, loss, beta
+        while share > 1e-6:
+            moved = beta - share * step
+            moved[bounded] = np.maximum(moved[bounded], 0.0)
+            lower = _objective(design, y, w, moved, ridge)
+            if lower <= loss:
+                break
             share /= 2.0
-        beta = beta - share * step
-        if loss - lower < TOLERANCE * len(y):
+        gained = loss - lower
+        if gained <= 0.0:
             break
-        loss = lower
+        beta, loss = moved, lower
+        if gained < TOLERANCE * len(y):
+            break
     return Ridge(mean, scale, beta[1 + n_categories :], beta[0] + beta[1 : 1 + n_categories])
 
 

@@ -43,13 +43,15 @@ def make_world(
     noise: float = 0.7,
     boost: float = 2.0,
     step_mm: float = 2.0,
+    diffuse: bool = False,
     seed: int = 0,
 ) -> World:
     """Studies whose slice logits depend on the truth through known noise.
 
     A fracture shows on a part of its level only, some barely; a third of all levels carry something
     that looks like one; fold models differ in bias and scale; each level has noise shared by all
-    members (an odd-looking bone) and noise of each member.
+    members (an odd-looking bone) and noise of each member. A `diffuse` world's fractures raise the
+    whole level: then no statistic knows more than the mean does.
     """
     rng = np.random.default_rng(seed)
     truth = draw_labels(n, rng, boost)
@@ -69,6 +71,8 @@ def make_world(
         contrast = 3.0 * np.exp(rng.normal(scale=0.5, size=7)) * truth[i]
         mimic = 2.0 * np.exp(rng.normal(scale=0.5, size=7)) * (rng.random(7) < 0.35)
         shown = (contrast + mimic) * np.exp(-0.5 * ((z[:, None] - spot) / width) ** 2)
+        if diffuse:
+            shown = np.broadcast_to(0.7 * contrast, shown.shape)
         oddness = rng.normal(scale=noise, size=7)
         k = int(fold[i])
         for m, name in enumerate(members):

@@ -97,7 +97,7 @@ def draw_easy_scan(rng: np.random.Generator, neck: Neck, size_px: int) -> Scan:
         contrast=False,
         intercept=0 if signed else -1024,
         signed=signed,
-        bits=12,
+        bits=16 if signed else 12,
         pad_hu=None,
         syntax="jpeg_lossless" if rng.random() < 0.1 else "plain",
         origin_mm=(0.0, 0.0, round(float(rng.uniform(-400, 200)), 1)),

@@ -59,7 +59,7 @@ def test_geometry_follows_the_real_headers(real_data):
         count, step = len(scan.grid.z), scan.spacing_mm[0]
         for name, value in (("slices", count), ("length", (count - 1) * step), ("spacing", step)):
             drawn[name].append(value)
-    for name in real:
+    for name, values in real.items():
         for q in (0.1, 0.25, 0.5, 0.75, 0.9):
-            here, there = np.quantile(drawn[name], q), np.quantile(real[name], q)
+            here, there = np.quantile(drawn[name], q), np.quantile(values, q)
             assert abs(here / there - 1) <= 0.11, (name, q, here, there)

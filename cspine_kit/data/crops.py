@@ -20,9 +20,10 @@ from cspine_kit.core.errors import DataError
 
 FloatArray = NDArray[np.float64]
 
-LEVEL_PITCH_MM: FloatArray = np.array([0.0, 21.0, 18.0, 17.0, 17.0, 17.0, 18.0])
-"""Typical distance of a level's center below the one above it, mm (C1-C2 first). Only used to place
-levels that no slice shows."""
+LEVEL_PITCH_MM: FloatArray = np.array([0.0, 12.0, 23.0, 16.0, 15.0, 14.0, 15.0])
+LEVEL_EXTENT_MM: FloatArray = np.array([27.0, 46.0, 27.0, 27.0, 28.0, 28.0, 32.0])
+"""Distance of a level's center below the one above it, and the length over which slices show it:
+medians of 60 masked studies of the competition. They only place levels that no slice shows."""
 
 LOGIT_LIMIT = 5.0
 """Log-odds beyond this say no more: one overconfident slice cannot outvote its neighbors."""
@@ -147,7 +148,9 @@ def decode_levels(
     for level in np.flatnonzero(~seen):
         nearest = np.flatnonzero(seen)[np.abs(np.flatnonzero(seen) - level).argmin()]
         yx[level] = yx[nearest]
-        z0[level] = z1[level] = slice_idx[np.abs(z_mm - center[level]).argmin()]
+        away = np.abs(z_mm - center[level])
+        inside = np.flatnonzero(away <= max(LEVEL_EXTENT_MM[level] / 2, away.min()))
+        z0[level], z1[level] = slice_idx[inside[0]], slice_idx[inside[-1]]
     return pd.DataFrame(
         {
             "level": list(LEVELS),

@@ -72,13 +72,16 @@ def test_the_rule_catches_a_wrong_import(tmp_path):
 
 
 BLOCKER = """
-import importlib.abc, sys
-class Blocker(importlib.abc.MetaPathFinder):
+import importlib.abc, importlib.machinery, sys
+class Blocker(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in {names}:
-            raise ImportError(name + " is blocked")
+            return importlib.machinery.ModuleSpec(name, self)
+    def exec_module(self, module):
+        raise ImportError(module.__name__ + " is blocked")
 sys.meta_path.insert(0, Blocker())
 """
+"""Only an import fails: torch asks `find_spec` for scikit-learn without wanting to import it."""
 
 
 def _python(code: str, blocked: tuple[str, ...] = ()) -> subprocess.CompletedProcess:

@@ -377,6 +377,22 @@ def _inspect(args: argparse.Namespace) -> int:
     return 0
 
 
+def _montage_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="study folders")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="PNG")
+
+
+def _montage(args: argparse.Namespace) -> int:
+    from cspine_kit.data.dicom import read_study
+    from cspine_kit.phantom.montage import write_montage
+
+    studies = [read_study(folder) for folder in args.folders]
+    rows = [(s.study_uid, s.hu, s.spacing_mm) for s in studies]
+    write_montage(args.out, rows)
+    print(f"{len(rows)} studies in {args.out}")
+    return 0
+
+
 def _headers_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--slices", type=Path, required=True, metavar="FILE", help="slice headers")
     parser.add_argument("--presence", type=Path, required=True, metavar="CSV", help="C1..C7 0/1")
@@ -481,6 +497,12 @@ VERBS: dict[str, Verb] = {
         "cspine inspect train_images/1.2.826.0.1.3680043.6200 --png study.png",
         _inspect_arguments,
         _inspect,
+    ),
+    "montage": Verb(
+        "several studies side by side: sagittal, coronal and axial views",
+        "cspine montage train_images/1.2.826.0.1.3680043.6200 real_ct --out montage.png",
+        _montage_arguments,
+        _montage,
     ),
     "headers": Verb(
         "which vertebrae a slice shows, from DICOM headers alone",

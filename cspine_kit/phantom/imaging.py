@@ -25,7 +25,7 @@ def kernel(shape: tuple[int, int], pixel_mm: float, sharpness: float) -> tuple[A
     fx = np.fft.rfftfreq(shape[1], pixel_mm)[None, :]
     f = np.hypot(fy, fx)
     soft = np.exp(-((f / (0.45 + 0.45 * sharpness)) ** 2))
-    signal = soft * (1.0 + 1.2 * sharpness * (f / 0.6) ** 2 / (1.0 + (f / 0.6) ** 2))
+    signal = soft * (1.0 + 1.2 * max(0.0, sharpness) * (f / 0.6) ** 2 / (1.0 + (f / 0.6) ** 2))
     noise = np.sqrt(f + 0.02) * signal
     return signal.astype(np.float32), noise.astype(np.float32)
 

@@ -41,7 +41,7 @@ class Scan:
     noise_hu: float
     """Standard deviation of the noise in muscle; 0 switches the picture chain off."""
     sharpness: float
-    """0 = soft kernel, 1 = bone kernel with overshoot at edges."""
+    """-0.4 = very soft kernel, 0 = soft, 1 = bone kernel with overshoot at edges."""
     streaks: float
     """Strength of shoulder and metal streaks; 1 is usual."""
     contrast: bool
@@ -114,10 +114,10 @@ def draw_real_scan(rng: np.random.Generator, neck: Neck, size_px: int) -> Scan:
     spacing = (spacing_z, pixel, pixel)
     high, low = neck.axes["C1"][0][2] + 10.0, neck.axes["C7"][0][2] - 14.0
     length = max(draw_length(rng, spacing_z), high - low)
-    top = high + rng.uniform(0.2, 0.6) * (length - (high - low))
+    top = high + rng.uniform(0.15, 0.8) * (length - (high - low))
     count = round(length / spacing_z) + 1
     x, y = float(rng.normal(0, 6)), float(rng.uniform(-8, 14))
-    sharp = float(np.clip(rng.normal(0.75, 0.3), 0, 1.3))
+    sharp = float(np.clip(rng.normal(0.65, 0.4), -0.4, 1.3))
     signed = bool(rng.random() < 0.5)
     intercept = int(rng.choice((0, -1024) if signed else (-1024, -1024, -8192)))
     pad = int(rng.choice((-1024, -2000, -3024)))
@@ -127,7 +127,7 @@ def draw_real_scan(rng: np.random.Generator, neck: Neck, size_px: int) -> Scan:
         spacing_mm=spacing,
         thickness_mm=thickness,
         reversed=bool(rng.random() < REVERSED_SHARE),
-        noise_hu=float(rng.uniform(12, 35) * (1 + 1.3 * sharp) / np.sqrt(thickness)),
+        noise_hu=float(rng.uniform(12, 35) * (1 + 1.3 * max(0.0, sharp)) / np.sqrt(thickness)),
         sharpness=sharp,
         streaks=float(rng.uniform(0.2, 1.8)),
         contrast=bool(rng.random() < CONTRAST_SHARE),

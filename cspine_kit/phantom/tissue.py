@@ -131,7 +131,7 @@ class Body:
         """HU of everything that is not bone, float32 (z, y, x) on `grid`."""
         edge, septa = (_interpolate(f, self.coarse, grid) for f in (self.edge_mm, self.septa))
         soft = np.float32(1.0 / softness_mm)
-        muscle = FAT_HU + (self.muscle_hu - FAT_HU) * np.clip(np.abs(septa) * 6.0 - 0.5, 0, 1)
+        muscle = FAT_HU + (self.muscle_hu - FAT_HU) * np.clip(np.abs(septa) * 4.0 - 0.5, 0, 1)
         fatty = np.clip(0.5 - (edge + self.fat_mm) * soft, 0, 1)
         hu = FAT_HU + (muscle - FAT_HU) * fatty
         hu += (SKIN_HU - hu) * np.clip(0.5 + (edge + 1.8) * soft, 0, 1)
@@ -218,6 +218,6 @@ def draw_body(rng: np.random.Generator, neck: Neck, grid: Grid, *, contrast: boo
         tongue = as_vector(neck.size * np.array([0, -62, 2]) + neck.axes["C1"][0])
         under.insert(0, Space(ball(tongue, (24, 30, 24)), 60.0))
     table = float(neck.axes["C1"][0][1] + 128 * neck.size + rng.uniform(0, 12))
-    fat = 4.0 + 3.0 * plain + neck.variety * float(rng.uniform(0, 12))
-    muscle = 58 + neck.variety * float(rng.uniform(-12, 10))
+    fat = 4.0 + 3.0 * plain + neck.variety * float(rng.uniform(2, 18))
+    muscle = 56 - neck.variety * float(rng.uniform(4, 24))
     return Body(coarse, edge, septa, fat, muscle, under, table)

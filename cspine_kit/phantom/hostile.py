@@ -55,6 +55,7 @@ def _patient(seed: int, size_px: int) -> plain.Study:
         reversed=False,
         signed=False,
         intercept=-1024,
+        bits=12,
     )
     return replace(study, scan=scan, hu=study.hu[::step])
 

@@ -163,8 +163,9 @@ class TrainingConfig(Section):
 
 
 class ExecutionConfig(Section):
-    """Processes and threads; 0 means the usable cores."""
+    """Processes and threads; 0 means the usable cores. Where maps over studies run."""
 
+    backend: Literal["local", "ray"] = "local"
     jobs: Annotated[int, Field(ge=0)]
     threads: Annotated[int, Field(ge=0)]
 

@@ -9,9 +9,9 @@ In: a picklable function of one item, and items with names. Out: results and fai
 import ctypes
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from cspine_kit.core.errors import CSpineError, DataError
 
@@ -21,6 +21,13 @@ Result = TypeVar("Result")
 log = logging.getLogger(__name__)
 
 MALLOC_THRESHOLD = 512 << 20
+
+Backend = Literal["local", "ray"]
+"""Where a map runs: this machine's processes, or a Ray cluster."""
+
+Answer = tuple[str, Any, str | None]
+RAY_RETRIES = 5
+"""Times a study is tried again on another node after the one that held it died."""
 
 
 @dataclass
@@ -53,7 +60,7 @@ def tune_process() -> None:
         log.debug("no glibc here, malloc left as it is")
 
 
-def _guarded(function: Callable[[Any], Any], name: str, item: Any) -> tuple[str, Any, str | None]:
+def _guarded(function: Callable[[Any], Any], name: str, item: Any) -> Answer:
     try:
         return name, function(item), None
     except CSpineError as error:
@@ -62,12 +69,45 @@ def _guarded(function: Callable[[Any], Any], name: str, item: Any) -> tuple[str,
         return name, None, f"study {name}: {type(error).__name__}: {error}"
 
 
+def _local(function: Callable[[Any], Any], items: Mapping[str, Any], jobs: int) -> Iterator[Answer]:
+    """Answers in the order of `items`, from processes of this machine."""
+    from joblib import Parallel, delayed
+
+    jobs = min(jobs or usable_cores(), max(1, len(items)))
+    stream: Iterator[Answer] = Parallel(n_jobs=jobs, return_as="generator")(
+        delayed(_guarded)(function, name, item) for name, item in items.items()
+    )
+    return stream
+
+
+def _on_ray(function: Callable[[Any], Any], items: Mapping[str, Any]) -> Iterator[Answer]:
+    """Answers in the order of `items`, from a Ray cluster; a dead node's studies run elsewhere.
+
+    Raises:
+        DataError: ray is not installed.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise DataError(
+            "execution.backend is ray, but ray is not installed: pip install 'cspine-kit[ray]'"
+        ) from error
+    if not ray.is_initialized():
+        # The cluster of RAY_ADDRESS, a running local one, or one of this machine alone.
+        ray.init(logging_level=logging.ERROR, log_to_driver=False)
+    task = ray.remote(num_cpus=1, max_retries=RAY_RETRIES)(_guarded)
+    shared = ray.put(function)
+    waiting = [task.remote(shared, name, item) for name, item in items.items()]
+    return (ray.get(reference) for reference in waiting)
+
+
 def map_studies(
     function: Callable[[Item], Result],
     items: Mapping[str, Item],
     *,
     jobs: int = 0,
     title: str = "studies",
+    backend: Backend = "local",
 ) -> Outcome[Result]:
     """Apply `function` to every item, each in its own guard.
 
@@ -76,17 +116,15 @@ def map_studies(
         items: by study_uid.
         jobs: processes; 0 means the usable cores, 1 runs in this process.
         title: name of the progress bar.
+        backend: "ray" runs on the cluster of RAY_ADDRESS, whose nodes must see the same files;
+            `jobs` then counts for nothing.
 
     Returns:
         Results and failures in the order of `items`. A failure is logged and recorded, not raised.
     """
-    from joblib import Parallel, delayed
     from tqdm import tqdm
 
-    jobs = min(jobs or usable_cores(), max(1, len(items)))
-    stream = Parallel(n_jobs=jobs, return_as="generator")(
-        delayed(_guarded)(function, name, item) for name, item in items.items()
-    )
+    stream = _on_ray(function, items) if backend == "ray" else _local(function, items, jobs)
     outcome: Outcome[Result] = Outcome()
     for name, result, problem in tqdm(stream, total=len(items), desc=title, unit="study"):
         if problem is None:

@@ -5,7 +5,7 @@ JSON and its key, and the `volumes` table. Example::
 
     volumes, failures = build_cache(studies, competition, config.cache, paths, jobs=2)
 
-A volume is made again only where its folder's listing, the config or the kit's version changed.
+A volume is made again only where its folder's listing, the config or the reader's version changed.
 """
 
 import hashlib
@@ -18,10 +18,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cspine_kit import __version__
 from cspine_kit.core.config import CacheConfig
 from cspine_kit.core.errors import DataError
-from cspine_kit.core.execution import map_studies
+from cspine_kit.core.execution import Backend, map_studies
 from cspine_kit.core.paths import Competition, RunPaths
 from cspine_kit.core.runs import (
     fingerprint,
@@ -32,7 +31,7 @@ from cspine_kit.core.runs import (
     write_json,
 )
 from cspine_kit.core.tables import CONTRACTS
-from cspine_kit.data.dicom import read_study
+from cspine_kit.data.dicom import READER_VERSION, read_study
 from cspine_kit.data.volumes import make_volume
 
 log = logging.getLogger(__name__)
@@ -104,6 +103,7 @@ def build_cache(
     paths: RunPaths,
     *,
     jobs: int,
+    backend: Backend = "local",
 ) -> tuple[pd.DataFrame, dict[str, str]]:
     """Make every volume that is missing or stale.
 
@@ -113,6 +113,7 @@ def build_cache(
         config: spacing, field and window.
         paths: the run's folder; volumes go to its `cache`.
         jobs: processes, 0 = usable cores.
+        backend: "ray" spreads studies over a cluster whose nodes share these folders.
 
     Returns:
         Rows of `volumes`, and reasons by study_uid where there is none.
@@ -125,7 +126,7 @@ def build_cache(
     stale: dict[str, tuple[Path, Path, str]] = {}
     for uid, split in zip(studies["study_uid"], studies["split"], strict=True):
         folder, path = competition.images(split, uid), paths.cache / f"{uid}.npy"
-        key = fingerprint(__version__, listing_fingerprint(folder), config)
+        key = fingerprint(READER_VERSION, listing_fingerprint(folder), config)
         if is_fresh(path, key) and is_fresh(_row_path(path), key):
             rows[uid] = read_json(_row_path(path))
         else:
@@ -133,7 +134,9 @@ def build_cache(
     failures: dict[str, str] = {}
     if stale:
         check_disk(studies[studies["study_uid"].isin(list(stale))], config, paths.cache, jobs)
-        outcome = map_studies(partial(_cache_one, config=config), stale, jobs=jobs, title="cache")
+        outcome = map_studies(
+            partial(_cache_one, config=config), stale, jobs=jobs, title="cache", backend=backend
+        )
         rows.update(outcome.results)
         failures = outcome.failures
     table = [{**row, "path": str(paths.cache / f"{uid}.npy")} for uid, row in rows.items()]

@@ -22,8 +22,11 @@ from cspine_kit.core.errors import StudyError
 from cspine_kit.core.execution import usable_cores
 from cspine_kit.data.geometry import Geometry, settle_geometry
 from cspine_kit.data.header import Header, read_header
-from cspine_kit.data.pixels import AIR_HU, HuArray, decode, invert, settle_bits, to_hu
+from cspine_kit.data.pixels import AIR_HU, HuArray, decode, invert, mirrors, settle_bits, to_hu
 from cspine_kit.data.problems import PROBLEMS, FileError
+
+READER_VERSION = 2
+"""Raised whenever the same files give another study or volume, so that caches are made anew."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,17 +97,18 @@ def _looks_like_ct(hu: HuArray) -> float:
     return float((air | soft).mean())
 
 
-def _inverted(folder: Path, headers: list[Header]) -> bool:
-    """True where MONOCHROME1 files hold inverted stored values.
+def _mirror(folder: Path, headers: list[Header]) -> int | None:
+    """How MONOCHROME1 files inverted their stored values (`mirrors`); None where they did not.
 
     By the standard MONOCHROME1 changes only the display, but some writers invert the values too;
     what looks like CT decides.
     """
     header = headers[len(headers) // 2]
     stored = decode(folder / header.file, header)
-    return _looks_like_ct(to_hu(invert(stored, header), header)) > _looks_like_ct(
-        to_hu(stored, header)
-    )
+    scores: dict[int | None, float] = {None: _looks_like_ct(to_hu(stored, header))}
+    for total in mirrors(header):
+        scores[total] = _looks_like_ct(to_hu(invert(stored, total), header))
+    return max(scores, key=lambda total: scores[total])
 
 
 def orient(frame: HuArray, flips: tuple[bool, bool, bool]) -> HuArray:
@@ -167,13 +171,13 @@ def _read_pixels(
     errors: list[FileError] = []
     hu = np.empty((len(geometry.headers), *geometry.shape), dtype=np.int16)
     odd = [h for h in geometry.headers if h.photometric == "MONOCHROME1"]
-    turn = False
+    mirror: int | None = None
     if odd:
         try:
-            turn = _inverted(folder, odd)
+            mirror = _mirror(folder, odd)
         except FileError as error:
             return hu, [error], codes
-        codes.add("monochrome1_inverted" if turn else "monochrome1")
+        codes.add("monochrome1" if mirror is None else "monochrome1_inverted")
 
     def fill(index: int) -> FileError | str | None:
         header = geometry.headers[index]
@@ -182,8 +186,8 @@ def _read_pixels(
         except FileError as error:
             return error
         stored, code = settle_bits(stored, header)
-        if turn and header.photometric == "MONOCHROME1":
-            stored = invert(stored, header)
+        if mirror is not None and header.photometric == "MONOCHROME1":
+            stored = invert(stored, mirror)
         plain = not any(geometry.flips) and _fits(header, geometry)
         frame = orient(to_hu(stored, header, out=hu[index] if plain else None), geometry.flips)
         if not plain:

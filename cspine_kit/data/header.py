@@ -10,9 +10,8 @@ import math
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pydicom
 from pydicom.multival import MultiValue
@@ -29,8 +28,7 @@ FIRST_BYTES, MORE_BYTES = 4096, 1 << 18
 """What is read of a file at first, and once more where its header is longer."""
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(NamedTuple):
     """What one file says about itself; None or NaN where it says nothing.
 
     `orientation` holds the direction of a row (increasing column), then of a column; `spacing_mm`

@@ -17,14 +17,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cspine_kit import __version__
 from cspine_kit.core.anatomy import LEVELS, OVERALL, TARGETS
 from cspine_kit.core.errors import DataError
-from cspine_kit.core.execution import map_studies
+from cspine_kit.core.execution import Backend, map_studies
 from cspine_kit.core.paths import Competition, is_safe_uid
 from cspine_kit.core.runs import fingerprint, is_fresh, listing_fingerprint, publish
 from cspine_kit.core.tables import CONTRACTS, MASK_COLUMNS, SPINE_BOX_COLUMNS
-from cspine_kit.data.dicom import read_geometry, read_study
+from cspine_kit.data.dicom import READER_VERSION, read_geometry, read_study
 from cspine_kit.data.geometry import Geometry
 from cspine_kit.data.masks import MaskArray, read_mask
 
@@ -173,7 +172,7 @@ def _jobs(
                 if folder.is_dir():
                     stat = used.stat() if used else None
                     state = [stat.st_size, stat.st_mtime_ns] if stat else None
-                    key = fingerprint(__version__, listing_fingerprint(folder), state)
+                    key = fingerprint(READER_VERSION, listing_fingerprint(folder), state)
                     wanted[split][uid] = (folder, used, key)
                 else:
                     failures[uid] = f"study {uid}: there is no folder {folder}"
@@ -195,6 +194,7 @@ def build_index(
     *,
     jobs: int,
     scratch: Path | None = None,
+    backend: Backend = "local",
 ) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, str]]:
     """Index every training and test study.
 
@@ -203,6 +203,7 @@ def build_index(
         exclude: study_uid to the reason it is left out.
         jobs: processes, 0 = usable cores.
         scratch: folder where finished studies are kept for the next run.
+        backend: "ray" spreads studies over a cluster whose nodes share these folders.
 
     Returns:
         Rows of `studies`, rows of `slices`, and the reason for each study that is in neither.
@@ -223,7 +224,9 @@ def build_index(
         else:
             stale[uid] = (uid, job)
     if stale:
-        outcome = map_studies(partial(_index_one, scratch=scratch), stale, jobs=jobs, title="index")
+        outcome = map_studies(
+            partial(_index_one, scratch=scratch), stale, jobs=jobs, title="index", backend=backend
+        )
         records.update(outcome.results)
         failures.update(outcome.failures)
     if not records:

@@ -265,7 +265,14 @@ def settle_bits(stored: Stored, header: Header) -> tuple[Stored, str | None]:
     return stored, "excess_bits" if top >= limit else None
 
 
-def invert(stored: Stored, header: Header) -> Stored:
-    """Stored values mirrored within BitsStored."""
-    top = -1 if header.signed else (1 << header.bits_stored) - 1
-    return (top - stored.astype(np.int32)).astype(stored.dtype)
+def mirrors(header: Header) -> list[int]:
+    """Sums `stored + mirrored` by which a writer may have inverted values, likeliest first.
+
+    Within BitsStored, or within the scanner's 12 bits whatever BitsStored says.
+    """
+    return [-1] if header.signed else [(1 << header.bits_stored) - 1, 4095]
+
+
+def invert(stored: Stored, total: int) -> Stored:
+    """Stored values mirrored so that each value and its mirror image add up to `total`."""
+    return (total - stored.astype(np.int32)).astype(stored.dtype)

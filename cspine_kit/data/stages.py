@@ -6,7 +6,6 @@ Example: `prepare(config, paths)`.
 
 import logging
 
-from cspine_kit import __version__
 from cspine_kit.core.config import Config
 from cspine_kit.core.errors import DataError
 from cspine_kit.core.paths import Competition, RunPaths
@@ -21,6 +20,7 @@ from cspine_kit.core.runs import (
 )
 from cspine_kit.core.tables import read_table, write_table
 from cspine_kit.data.cache import build_cache
+from cspine_kit.data.dicom import READER_VERSION
 from cspine_kit.data.folds import settle_folds
 from cspine_kit.data.index import build_index
 
@@ -64,7 +64,7 @@ def index_key(config: Config, competition: Competition) -> str:
         for folder in (competition.root / split).glob("*")
     )
     masks = listing_fingerprint(competition.root / "segmentations")
-    return fingerprint(__version__, config.exclude, tables, folders, masks)
+    return fingerprint(READER_VERSION, config.exclude, tables, folders, masks)
 
 
 def run_index(config: Config, paths: RunPaths) -> None:
@@ -79,6 +79,7 @@ def run_index(config: Config, paths: RunPaths) -> None:
             config.exclude,
             jobs=config.execution.jobs,
             scratch=paths.root / "index" / "studies",
+            backend=config.execution.backend,
         )
         write_json(paths.root / "index" / "failures.json", failures)
         results.update(studies=len(studies), slices=len(slices), failures=len(failures))
@@ -99,7 +100,7 @@ def run_cache(config: Config, paths: RunPaths) -> None:
     """Write one compact volume per training study and the table `volumes`."""
     competition = require_competition(config)
     studies = read_table(paths.table("studies"), "studies")
-    key = fingerprint(stored_key(paths.table("studies")), config.cache)
+    key = fingerprint(READER_VERSION, stored_key(paths.table("studies")), config.cache)
     if is_fresh(paths.table("volumes"), key):
         return
     with run_record(paths.cache, "cache", inputs={"key": key}) as results:
@@ -109,6 +110,7 @@ def run_cache(config: Config, paths: RunPaths) -> None:
             config.cache,
             paths,
             jobs=config.execution.jobs,
+            backend=config.execution.backend,
         )
         write_json(paths.cache / "failures.json", failures)
         results.update(volumes=len(volumes), failures=len(failures))

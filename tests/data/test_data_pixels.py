@@ -147,7 +147,7 @@ def test_walk_and_pydicom_read_the_same_header(tmp_path, real_data):
     for path in paths:
         walked, parsed = read_header(path.parent, path.name), _parsed(str(path), path.name)
         assert walked.pixels_at > 0 and walked.pixels_length > 0
-        for name in walked.__slots__:
+        for name in walked._fields:
             if not name.startswith("pixels"):
                 assert repr(getattr(walked, name)) == repr(getattr(parsed, name)), name
 

@@ -281,6 +281,13 @@ def header_predictions(
     return pd.concat(rows, ignore_index=True)
 
 
+def _read_headers(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"headers {path} cannot be read as parquet: {error}") from error
+
+
 def run_headers(
     headers: Path, labels: Path, out: Path, *, seed: int = 0, jobs: int = 0
 ) -> dict[str, Any]:
@@ -293,14 +300,21 @@ def run_headers(
     Returns:
         metric_per_exam and metric_global of `predictions.parquet`; `models`: mean of both forms
         over the fold seeds for every model; `fold_seeds`; n_studies.
+
+    Raises:
+        DataError: a file is absent or unreadable, or labels are faulty.
+        TableError: headers are faulty, or a study is in one of the two tables only.
     """
+    for path in (headers, labels):
+        if not path.is_file():
+            raise DataError(f"{path} is not a file; see --help for the two tables that are needed")
     key = fingerprint(VERSION, file_hash(headers), file_hash(labels), seed, HEADER_STACK)
     summary = out / "headers.json"
     if is_fresh(summary, key):
         result: dict[str, Any] = read_json(summary)
         return result
     with run_record(out, "headers", inputs={"headers": file_hash(headers)}) as results:
-        features = header_features(pd.read_parquet(headers))
+        features = header_features(_read_headers(headers))
         truth = read_labels(labels)
         scores = []
         seeds = [seed + i for i in range(FOLD_SEEDS)]

@@ -108,6 +108,11 @@ def test_faults_are_named(tmp_path: Path) -> None:
         read_labels(tmp_path / "train.csv")
     with pytest.raises(DataError, match="cannot be read"):
         read_labels(tmp_path / "absent.csv")
+    with pytest.raises(DataError, match="is not a file"):
+        run_headers(tmp_path / "absent.parquet", tmp_path / "train.csv", tmp_path / "out")
+    with pytest.raises(DataError, match="cannot be read as parquet"):
+        run_headers(tmp_path / "train.csv", tmp_path / "train.csv", tmp_path / "out")
+    assert not (tmp_path / "out" / "predictions.parquet").exists()
 
 
 def test_real_headers_have_the_documented_shape(real_data: Path) -> None:

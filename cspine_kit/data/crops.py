@@ -31,8 +31,20 @@ LOGIT_LIMIT = 5.0
 SKIP_COST = 8.0
 """Log-odds paid per level that a path leaves out between two it visits."""
 
+NECK_PROBABILITY = 0.05
+"""A scan in which no slice shows any level with this probability is not taken for a neck."""
+
+SURE_LOGIT = 2.0
+"""Logits of a scan whose best one lies below this are lifted to it before decoding: a network far
+from what it was trained on is unsure everywhere, yet still right about where. Confidence stays raw.
+"""
+
 MIN_CONFIDENCE = 0.2
 """A level whose own slices show it with a lower mean probability counts as unseen."""
+
+
+def _sigmoid(logits: FloatArray) -> FloatArray:
+    return 1.0 / (1.0 + np.exp(-logits))
 
 
 def decode_path(logits: FloatArray) -> NDArray[np.int64]:
@@ -109,28 +121,26 @@ def decode_levels(
         "interpolated" where no slice shows the level).
 
     Raises:
-        DataError: no slice, or none that shows any level.
+        DataError: no slice, or a scan that shows no level at all.
     """
     if len(z_mm) == 0:
         raise DataError("no slice to decode levels from")
-    path = decode_path(logits)
-    visible = 1.0 / (1.0 + np.exp(-logits))
-    confidence = np.array(
-        [
-            visible[path == level + 1, level].mean() if (path == level + 1).any() else 0.0
-            for level in range(len(LEVELS))
-        ]
-    )
-    seen = confidence >= MIN_CONFIDENCE
-    confidence[~seen] = 0.0
-    if not seen.any():
+    if _sigmoid(logits.max()) < NECK_PROBABILITY:
         raise DataError("no slice shows a cervical level; is this a scan of the neck?")
+    lifted = logits + max(0.0, SURE_LOGIT - float(logits.max()))
+    path, visible, raw = decode_path(lifted), _sigmoid(lifted), _sigmoid(logits)
+    own_of = [np.flatnonzero(path == level + 1) for level in range(len(LEVELS))]
+    shown = np.array([visible[own, k].mean() if len(own) else 0.0 for k, own in enumerate(own_of)])
+    # At least the level of the best slice is seen: a path through it always pays.
+    seen = shown >= min(MIN_CONFIDENCE, shown.max())
+    confidence = np.zeros(len(LEVELS))
     center, own_center = np.zeros(len(LEVELS)), np.zeros(len(LEVELS))
     yx = np.zeros((len(LEVELS), 2))
     middle = np.column_stack([boxes[:, [0, 2]].mean(axis=1), boxes[:, [1, 3]].mean(axis=1)])
     z0, z1 = np.zeros(len(LEVELS), dtype=np.int64), np.zeros(len(LEVELS), dtype=np.int64)
     for level in np.flatnonzero(seen):
-        own = np.flatnonzero(path == level + 1)
+        own = own_of[level]
+        confidence[level] = raw[own, level].mean()
         own_center[level] = z_mm[own].mean()
         first, last = own[0], own[-1]
         # Levels overlap on axial slices, the path does not: widen to all neighbors that show it.

@@ -104,3 +104,10 @@ def test_a_ring_around_the_dens_is_not_swallowed_by_c2():
     assert crops.loc["C1", "source"] == "model"
     assert (crops.loc["C1", "z0"], crops.loc["C1", "z1"]) == (15, 39)
     assert crops.loc["C2", "z0"] <= 24
+
+
+def test_an_unsure_network_is_still_decoded_with_low_confidence():
+    crops = decode(scores() - 4.0)
+    sure = decode(scores())
+    assert crops["z0"].tolist() == sure["z0"].tolist()
+    assert (crops["confidence"] < 0.5).all() and (crops["source"] == "model").all()

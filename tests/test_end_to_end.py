@@ -1,0 +1,278 @@
+"""The whole chain on a tiny competition, through the doors a user takes."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cspine_kit.cli import main
+from cspine_kit.core.anatomy import LEVELS, TARGETS
+from cspine_kit.core.tables import read_table
+from cspine_kit.ship.bundle import open_bundle
+from cspine_kit.ship.kernel import Ensemble, load_volume, run_kernel
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG = ["--config", "configs/tiny.yaml"]
+CHAIN = ("oof", "stack", "bundle", "kernel", "score")
+
+
+def folder_of(tmp: Path) -> Path:
+    """A working folder with the configs and the kernel script, as a clone has them."""
+    (tmp / "configs").mkdir(parents=True)
+    shutil.copy(ROOT / "configs" / "base.yaml", tmp / "configs")
+    shutil.copy(ROOT / "tests" / "tiny.yaml", tmp / "configs")
+    shutil.copytree(ROOT / "kernels" / "submit", tmp / "kernels" / "submit")
+    return tmp
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory) -> Path:
+    """The folder after the whole chain."""
+    folder = folder_of(tmp_path_factory.mktemp("chain") / "clone")
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        for verb in CHAIN:
+            assert main([verb, *CONFIG]) == 0, verb
+    finally:
+        os.chdir(before)
+    return folder
+
+
+@pytest.fixture(name="bundle")
+def _bundle(run) -> Path:
+    return run / "oof" / "tiny" / "bundle"
+
+
+def stamps(folder: Path) -> dict[str, int]:
+    """Modification times of what a finished run must not touch again."""
+    skip = ("run.json", "results.csv")
+    return {
+        str(p.relative_to(folder)): p.stat().st_mtime_ns
+        for p in folder.rglob("*")
+        if p.is_file() and p.name not in skip and "submit" not in p.parts
+    }
+
+
+def test_the_chain_leaves_what_the_contracts_say(run):
+    tables = run / "oof" / "tiny" / "tables"
+    oof = read_table(tables / "oof_slices.parquet", "oof_slices")
+    assert set(oof["member"]) == {"resnet", "efficientnet"}
+    assert oof["study_uid"].nunique() == 14
+    crops = read_table(tables / "crops.parquet", "crops")
+    assert (crops.groupby(["study_uid", "model_fold"]).size() == 7).all()
+    for name in ("studies", "slices", "volumes", "vertebra", "features", "predictions"):
+        assert len(read_table(tables / f"{name}.parquet", name)), name
+
+
+def test_the_submission_is_valid_and_comes_from_the_models(run, capsys):
+    submission = run / "submissions" / "tiny" / "submission.csv"
+    truth = run / "competition" / "solution.csv"
+    assert main(["score", str(submission), "--truth", str(truth), "--json"]) == 0
+    score = json.loads(capsys.readouterr().out)
+    assert score["n_studies"] == 4 and 0 < score["metric_per_exam"] < 2
+    log = [json.loads(x) for x in submission.with_name("kernel_log.jsonl").read_text().splitlines()]
+    assert [e["event"] for e in log].count("study") == 4
+    assert log[0]["event"] == "priors_written" and log[-1]["event"] == "end"
+
+
+def test_results_name_every_model_and_the_ledger_has_one_row(run, capsys, monkeypatch):
+    monkeypatch.chdir(run)
+    assert main(["score", *CONFIG]) == 0
+    printed = capsys.readouterr().out
+    table = pd.read_csv("submissions/tiny/results.csv").set_index("model")
+    expected = {"best_constant", "visibility_weighted_mean", "resnet", "efficientnet"}
+    assert expected | {"mean_of_members", "stack"} <= set(table.index)
+    assert all(model in printed for model in table.index)
+    columns = ["per_exam", "per_exam_fold_mean", "per_exam_fold_std", "global"]
+    assert np.isfinite(table[columns].to_numpy()).all()
+    assert np.isfinite(table.loc[list(expected), ["test_per_exam", "test_global"]]).all(axis=None)
+    assert len(pd.read_csv("submissions/leaderboard.csv")) == 1
+    assert main(["leaderboard"]) == 0
+    assert "tiny" in capsys.readouterr().out
+
+
+def test_a_second_run_finds_everything_done(run, monkeypatch):
+    monkeypatch.chdir(run)
+    before = stamps(run)
+    for verb in CHAIN:
+        assert main([verb, *CONFIG]) == 0
+    assert stamps(run) == before
+
+
+def test_a_killed_run_ends_with_the_same_submission(run, tmp_path):
+    folder = folder_of(tmp_path / "clone")
+    shutil.copytree(run / "competition", folder / "competition", copy_function=shutil.copy2)
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for attempt in range(3):
+        oof = subprocess.Popen(
+            [sys.executable, "-m", "cspine_kit", "oof", *CONFIG],
+            cwd=folder, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        wanted = [
+            "cache/*.npy",
+            "models/vertebra/fold_0/checkpoint.pt",
+            "models/resnet/fold_*/*.pt",
+        ]
+        deadline = time.monotonic() + 120
+        while not list((folder / "oof" / "tiny").glob(wanted[attempt])):
+            assert oof.poll() is None and time.monotonic() < deadline
+            time.sleep(0.02)
+        oof.send_signal(signal.SIGKILL if attempt % 2 else signal.SIGINT)
+        assert oof.wait(60) != 0
+    for verb in CHAIN[:4]:
+        command = [sys.executable, "-m", "cspine_kit", verb, *CONFIG]
+        subprocess.run(command, cwd=folder, env=env, check=True, capture_output=True)
+    ours = folder / "submissions" / "tiny" / "submission.csv"
+    assert ours.read_bytes() == (run / "submissions" / "tiny" / "submission.csv").read_bytes()
+
+
+def kernel_on(run: Path, bundle: Path, folder: Path, uids: list[str]) -> tuple[pd.Series, list]:
+    """Run the kernel on a competition folder whose test.csv names `uids`; probabilities and log."""
+    rows = [(f"{uid}_{t}", uid, t) for uid in uids for t in TARGETS]
+    frame = pd.DataFrame(rows, columns=["row_id", "StudyInstanceUID", "prediction_type"])
+    frame.to_csv(folder / "test.csv", index=False)
+    run_kernel(folder, bundle, folder / "out" / "submission.csv")
+    found = pd.read_csv(folder / "out" / "submission.csv").set_index("row_id")["fractured"]
+    assert found.index.tolist() == frame["row_id"].tolist()
+    assert found.between(0, 1, inclusive="neither").all()
+    log = (folder / "out" / "kernel_log.jsonl").read_text().splitlines()
+    return found, [json.loads(line) for line in log]
+
+
+def test_bad_studies_cost_only_themselves(run, bundle, tmp_path):
+    source = sorted((run / "competition" / "test_images").iterdir())
+    good, short, torn, bad = "1.1", "1.3", "1.5", "1.7"
+    images = tmp_path / "test_images"
+    for uid in (good, short, torn):
+        shutil.copytree(source[0], images / uid)
+    kept = sorted((images / short).iterdir(), key=lambda p: int(p.stem))
+    for path in kept[: len(kept) // 2] + kept[len(kept) // 2 + 3 :]:
+        path.unlink()
+    (images / torn / "7.dcm").write_bytes(b"not a dicom file")
+    (images / bad).mkdir()
+    (images / bad / "1.dcm").write_bytes(b"")
+    (images / "1.9").mkdir()
+    uids = [good, short, torn, bad, "1.9", "1.11", "../../etc", good]
+    found, log = kernel_on(run, bundle, tmp_path, list(dict.fromkeys(uids)))
+    by_study = {e["study_uid"]: e for e in log if "study_uid" in e}
+    priors = json.loads((bundle / "priors.json").read_text())
+
+    def is_prior(uid):
+        return all(abs(found[f"{uid}_{t}"] - priors[t]) < 1e-7 for t in TARGETS)
+
+    assert by_study[good]["source"] == "models" and not is_prior(good)
+    alone, _ = kernel_on(run, bundle, tmp_path, [good])
+    assert (alone == found[alone.index]).all()
+    assert by_study[torn]["source"] == "models" and by_study[torn]["problems"]
+    for uid in (bad, "1.9", "1.11", "../../etc"):
+        assert is_prior(uid) and by_study[uid]["event"] == "study_from_priors"
+        assert by_study[uid]["cause"]
+    assert short in by_study
+    assert next(e for e in log if e["event"] == "end")["studies"] == 7
+
+
+def test_a_damaged_bundle_still_gives_priors_and_says_why(run, bundle, tmp_path):
+    broken = tmp_path / "bundle"
+    shutil.copytree(bundle, broken)
+    weights = next(broken.glob("*weights.safetensors"))
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    uid = sorted((run / "competition" / "test_images").iterdir())[0].name
+    shutil.copytree(run / "competition" / "test_images" / uid, tmp_path / "test_images" / uid)
+    found, log = kernel_on(run, broken, tmp_path, [uid])
+    assert found[f"{uid}_C1"] == pytest.approx(
+        json.loads((bundle / "priors.json").read_text())["C1"]
+    )
+    assert any(weights.name in e.get("cause", "") for e in log)
+
+
+def test_kernel_and_out_of_fold_run_agree(run, bundle, tmp_path):
+    """A training study through the kernel's path gives the very rows of the out-of-fold table."""
+    tables = run / "oof" / "tiny" / "tables"
+    oof = read_table(tables / "oof_slices.parquet", "oof_slices")
+    uid = oof["study_uid"].iloc[0]
+    expected = oof[oof["study_uid"] == uid].reset_index(drop=True)
+    ensemble = Ensemble(open_bundle(bundle, tmp_path))
+    volume, _ = load_volume(run / "competition" / "train_images" / uid, uid, ensemble.config)
+    slices, _ = ensemble.tables(volume)
+    slices = slices[slices["model_fold"] == expected["fold"].iloc[0]]
+    slices = slices.sort_values(["member", "slice_idx"], ignore_index=True)
+    logits = [c for c in expected.columns if c.startswith(("vertebra_", "fracture_"))]
+    assert slices["slice_idx"].tolist() == expected["slice_idx"].tolist()
+    np.testing.assert_allclose(slices[logits], expected[logits], atol=1e-5)
+
+
+def test_submit_py_gives_the_kernels_rows(run, bundle, tmp_path):
+    inputs = tmp_path / "input"
+    shutil.copytree(bundle, inputs / "datasets" / "me" / "bundle")
+    slug = inputs / "competitions" / "rsna"
+    slug.mkdir(parents=True)
+    (slug / "test_images").symlink_to(run / "competition" / "test_images")
+    shutil.copy(run / "competition" / "test.csv", slug)
+    out = tmp_path / "working" / "submission.csv"
+    out.parent.mkdir()
+    env = {**os.environ, "CSPINE_INPUT": str(inputs), "CSPINE_OUT": str(out)}
+    env["CSPINE_PACKAGES"] = str(tmp_path / "packages")
+    script = run / "kernels" / "submit" / "submit.py"
+    command = [sys.executable, str(script)]
+    done = subprocess.run(
+        command, env=env, cwd=out.parent, capture_output=True, text=True, check=True
+    )
+    assert "installed cspine_kit" in done.stdout
+    here = pd.read_csv(run / "submissions" / "tiny" / "submission.csv").set_index("row_id")
+    there = pd.read_csv(out).set_index("row_id")
+    np.testing.assert_allclose(there.loc[here.index], here, atol=1e-5)
+
+
+def test_levels_are_seven_and_drawn(run, bundle, tmp_path, capsys):
+    folder = sorted((run / "competition" / "test_images").iterdir())[0]
+    picture = tmp_path / "levels.png"
+    arguments = ["levels", str(folder), "--bundle", str(bundle), "--json", "--png", str(picture)]
+    assert main(arguments) == 0
+    levels = json.loads(capsys.readouterr().out)["levels"]
+    assert list(levels) == list(LEVELS)
+    centers = [levels[level]["center_z_mm"] for level in LEVELS]
+    assert centers == sorted(centers, reverse=True)
+    for level in levels.values():
+        assert 0 <= level["first_slice"] <= level["last_slice"]
+        assert 0 <= level["confidence"] <= 1
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_real_ct_gets_its_rows_from_the_models(bundle, run, tmp_path, real_data):
+    uid = "1.2.826.0.1.3680043.1"
+    (tmp_path / "test_images").mkdir()
+    (tmp_path / "test_images" / uid).symlink_to(real_data / "head_neck_ct")
+    _, log = kernel_on(run, bundle, tmp_path, [uid])
+    study = next(e for e in log if e.get("study_uid") == uid)
+    assert study["event"] == "study" and study["source"] == "models" and study["slices"] == 90
+
+
+def test_the_real_listing_without_images_gets_its_three_rows(bundle, tmp_path, real_data):
+    shutil.copy(real_data / "test.csv", tmp_path)
+    report = run_kernel(tmp_path, bundle, tmp_path / "submission.csv")
+    rows = pd.read_csv(tmp_path / "submission.csv")["row_id"].tolist()
+    assert rows == pd.read_csv(real_data / "sample_submission.csv")["row_id"].tolist()
+    assert len(report.from_priors) == 3
+    assert all("no folder" in cause for cause in report.from_priors.values())
+
+
+def test_the_real_config_plans_and_names_what_to_download(tmp_path, monkeypatch, capsys):
+    (tmp_path / "configs").mkdir()
+    for name in ("base.yaml", "rsna2022.yaml"):
+        shutil.copy(ROOT / "configs" / name, tmp_path / "configs")
+    monkeypatch.chdir(tmp_path)
+    assert main(["oof", "--config", "configs/rsna2022.yaml"]) == 1
+    printed = capsys.readouterr()
+    assert "GPU h" in printed.out and "GB" in printed.out
+    assert "kaggle competitions download" in printed.err

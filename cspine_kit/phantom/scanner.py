@@ -28,6 +28,8 @@ EASY_REVERSED_SHARE = 0.06
 SYNTAX_SHARES = {"plain": 0.66, "jpeg_lossless": 0.28, "rle": 0.03, "jpeg_2000": 0.03}
 CONTRAST_SHARE = 0.1
 LARGE_MATRIX_SHARE = 0.002
+WHOLE_HEAD_SHARE = 0.04
+"""Scans that go on over the head; a level finder must have seen that a skull is no neck."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,10 @@ def draw_real_scan(rng: np.random.Generator, neck: Neck, size_px: int) -> Scan:
     spacing = (spacing_z, pixel, pixel)
     high, low = neck.axes["C1"][0][2] + 10.0, neck.axes["C7"][0][2] - 14.0
     length = max(draw_length(rng, spacing_z), high - low)
-    top = high + rng.uniform(0.15, 0.8) * (length - (high - low))
+    top = high + rng.uniform(0.1, 1.0) * (length - (high - low))
+    if rng.random() < WHOLE_HEAD_SHARE:
+        head = rng.uniform(60, 110)
+        length, top = length + head, top + head
     count = round(length / spacing_z) + 1
     x, y = float(rng.normal(0, 6)), float(rng.uniform(-8, 14))
     sharp = float(np.clip(rng.normal(0.65, 0.4), -0.4, 1.3))

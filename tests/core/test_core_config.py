@@ -32,7 +32,7 @@ def test_members_inherit_the_model_section():
     config = load_config(CONFIGS / "demo.yaml")
     assert len(config.members) >= 2
     assert len({m.backbone for m in config.members.values()}) >= 2
-    assert all(m.epochs == config.model.epochs for m in config.members.values())
+    assert {m.size_px for m in config.members.values()} == {config.model.size_px}
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ CSPINE = $(VENV)/bin/cspine
 READY = $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test oof stack kernel score leaderboard info lint
+.PHONY: help demo test oof stack kernel score leaderboard info lint bench
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -45,6 +45,10 @@ kernel: $(READY)  ## offline Kaggle dataset (oof/<name>/bundle) and kernels/subm
 
 score: $(READY)  ## results of CONFIG's submission: table, hidden truth where known, ledger row
 	$(CSPINE) score --config $(CONFIG)
+
+bench: $(READY)  ## speed as ratios measured side by side in one run
+	$(VENV)/bin/python tests/benchmarks/bench_data_reader.py
+	$(VENV)/bin/python tests/benchmarks/bench_stack_statistics.py
 
 leaderboard: $(READY)  ## local submissions beside the real final leaderboard
 	$(CSPINE) leaderboard

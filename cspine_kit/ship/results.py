@@ -56,7 +56,9 @@ def _format(table: pd.DataFrame, hidden: bool) -> list[str]:
             line += f" {row[form]:7.4f} {row[form + '_fold_mean']:7.4f}"
             line += f" ±{row[form + '_fold_std']:6.4f}"
         if hidden:
-            line += "".join(f" {row[c]:7.4f}" for c in ("test_per_exam", "test_global"))
+            # Rivals that the kernel does not run have no score on the test set.
+            values = (row["test_per_exam"], row["test_global"])
+            line += "".join(f" {'-' if np.isnan(v) else format(v, '.4f'):>7s}" for v in values)
         lines.append(line)
     lines.append("* ships. A = per exam, B = global; lower is better; folds: mean ± std over folds")
     return lines
@@ -100,7 +102,9 @@ def run_results(config: Config, paths: RunPaths, submissions: Path) -> str:
     with publish(results) as temporary:
         table.to_csv(temporary, index=False)
     ledger = submissions / "leaderboard.csv"
-    add_run(ledger, config, table, submission)
+    marker = folder / "kernel.json"
+    minutes = read_json(marker)["seconds"] / 60 if marker.exists() else None
+    add_run(ledger, config, table, submission, kernel_minutes=minutes)
     files = {
         "competition": competition.root,
         "out-of-fold slices": paths.table("oof_slices"),

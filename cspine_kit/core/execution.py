@@ -11,6 +11,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 from cspine_kit.core.errors import CSpineError, DataError
@@ -60,8 +61,10 @@ def tune_process() -> None:
         log.debug("no glibc here, malloc left as it is")
 
 
-def _guarded(function: Callable[[Any], Any], name: str, item: Any) -> Answer:
+def _guarded(function: Callable[[Any], Any], name: str, item: Any, folder: str) -> Answer:
     try:
+        # A worker may have been started elsewhere; relative paths mean the caller's folder.
+        os.chdir(folder)
         return name, function(item), None
     except CSpineError as error:
         return name, None, str(error)
@@ -74,8 +77,9 @@ def _local(function: Callable[[Any], Any], items: Mapping[str, Any], jobs: int) 
     from joblib import Parallel, delayed
 
     jobs = min(jobs or usable_cores(), max(1, len(items)))
+    folder = str(Path.cwd())
     stream: Iterator[Answer] = Parallel(n_jobs=jobs, return_as="generator")(
-        delayed(_guarded)(function, name, item) for name, item in items.items()
+        delayed(_guarded)(function, name, item, folder) for name, item in items.items()
     )
     return stream
 
@@ -97,7 +101,8 @@ def _on_ray(function: Callable[[Any], Any], items: Mapping[str, Any]) -> Iterato
         ray.init(logging_level=logging.ERROR, log_to_driver=False)
     task = ray.remote(num_cpus=1, max_retries=RAY_RETRIES)(_guarded)
     shared = ray.put(function)
-    waiting = [task.remote(shared, name, item) for name, item in items.items()]
+    folder = str(Path.cwd())
+    waiting = [task.remote(shared, name, item, folder) for name, item in items.items()]
     return (ray.get(reference) for reference in waiting)
 
 

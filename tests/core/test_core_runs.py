@@ -1,6 +1,7 @@
 """Atomic artifacts, fingerprints, seeds, safe ids and the guarded map."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -93,3 +94,16 @@ def test_one_bad_study_costs_only_itself(jobs):
 def test_all_bad_is_an_error():
     with pytest.raises(DataError, match="three is broken"):
         require_some(map_studies(half, {"u3": 3}, jobs=1), "index")
+
+
+def read_here(name: str) -> str:
+    return Path(name).read_text()
+
+
+def test_relative_paths_mean_the_callers_folder_in_reused_workers(tmp_path, monkeypatch):
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "note.txt").write_text(folder)
+        monkeypatch.chdir(tmp_path / folder)
+        outcome = map_studies(read_here, {"a": "note.txt", "b": "note.txt"}, jobs=2)
+        assert outcome.results == {"a": folder, "b": folder}

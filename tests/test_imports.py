@@ -31,7 +31,7 @@ OWNERS = {
 }
 """Libraries that only these rooms may import; kaggle is run as a command, never imported."""
 
-BLOCKED_IN_KERNEL = ("kaggle", "matplotlib", "nibabel", "wandb", "sklearn")
+BLOCKED_IN_KERNEL = ("kaggle", "matplotlib", "nibabel", "wandb", "sklearn", "pandera", "accelerate")
 
 
 def imports_of(path: Path) -> set[str]:

@@ -87,7 +87,7 @@ class Ensemble:
         """Load every model below `root`, a tree laid out by `open_bundle`."""
         from cspine_kit.stack.booster import Stack
         from cspine_kit.vision.model import load_model
-        from cspine_kit.vision.oof import set_device_threads
+        from cspine_kit.vision.predict import set_device_threads
 
         self.config: Config = load_config(root / "config.yaml")
         device = set_device_threads(self.config)

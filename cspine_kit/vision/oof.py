@@ -17,14 +17,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from tqdm import tqdm
 
 from cspine_kit import __version__
 from cspine_kit.core.anatomy import LEVELS
 from cspine_kit.core.config import Config, ModelConfig
 from cspine_kit.core.errors import CSpineError, DataError
-from cspine_kit.core.execution import usable_cores
 from cspine_kit.core.paths import RunPaths
 from cspine_kit.core.runs import derive_seed, file_hash, fingerprint, is_fresh, publish, stored_key
 from cspine_kit.core.tables import (
@@ -44,6 +42,7 @@ from cspine_kit.vision.predict import (
     fracture_view,
     predict_fracture,
     predict_vertebra,
+    set_device_threads,
     to_cached_px,
     vertebra_view,
 )
@@ -90,12 +89,6 @@ def open_inputs(paths: RunPaths) -> Inputs:
         fold_of=fold_of,
         key=fingerprint(__version__, keys, file_hash(paths.folds)),
     )
-
-
-def set_device_threads(config: Config) -> torch.device:
-    """Set torch's thread count and name the device; the count decides the order of CPU sums."""
-    torch.set_num_threads(config.execution.threads or usable_cores())
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _vertebra_dataset(inputs: Inputs, config: ModelConfig, fold: int) -> StackDataset:

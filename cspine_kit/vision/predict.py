@@ -13,7 +13,9 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from cspine_kit.core.config import Config
 from cspine_kit.core.errors import StudyError
+from cspine_kit.core.execution import usable_cores
 from cspine_kit.core.tables import FRACTURE_COLUMNS, SPINE_BOX_COLUMNS, VERTEBRA_COLUMNS
 from cspine_kit.data.crops import crop_centers, decode_levels, spine_slices
 from cspine_kit.data.volumes import Volume
@@ -21,6 +23,12 @@ from cspine_kit.vision.dataset import StudyView, crop_side_px, spaced_slices
 from cspine_kit.vision.model import SliceModel
 
 FloatArray = NDArray[np.float64]
+
+
+def set_device_threads(config: Config) -> torch.device:
+    """Set torch's thread count and name the device; the count decides the order of CPU sums."""
+    torch.set_num_threads(config.execution.threads or usable_cores())
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def to_native_px(volume: Volume, cached_px: FloatArray) -> FloatArray:

@@ -21,6 +21,14 @@ from cspine_kit.ship.kernel import Ensemble, load_volume, run_kernel
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ["--config", "configs/tiny.yaml"]
+HEARING = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from cspine_kit.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+"""`cspine` that hears Ctrl-C: children of a background shell, as in CI, are started deaf to it."""
+
 CHAIN = ("oof", "stack", "bundle", "kernel", "score")
 
 
@@ -114,7 +122,7 @@ def test_a_killed_run_ends_with_the_same_submission(run, tmp_path):
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     for attempt in range(3):
         oof = subprocess.Popen(
-            [sys.executable, "-m", "cspine_kit", "oof", *CONFIG],
+            [sys.executable, "-c", HEARING, "oof", *CONFIG],
             cwd=folder, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         wanted = [

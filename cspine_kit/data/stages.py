@@ -8,6 +8,7 @@ import logging
 
 from cspine_kit.core.config import Config
 from cspine_kit.core.errors import DataError
+from cspine_kit.core.execution import Outcome, require_some
 from cspine_kit.core.paths import Competition, RunPaths
 from cspine_kit.core.runs import (
     file_hash,
@@ -97,7 +98,11 @@ def run_folds(config: Config, paths: RunPaths) -> None:
 
 
 def run_cache(config: Config, paths: RunPaths) -> None:
-    """Write one compact volume per training study and the table `volumes`."""
+    """Write one compact volume per training study and the table `volumes`.
+
+    Raises:
+        DataError: not one study can be read; carries the first reason.
+    """
     competition = require_competition(config)
     studies = read_table(paths.table("studies"), "studies")
     key = fingerprint(READER_VERSION, stored_key(paths.table("studies")), config.cache)
@@ -113,6 +118,7 @@ def run_cache(config: Config, paths: RunPaths) -> None:
             backend=config.execution.backend,
         )
         write_json(paths.cache / "failures.json", failures)
+        require_some(Outcome(volumes.to_dict("index"), failures), "cache")
         results.update(volumes=len(volumes), failures=len(failures))
         write_table(volumes, paths.table("volumes"), "volumes", key)
     if failures:

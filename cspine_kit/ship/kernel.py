@@ -35,6 +35,7 @@ from cspine_kit.data.dicom import read_study
 from cspine_kit.data.volumes import Volume, make_volume
 from cspine_kit.ship.bundle import MANIFEST, open_bundle
 from cspine_kit.ship.submission import prior_probs, read_wanted_rows, write_submission
+from cspine_kit.vision.names import VERTEBRA
 
 PUBLIC_PRIORS = dict(
     zip(TARGETS, (0.103, 0.193, 0.051, 0.075, 0.110, 0.184, 0.256, 0.531), strict=True)
@@ -93,7 +94,7 @@ class Ensemble:
         device = set_device_threads(self.config)
         folds = range(self.config.folds.n)
         self.vertebra = [
-            load_model(root / "models" / "vertebra" / f"fold_{k}").to(device) for k in folds
+            load_model(root / "models" / VERTEBRA / f"fold_{k}").to(device) for k in folds
         ]
         self.members = {
             name: [load_model(root / "models" / name / f"fold_{k}").to(device) for k in folds]

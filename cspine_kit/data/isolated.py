@@ -100,7 +100,8 @@ def decode_isolated(folder: str, name: str) -> NDArray[np.integer[Any]]:
     except IndexError:
         child = _Child()
     try:
-        stored = child.ask(folder, name)
+        # A child stays in the folder it was started in; its parent may have moved since.
+        stored = child.ask(os.path.abspath(folder), name)
     except ValueError:
         _idle.append(child)
         raise

@@ -200,3 +200,15 @@ def test_a_dead_decoder_costs_one_file(tmp_path, monkeypatch):
     with pytest.raises(ChildProcessError):
         isolated.decode_isolated(str(tmp_path), "1.dcm")
     assert np.array_equal(isolated.decode_isolated(str(tmp_path), "1.dcm"), first)
+
+
+def test_a_relative_folder_is_the_callers_also_after_it_moved(tmp_path, monkeypatch):
+    """A kept child was started where an earlier caller stood."""
+    frame, study = frame_of("unsigned16"), tmp_path / "elsewhere" / "study"
+    study.mkdir(parents=True)
+    write_compressed(study / "1.dcm", frame, "unsigned16", "1.2.840.10008.1.2.4.70")
+    isolated.end_children()
+    monkeypatch.chdir(tmp_path)
+    assert np.array_equal(isolated.decode_isolated("elsewhere/study", "1.dcm"), frame)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert np.array_equal(isolated.decode_isolated("study", "1.dcm"), frame)

@@ -1,0 +1,77 @@
+"""Verbs of the data room: tables, splits, volumes, and a look at one study."""
+
+import argparse
+import json
+from pathlib import Path
+
+from cspine_kit.cli.verb import DEMO, Verb, config_argument, ensure_competition, open_run
+
+
+def _index(args: argparse.Namespace) -> int:
+    from cspine_kit.data.stages import run_index
+
+    config, paths = open_run(args)
+    ensure_competition(config)
+    run_index(config, paths)
+    return 0
+
+
+def _folds(args: argparse.Namespace) -> int:
+    from cspine_kit.data.stages import run_folds, run_index
+
+    config, paths = open_run(args)
+    ensure_competition(config)
+    run_index(config, paths)
+    run_folds(config, paths)
+    print(f"folds in {paths.folds}")
+    return 0
+
+
+def _cache(args: argparse.Namespace) -> int:
+    from cspine_kit.data.stages import prepare
+
+    config, paths = open_run(args)
+    ensure_competition(config)
+    prepare(config, paths)
+    return 0
+
+
+def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, metavar="FOLDER")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--png", type=Path, metavar="FILE", help="axial, sagittal, coronal view")
+
+
+def _inspect(args: argparse.Namespace) -> int:
+    from cspine_kit.data.inspect import draw_study, inspect_study
+
+    facts, study = inspect_study(args.folder)
+    if args.json:
+        print(json.dumps(facts, indent=2))
+    else:
+        for name, value in facts.items():
+            several = isinstance(value, dict) and name in ("problems", "unusable_files")
+            print(f"{name:20s} {len(value) if several else value}")
+            if several:
+                for key, text in value.items():
+                    print(f"  {key}: {text}")
+    if args.png is not None:
+        draw_study(study, args.png)
+    return 0
+
+
+VERBS = {
+    "index": Verb(
+        "geometry-true study and slice tables", f"cspine index {DEMO}", config_argument, _index
+    ),
+    "folds": Verb(
+        "grouped, stratified folds as a CSV", f"cspine folds {DEMO}", config_argument, _folds
+    ),
+    "cache": Verb("one compact volume per study", f"cspine cache {DEMO}", config_argument, _cache),
+    "inspect": Verb(
+        "what a study holds and what is wrong with it",
+        "cspine inspect train_images/1.2.826.0.1.3680043.6200 --png study.png",
+        _inspect_arguments,
+        _inspect,
+    ),
+}

@@ -1,0 +1,86 @@
+"""Verbs of the phantom room: synthetic competitions and pictures of studies."""
+
+import argparse
+from pathlib import Path
+
+from cspine_kit.cli.verb import Verb
+from cspine_kit.core.errors import ConfigError
+
+
+def _phantom_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--studies", type=int, default=20, metavar="N", help="training studies")
+    parser.add_argument("--test-studies", type=int, default=5, metavar="M")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--size", type=int, metavar="PX", help="rows and columns (512; with --hostile 64)"
+    )
+    parser.add_argument(
+        "--hostile", action="store_true", help="one test study per defect, and manifest.csv"
+    )
+    parser.add_argument("--difficulty", choices=["easy", "real"], default="real")
+    parser.add_argument("--masked", type=float, default=0.5, metavar="SHARE")
+    parser.add_argument("--boxed", type=float, default=0.5, metavar="SHARE")
+    parser.add_argument("--jobs", type=int, default=0, help="processes; 0 = the usable cores")
+
+
+def _phantom(args: argparse.Namespace) -> int:
+    from pydantic import ValidationError
+
+    from cspine_kit.core.config import PhantomConfig
+    from cspine_kit.phantom.competition import write_competition
+
+    if args.hostile:
+        from cspine_kit.phantom.hostile import write_hostile
+
+        write_hostile(args.out, seed=args.seed, size_px=args.size or 64, jobs=args.jobs)
+        print(f"hostile competition in {args.out}; {args.out / 'manifest.csv'} says what is wrong")
+        return 0
+    try:
+        spec = PhantomConfig(
+            studies=args.studies,
+            test_studies=args.test_studies,
+            size_px=args.size if args.size is not None else 512,
+            difficulty=args.difficulty,
+            masked=args.masked,
+            boxed=args.boxed,
+            seed=args.seed,
+        )
+    except ValidationError as error:
+        faults = [f"{e['loc'][0]}: {e['msg']} (got {e['input']})" for e in error.errors()]
+        raise ConfigError("phantom: " + "; ".join(faults)) from error
+    write_competition(args.out, spec, jobs=args.jobs)
+    print(f"phantom competition in {args.out}")
+    return 0
+
+
+def _montage_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="study folders")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="PNG")
+
+
+def _montage(args: argparse.Namespace) -> int:
+    from cspine_kit.data.dicom import read_study
+    from cspine_kit.phantom.montage import write_montage
+
+    studies = [read_study(folder) for folder in args.folders]
+    rows = [(s.study_uid, s.hu, s.spacing_mm) for s in studies]
+    write_montage(args.out, rows)
+    print(f"{len(rows)} studies in {args.out}")
+    return 0
+
+
+VERBS = {
+    "phantom": Verb(
+        "write a synthetic competition in the RSNA 2022 layout",
+        "cspine phantom --out data/phantom --studies 20 --test-studies 5 --seed 1 --size 256",
+        _phantom_arguments,
+        _phantom,
+    ),
+    "montage": Verb(
+        "several studies side by side: sagittal, coronal and axial views",
+        "cspine montage train_images/1.2.826.0.1.3680043.6200 real_ct --out montage.png",
+        _montage_arguments,
+        _montage,
+    ),
+}

@@ -1,0 +1,91 @@
+"""Verbs of the stack room: the stack and the header-only vertebra baseline."""
+
+import argparse
+import json
+from pathlib import Path
+
+from cspine_kit.cli.verb import DEMO, Verb, config_argument, open_run
+from cspine_kit.core.errors import ConfigError
+
+
+def _stack_arguments(parser: argparse.ArgumentParser) -> None:
+    config_argument(parser, required=False)
+    parser.add_argument("--headers", type=Path, metavar="PARQUET", help="stack headers alone")
+    parser.add_argument("--labels", type=Path, metavar="CSV", help="with --headers: train.csv")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="with --headers: where results go")
+    parser.add_argument("--seed", type=int, default=0, help="with --headers: first fold seed")
+    parser.add_argument("--jobs", type=int, default=0, help="with --headers: folds at once")
+    parser.add_argument("--json", action="store_true")
+
+
+def _stack_headers(args: argparse.Namespace) -> int:
+    from cspine_kit.stack.headers import run_headers
+
+    if args.labels is None or args.out is None:
+        raise ConfigError("stack --headers needs --labels CSV and --out DIR as well")
+    result = run_headers(args.headers, args.labels, args.out, seed=args.seed, jobs=args.jobs)
+    if args.json:
+        print(json.dumps(result, indent=2))
+        return 0
+    repeats = len(result["fold_seeds"])
+    print(f"{result['n_studies']} studies, out-of-fold, mean over {repeats} fold seeds")
+    for model, score in result["models"].items():
+        print(f"  {model:24s} A {score['per_exam']:.4f}  B {score['global']:.4f}")
+    print(
+        f"{args.out / 'predictions.parquet'}: metric_per_exam {result['metric_per_exam']:.4f}, "
+        f"metric_global {result['metric_global']:.4f}"
+    )
+    return 0
+
+
+def _stack(args: argparse.Namespace) -> int:
+    if args.headers is not None:
+        return _stack_headers(args)
+    if args.config is None:
+        raise ConfigError("stack needs --config, or --headers with --labels and --out")
+    from cspine_kit.stack.pipeline import run_stack
+
+    config, paths = open_run(args)
+    scores = run_stack(config, paths)
+    if args.json:
+        print(scores.to_json(orient="records", indent=2))
+        return 0
+    from cspine_kit.stack.scores import render_scores
+
+    print(render_scores(scores))
+    return 0
+
+
+def _headers_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--slices", type=Path, required=True, metavar="FILE", help="slice headers")
+    parser.add_argument("--presence", type=Path, required=True, metavar="CSV", help="C1..C7 0/1")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="CSV or parquet")
+    parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", action="store_true")
+
+
+def _headers(args: argparse.Namespace) -> int:
+    from cspine_kit.stack.vertebra_headers import render, run_vertebra_headers
+
+    result = run_vertebra_headers(
+        args.slices, args.presence, args.out, folds=args.folds, seed=args.seed
+    )
+    print(json.dumps(result, indent=2) if args.json else render(result))
+    return 0
+
+
+VERBS = {
+    "stack": Verb(
+        "aggregated statistics, nested LightGBM stack, score table; or a stack on headers alone",
+        f"cspine stack {DEMO}; cspine stack --headers H.parquet --labels train.csv --out DIR",
+        _stack_arguments,
+        _stack,
+    ),
+    "headers": Verb(
+        "which vertebrae a slice shows, from DICOM headers alone",
+        "cspine headers --slices slice_headers.parquet --presence presence.csv --out v.csv",
+        _headers_arguments,
+        _headers,
+    ),
+}

@@ -1,0 +1,60 @@
+"""Verbs of the vision room: train fold models, run them out-of-fold."""
+
+import argparse
+
+from cspine_kit.cli.verb import DEMO, Verb, config_argument, ensure_competition, open_run
+
+
+def _train_arguments(parser: argparse.ArgumentParser) -> None:
+    config_argument(parser)
+    parser.add_argument("--member", required=True, help="a member's name, or vertebra")
+    parser.add_argument("--fold", type=int, help="one fold; all of them where it is left out")
+
+
+def _train(args: argparse.Namespace) -> int:
+    from cspine_kit.core.execution import tune_process
+
+    tune_process()
+    from cspine_kit.data.stages import prepare
+    from cspine_kit.vision.oof import train_member
+
+    config, paths = open_run(args)
+    ensure_competition(config)
+    prepare(config, paths)
+    for fold in range(config.folds.n) if args.fold is None else [args.fold]:
+        train_member(config, paths, args.member, fold)
+    return 0
+
+
+def _oof(args: argparse.Namespace) -> int:
+    from cspine_kit.core.execution import tune_process
+
+    tune_process()
+    from cspine_kit.data.stages import prepare
+    from cspine_kit.ship.plan import describe_plan
+
+    config, paths = open_run(args)
+    print(describe_plan(config))
+    ensure_competition(config)
+    prepare(config, paths)
+    from cspine_kit.vision.oof import run_oof
+
+    run_oof(config, paths)
+    print(f"out-of-fold slice table in {paths.table('oof_slices')}")
+    return 0
+
+
+VERBS = {
+    "train": Verb(
+        "train one fold model, resumable",
+        f"cspine train {DEMO} --member vertebra --fold 0",
+        _train_arguments,
+        _train,
+    ),
+    "oof": Verb(
+        "everything missing up to the out-of-fold slice table",
+        f"cspine oof {DEMO}",
+        config_argument,
+        _oof,
+    ),
+}

@@ -18,7 +18,7 @@ from cspine_kit.core.anatomy import LEVELS
 from cspine_kit.core.runs import publish
 from cspine_kit.data.volumes import Volume
 from cspine_kit.ship.bundle import open_bundle
-from cspine_kit.ship.kernel import Ensemble, load_volume
+from cspine_kit.ship.reading import load_volume
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ def study_levels(folder: Path, bundle: Path) -> StudyLevels:
         StudyError: nothing in the folder can be read, or no slice shows a cervical level.
         ArtifactError: the bundle is damaged.
     """
+    from cspine_kit.ship.ensemble import Ensemble
     from cspine_kit.vision.predict import decode_study, predict_vertebra
 
     with tempfile.TemporaryDirectory() as scratch:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from cspine_kit.core.anatomy import TARGETS
 from cspine_kit.core.config import Config
 from cspine_kit.core.errors import ArtifactError, TableError
+from cspine_kit.core.metric import evaluate
 from cspine_kit.core.paths import RunPaths
 from cspine_kit.core.runs import (
     file_hash,
@@ -36,15 +37,19 @@ from cspine_kit.stack.explain import contributions, importances
 from cspine_kit.stack.rivals import rival_predictions
 from cspine_kit.stack.scores import score_table
 from cspine_kit.stack.shift import feature_reference
+from cspine_kit.stack.standin import StandIns, fit_stand_ins, rank_members
 
 log = logging.getLogger(__name__)
 
 TOP_PARTS = 8
 """Contributions kept per study and level."""
 
+STAND_INS = "stand_ins.json"
+"""In the stack's folder: who speaks for a member that did not run, and which is missed least."""
+
 SHIPPABLE = (STACK, CALIBRATED, BLEND)
 
-VERSION = 3
+VERSION = 4
 """Raised when the room's code gives other results from the same inputs."""
 
 SHOWN = 5
@@ -139,6 +144,8 @@ def run_stack(config: Config, paths: RunPaths) -> pd.DataFrame:
         write_table(predictions, paths.table("predictions"), "predictions", key)
         stack.save(paths.stack / "models")
         write_json(paths.stack / "models" / "reference.json", feature_reference(features))
+        stand_ins = _stand_ins(stack, slices, crops, labels, config)
+        write_json(paths.stack / STAND_INS, stand_ins.to_json())
         parts = contributions(stack, features)
         for name, frame in (
             ("importances", importances(parts)),
@@ -150,6 +157,20 @@ def run_stack(config: Config, paths: RunPaths) -> pd.DataFrame:
         with publish(scores, key) as temporary:
             table.to_csv(temporary, index=False)
     return pd.read_csv(scores)
+
+
+def _stand_ins(
+    stack: Stack, slices: pd.DataFrame, crops: pd.DataFrame, labels: pd.DataFrame, config: Config
+) -> StandIns:
+    """Stand-ins of every member, ranked by what the shipped model loses without it."""
+    truth = labels.set_index("study_uid")[list(TARGETS)]
+
+    def loss(table: pd.DataFrame) -> float:
+        found = stack.predict(aggregate(table, crops)).set_index("study_uid")
+        score = evaluate(truth.loc[found.index].to_numpy(), found[list(TARGETS)].to_numpy())
+        return score.per_exam if config.stack.form == "per_exam" else score.whole
+
+    return rank_members(fit_stand_ins(slices), slices, loss)
 
 
 def _guarded(stack: Stack, table: pd.DataFrame, config: Config) -> Stack:

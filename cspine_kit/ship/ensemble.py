@@ -19,7 +19,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 
 from cspine_kit.core.config import Config, load_config
 from cspine_kit.core.errors import StudyError
@@ -32,8 +31,7 @@ from cspine_kit.ship.reading import cause_of
 from cspine_kit.stack.aggregate import aggregate
 from cspine_kit.stack.booster import Stack
 from cspine_kit.stack.fallback import HeaderFallback
-from cspine_kit.stack.pipeline import HEADER_FOLDER, STAND_INS
-from cspine_kit.stack.standin import StandIns
+from cspine_kit.stack.standin import STAND_INS, StandIns
 from cspine_kit.vision.model import load_model
 from cspine_kit.vision.names import VERTEBRA
 from cspine_kit.vision.predict import (
@@ -43,6 +41,7 @@ from cspine_kit.vision.predict import (
     set_device_threads,
     to_native_px,
 )
+
 
 @dataclass
 class Prediction:
@@ -78,7 +77,7 @@ class Trace:
 class Ensemble:
     """The models of a bundle on one device."""
 
-    def __init__(self, root: Path, device: torch.device | None = None) -> None:
+    def __init__(self, root: Path, device: str | None = None) -> None:
         """Load every model below `root`, a tree laid out by `open_bundle`."""
         self.config: Config = load_config(root / "config.yaml")
         device = device or set_device_threads(self.config)
@@ -91,7 +90,7 @@ class Ensemble:
             for name in self.config.members
         }
         self.stack = Stack.load(root / "stack" / "models")
-        self.headers = HeaderFallback.load(root / "stack" / HEADER_FOLDER)
+        self.headers = HeaderFallback.load(root / "stack" / "header")
         self.stand_ins = StandIns.from_json(read_json(root / "stack" / STAND_INS))
 
     @property
@@ -162,7 +161,8 @@ class Ensemble:
             StudyError: no fold chain gave anything.
         """
         effort, trace = effort or self.efforts[0], trace or Trace()
-        slices, crops = [], []
+        slices: list[pd.DataFrame] = []
+        crops: list[pd.DataFrame] = []
         for fold in range(effort.folds):
             try:
                 with trace.stage(VERTEBRA):

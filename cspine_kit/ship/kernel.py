@@ -193,7 +193,7 @@ def _answers(
     log.write(
         "bundle",
         name=config.name,
-        devices=[str(device) for device in devices()],
+        devices=devices(),
         readers=readers,
         efforts=[str(effort) for effort in governor.efforts],
         seconds_left=round(governor.left_s, 1),

@@ -61,7 +61,7 @@ def study_levels(folder: Path, bundle: Path) -> StudyLevels:
 
     with tempfile.TemporaryDirectory() as scratch:
         ensemble = Ensemble(open_bundle(bundle, Path(scratch)))
-        volume, problems = load_volume(folder, folder.name, ensemble.config)
+        volume, problems = load_volume(folder, folder.name, ensemble.config.cache)
         batch = ensemble.config.kernel.batch_size
         rows = [predict_vertebra(model, volume, batch) for model in ensemble.vertebra]
     mean = sum(frame.to_numpy(dtype=np.float64) for frame in rows) / len(rows)

@@ -160,8 +160,7 @@ class ReadAhead:
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
-        for _ in self._threads:
-            self._room.release()
+        self._room.release(len(self._threads))
 
     def __iter__(self) -> Iterator[Reading]:
         while True:

@@ -38,19 +38,16 @@ from cspine_kit.stack.fallback import fit_fallback, read_training_headers
 from cspine_kit.stack.rivals import rival_predictions
 from cspine_kit.stack.scores import score_table
 from cspine_kit.stack.shift import feature_reference
-from cspine_kit.stack.standin import StandIns, fit_stand_ins, rank_members
+from cspine_kit.stack.standin import STAND_INS, StandIns, fit_stand_ins, rank_members
 
 log = logging.getLogger(__name__)
 
 TOP_PARTS = 8
 """Contributions kept per study and level."""
 
-STAND_INS = "stand_ins.json"
-"""In the stack's folder: who speaks for a member that did not run, and which is missed least."""
-
 SHIPPABLE = (STACK, CALIBRATED, BLEND)
 
-VERSION = 4
+VERSION = 5
 """Raised when the room's code gives other results from the same inputs."""
 
 INPUTS = ("slices", "studies", "crops", "oof_slices")

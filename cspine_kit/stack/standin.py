@@ -21,6 +21,9 @@ import pandas as pd
 from cspine_kit.core.errors import TableError
 from cspine_kit.core.tables import FRACTURE_COLUMNS, VERTEBRA_COLUMNS
 
+STAND_INS = "stand_ins.json"
+"""Its file in the stack's folder."""
+
 HEADS: dict[str, tuple[str, ...]] = {"vertebra": VERTEBRA_COLUMNS, "fracture": FRACTURE_COLUMNS}
 KEY = ["study_uid", "slice_idx", "model_fold"]
 FEWEST_ROWS = 50

@@ -32,16 +32,16 @@ Outputs = dict[str, torch.Tensor]
 log = logging.getLogger(__name__)
 
 
-def set_device_threads(config: Config) -> torch.device:
+def set_device_threads(config: Config) -> str:
     """Set torch's thread count and name the device; the count decides the order of CPU sums."""
     torch.set_num_threads(config.execution.threads or usable_cores())
     return devices()[0]
 
 
-def devices() -> list[torch.device]:
+def devices() -> list[str]:
     """Every GPU that torch can use, or the CPU."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    return [torch.device("cuda", i) for i in range(count)] or [torch.device("cpu")]
+    return [f"cuda:{i}" for i in range(count)] or ["cpu"]
 
 
 def to_native_px(volume: Volume, cached_px: FloatArray) -> FloatArray:

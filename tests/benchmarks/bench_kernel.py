@@ -1,6 +1,6 @@
 """The kernel's speed against its own networks, and what each step of degradation costs and saves.
 
-    python tests/benchmarks/bench_kernel.py --bundle oof/demo/bundle --competition oof/demo/competition
+    python tests/benchmarks/bench_kernel.py [--bundle oof/demo/bundle] [--competition DIR]
 
 Throughput: slices per second of a whole kernel run (files on disk to probabilities, after loading)
 against pure forward passes of the same networks on resident random input, in turn. Degradation:
@@ -8,8 +8,8 @@ metric A on the hidden truth and seconds per study for every step of the governo
 """
 
 import argparse
-import tempfile
 import sys
+import tempfile
 import time
 from pathlib import Path
 

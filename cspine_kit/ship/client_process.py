@@ -166,14 +166,14 @@ class ClientProcess:
                 "service; unset it"
             )
         self.redact = Redactor.of(self.environment)
-        self._environment = {
+        self.child_environment = {
             name: value
             for name, value in self.environment.items()
             if name in _PASSED_ON or name.lower() in _PROXIES
         }
         temporary = (self.folder / TEMPORARY).absolute()
         own = {"TMPDIR": str(temporary), "PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"}
-        self._environment.update(own)
+        self.child_environment.update(own)
 
     def run(
         self,
@@ -195,7 +195,7 @@ class ClientProcess:
         with tempfile.TemporaryFile("w+", errors="replace") as errors:
             process = subprocess.Popen(
                 [str(_executable()), *arguments],
-                env=self._environment,
+                env=self.child_environment,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=errors,

@@ -51,13 +51,13 @@ def run_session(push: Push) -> None:
         push.say(f"kernel {ref} version {stage.version or '?'} ran on this bundle already")
         return
     sent = stage is not None and (
-        stage.stage == "running" or (stage.stage == "sending" and _landed(push, ref, stage.before))
+        stage.stage == "running" or (stage.stage == "sending" and _landed(push, stage))
     )
     if stage is None or not sent:
         stage = _save_kernel(push, ref, key)
     stage.stage = "running"
     push.save()
-    ended = _wait_ended(push, ref, stage.before)
+    ended = _wait_ended(push, stage)
     folder = _fetch(push, ref)
     log = push.client.process.redact(log_text(folder))
     if ended.status != "COMPLETE":
@@ -87,14 +87,15 @@ def _save_kernel(push: Push, ref: str, key: str) -> KernelStage:
                 "on its page, then push again"
             )
         before = status.status if status else None
-        stage = KernelStage(ref=ref, key=key, stage="sending", before=before)
+        shown = _log_hash(push, ref) if before else ""
+        stage = KernelStage(ref=ref, key=key, stage="sending", before=before, before_log=shown)
         push.state.kernel = stage
         push.save()
         try:
             stage.version = push.client.push_kernel(push.kernel_folder)
         except NoAnswer as error:
             logger.warning("%s; asking whether it was saved", error)
-            if not _landed(push, ref, before):
+            if not _landed(push, stage):
                 continue
         push.say(f"kernel {ref} version {stage.version or '?'} pushed")
         return stage
@@ -104,39 +105,33 @@ def _save_kernel(push: Push, ref: str, key: str) -> KernelStage:
     )
 
 
-def _landed(push: Push, ref: str, before: str | None) -> bool:
-    """Whether a push without an answer was saved after all.
-
-    A session that appeared or runs says so. One that ended meanwhile is told by what it ran: the
-    saved source is ours and its log names this very bundle.
-    """
+def _landed(push: Push, stage: KernelStage) -> bool:
+    """Whether a push without an answer was saved after all: a session appeared or runs, or another
+    log than before is there."""
     delays = push.waits.delays()
     status = None
     for _ in range(push.waits.attempts):
         delays.sleep()
-        status = push.client.kernel_status(ref)
-        if status is not None and (before is None or not status.ended):
+        status = push.client.kernel_status(stage.ref)
+        if status is not None and (stage.before is None or not status.ended):
             return True
-    if status is None:
-        return False
-    source, _ = push.client.kernel_saved(ref, _fresh(push, "saved"))
-    same = source == (push.kernel_folder / CODE_FILE).read_text()
-    return same and _ran_this_bundle(push, ref)
+    return status is not None and _log_hash(push, stage.ref) != stage.before_log
 
 
-def _ran_this_bundle(push: Push, ref: str) -> bool:
-    return bundle_of(log_text(_fetch(push, ref))) == push.manifest
+def _log_hash(push: Push, ref: str) -> str:
+    return fingerprint(log_text(_fetch(push, ref)))
 
 
-def _wait_ended(push: Push, ref: str, before: str | None) -> KernelStatus:
+def _wait_ended(push: Push, stage: KernelStage) -> KernelStatus:
     """Wait until the session ends: `kernel.hours` of running, after at most `queue_s` in line.
 
-    Right after a push the service may still show how the session before it ended (`before`); that
-    is believed only once its log names this bundle, or nothing else shows for some time.
+    Right after a push the service may still show the session before it; an end like that one's is
+    believed only with another log, or when nothing else shows for some time.
 
     Raises:
         ServiceError: it is in line or runs too long.
     """
+    ref = stage.ref
     waits, limit_s = push.waits, push.config.kernel.hours * 3600
     delays, start = waits.delays(), time.monotonic()
     began: float | None = None
@@ -153,8 +148,8 @@ def _wait_ended(push: Push, ref: str, before: str | None) -> KernelStatus:
             status = None
         now = time.monotonic()
         if status is not None and status.ended:
-            old = began is None and status.status == before and doubts < waits.attempts
-            if not old or _ran_this_bundle(push, ref):
+            old = began is None and status.status == stage.before and doubts < waits.attempts
+            if not old or _log_hash(push, ref) != stage.before_log:
                 return status
             doubts += 1
         elif status is not None and status.status == "RUNNING" and began is None:

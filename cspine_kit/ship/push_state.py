@@ -40,12 +40,14 @@ class DatasetStage(_Stage):
 
 
 class KernelStage(_Stage):
-    """The kernel version. `before` is the state of its session before it was sent."""
+    """The kernel version. `before` is how the session before it ended, `before_log` its log's hash:
+    until the service shows another log, what it shows is that session."""
 
     ref: str
     key: str
     stage: Literal["sending", "running", "failed", "done"]
     before: str | None = None
+    before_log: str = ""
     version: int | None = None
     failure: str | None = None
 

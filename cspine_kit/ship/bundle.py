@@ -76,7 +76,7 @@ def _score(config: Config, paths: RunPaths) -> dict[str, Any]:
         shipped = [row for row in csv.DictReader(handle) if row.get("ships") == "True"]
     try:
         [row] = shipped
-        values = {form: float(row[form]) for form in ("per_exam", "global")}
+        values = {form: float(row[form] or "nan") for form in ("per_exam", "global")}
     except (KeyError, ValueError) as error:
         raise ArtifactError(
             f"{scores} must score exactly one model that ships, it has {len(shipped)} "

@@ -119,6 +119,7 @@ _PROXIES = frozenset({"http_proxy", "https_proxy", "no_proxy"})
 _ENVIRONMENTS = (None, "PROD", "LOCALHOST")
 
 _LOGIN = re.compile(r"Authentication required to call the Kaggle API|\b401 Client Error")
+_BROKEN = re.compile(r"^(?:ModuleNotFoundError|ImportError): .*", re.MULTILINE)
 _CANCELED = "User cancelled operation"
 _NO_ANSWER = re.compile(
     r"Max retries exceeded|Connection ?(aborted|refused|reset|error)|RemoteDisconnected"
@@ -233,6 +234,12 @@ class ClientProcess:
                 f"{command}: the service refused the credentials. Set KAGGLE_API_TOKEN, or "
                 "KAGGLE_USERNAME and KAGGLE_KEY, or log in with `kaggle auth login`; a stale "
                 "KAGGLE_API_TOKEN or ~/.kaggle/access_token wins over a good key"
+            )
+        broken = _BROKEN.search(reply.err) if status else None
+        if broken:
+            raise ServiceError(
+                f"{command}: the client cannot start ({broken.group()}); install the kit's "
+                "dependencies again (kaggle 2.2.4 needs six and does not say so)"
             )
         if expired.is_set():
             raise NoAnswer(f"{command} gave no answer in {limit:.0f} s and was ended")

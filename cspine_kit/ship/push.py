@@ -52,6 +52,8 @@ def _prepare(config: Config, paths: RunPaths, kernel_folder: Path) -> dict[str, 
     """
     check_names(config)
     bundle = paths.bundle
+    if not (bundle / MANIFEST).exists():
+        raise ArtifactError(f"there is no bundle in {bundle}; run make kernel first")
     verify_bundle(bundle)
     if read_json(bundle / DATASET_METADATA) != dataset_metadata(config):
         raise ArtifactError(f"{bundle} has other names than the config; run make kernel")

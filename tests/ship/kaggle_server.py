@@ -15,6 +15,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 USER, KEY = "me", "0123456789abcdef0123456789abcdef"
+PAGE = 15
+"""Files of a dataset per page of their list."""
+
 CUT_BEFORE, CUT_AFTER = "cut before", "cut after"
 """Faults: the connection ends before, or after, the request was served."""
 
@@ -182,12 +185,15 @@ class KaggleServer:
     def ListDatasetFiles(self, asked: dict) -> tuple[int, object]:
         versions = self._dataset(asked)
         assert versions is not None
-        made = "2026-01-02T03:04:05.000Z"
+        made, files = "2026-01-02T03:04:05.000Z", list(versions[-1].items())
+        start = int(asked.get("pageToken") or 0)
+        listed = files[start : start + PAGE]
         return 200, {
             "datasetFiles": [
                 {"name": name, "totalBytes": len(data), "creationDate": made}
-                for name, data in versions[-1].items()
-            ]
+                for name, data in listed
+            ],
+            "nextPageToken": str(start + PAGE) if start + PAGE < len(files) else None,
         }
 
     # ---- kernels -------------------------------------------------------------------------------

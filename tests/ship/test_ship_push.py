@@ -1,5 +1,6 @@
 """Pushes with the real client against a service on loopback: what is sent, once, whatever fails."""
 
+import fcntl
 import os
 import shutil
 import signal
@@ -295,6 +296,24 @@ def test_a_phantoms_models_are_not_submitted(run, server):
     with pytest.raises(ConfigError, match="trained on a phantom"):
         push(config, run.paths, run.kernel, submitting=True)
     assert server.requests == []
+
+
+def test_two_pushes_of_one_config_do_not_run_at_once(uploaded, server):
+    folder = uploaded.paths.root / "push"
+    folder.mkdir()
+    with (folder / "lock").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(ServiceError, match="another push of this config runs"):
+            go(uploaded)
+    assert server.requests == []
+
+
+def test_a_client_that_cannot_start_is_named(tmp_path, monkeypatch):
+    (tmp_path / "kaggle").write_text(f"#!{sys.executable}\nimport no_such_module_as_six\n")
+    (tmp_path / "kaggle").chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    with pytest.raises(ServiceError, match=r"cannot start \(ModuleNotFoundError: .*_as_six"):
+        ClientProcess(tmp_path).run(["--version"])
 
 
 def test_the_client_sees_only_what_it_needs_and_its_time_is_limited(tmp_path, monkeypatch):

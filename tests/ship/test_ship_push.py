@@ -13,6 +13,8 @@ import pytest
 from finished_run import Run, make_config, make_run
 from kaggle_server import CUT_AFTER, CUT_BEFORE, KEY, Fault, KaggleServer
 
+from cspine_kit.cli import main
+from cspine_kit.core.config import resolved_yaml
 from cspine_kit.core.errors import ArtifactError, ConfigError, SubmissionError
 from cspine_kit.core.runs import file_hash, read_json, write_json
 from cspine_kit.ship.bundle import build_bundle
@@ -271,8 +273,14 @@ def test_a_kernel_on_an_older_bundle_is_not_taken_for_this_one(uploaded, server)
         go(uploaded)
 
 
-def test_a_dry_run_contacts_nothing_and_says_why_a_push_would_be_refused(run, server):
-    text = dry_run(run.config, run.paths, run.kernel)
+def test_a_dry_run_contacts_nothing_and_says_why_a_push_would_be_refused(
+    run, server, tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "tiny.yaml").write_text(resolved_yaml(run.config))
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--config", "tiny.yaml", "--kernel-folder", str(run.kernel), "--dry-run"]
+    assert main(["push", *arguments]) == 0
+    text = capsys.readouterr().out
     for path in run.paths.bundle.iterdir():
         assert path.name in text
     assert '"enable_internet": false' in text and "nothing was sent" in text

@@ -20,6 +20,7 @@ from cspine_kit.core.runs import file_hash, read_json, write_json
 from cspine_kit.ship.bundle import build_bundle
 from cspine_kit.ship.client_process import ClientProcess, NoAnswer, ServiceError, Waits
 from cspine_kit.ship.push import dry_run, push
+from cspine_kit.ship.push_output import check_output
 
 FAST = Waits(first_s=0.02, most_s=0.05, attempts=2, call_s=30, dataset_s=20, queue_s=20)
 DATASET, KERNEL = "me/cspine-kit-tiny-bundle", "me/cspine-kit-tiny-submit"
@@ -184,14 +185,47 @@ def test_a_failed_session_gives_its_message_and_log_and_may_be_pushed_again(uplo
     assert "version 2 wrote" in go(uploaded)
 
 
-def test_an_invalid_submission_is_refused(uploaded, server):
+def test_the_output_must_be_of_this_bundle_and_valid(uploaded, server):
     server.submission = b"row_id,fractured\n1.2.3_C1,1.5\n"
-    with pytest.raises(SubmissionError, match="outside"):
+    manifest = server.datasets[DATASET][0]["manifest.json"]
+    server.datasets[DATASET][0]["manifest.json"] = b"older"
+    with pytest.raises(ServiceError, match="ran on another bundle"):
         go(uploaded)
-    server.submission = b"row_id,fractured\n../../etc_C1,0.5\n"
-    with pytest.raises(SubmissionError, match="not <study>_<target>"):
+    server.datasets[DATASET][0]["manifest.json"] = manifest
+    with pytest.raises(SubmissionError, match=r"1 rows outside \[0, 1\]: 1\.2\.3_C1"):
         go(uploaded)
     assert server.count("SaveKernel") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "wrote no"),
+        ("", "cannot be read"),
+        ("row_id,fractured\n", "no rows"),
+        ('{"code": 404}', "cannot be read"),
+        ("row_id,fractured\n../../etc_C1,0.5\n", "not <study>_<target>"),
+        ("row_id,fractured\n1.2_C1,0.5\n1.2_C1,0.5\n", "1 duplicate rows"),
+    ],
+)
+def test_what_is_no_submission(tmp_path, text, words):
+    if text is not None:
+        (tmp_path / "submission.csv").write_text(text)
+    with pytest.raises(SubmissionError, match=words):
+        check_output(make_config(), tmp_path / "submission.csv")
+
+
+def test_a_local_listing_of_the_competition_decides_the_rows(tmp_path):
+    config = make_config()
+    competition = config.competition.model_copy(update={"dir": tmp_path})
+    config = config.model_copy(update={"competition": competition})
+    (tmp_path / "submission.csv").write_text("row_id,fractured\n1.2_C1,0.5\n")
+    rows = "row_id,StudyInstanceUID,prediction_type\n1.2_C1,1.2,C1\n"
+    (tmp_path / "test.csv").write_text(rows)
+    assert check_output(config, tmp_path / "submission.csv") == 1
+    (tmp_path / "test.csv").write_text(rows + "1.2_C2,1.2,C2\n")
+    with pytest.raises(SubmissionError, match=r"1 missing rows: 1\.2_C2"):
+        check_output(config, tmp_path / "submission.csv")
 
 
 def test_a_network_that_drops_costs_nothing_twice(run, server):
@@ -265,12 +299,6 @@ def test_a_push_killed_between_dataset_and_kernel_goes_on_with_the_kernel(upload
     told = go(uploaded)
     assert "already (version 1)" in told and "wrote 2 valid rows" in told
     assert [server.count(rpc) for rpc in ("StartBlobUpload", "SaveKernel")] == [0, 1]
-
-
-def test_a_kernel_on_an_older_bundle_is_not_taken_for_this_one(uploaded, server):
-    server.datasets[DATASET][0]["manifest.json"] = b"older"
-    with pytest.raises(ServiceError, match="ran on another bundle"):
-        go(uploaded)
 
 
 def test_a_dry_run_contacts_nothing_and_says_why_a_push_would_be_refused(

@@ -6,6 +6,7 @@ The only file that `kaggle kernels push` sends. It finds the competition and the
 """
 
 import csv
+import hashlib
 import json
 import os
 import shutil
@@ -43,7 +44,11 @@ def is_bundle(manifest):
 
 def write_priors(competition, bundle):
     """A complete submission of priors, with the standard library alone."""
-    priors = json.loads((bundle / "priors.json").read_text()) if bundle else {}
+    try:
+        priors = json.loads((bundle / "priors.json").read_text()) if bundle else {}
+    except (OSError, ValueError):
+        traceback.print_exc()
+        priors = {}
     with (competition / "test.csv").open(newline="") as source, OUT.open("w", newline="") as target:
         writer = csv.writer(target)
         writer.writerow(["row_id", "fractured"])
@@ -54,16 +59,32 @@ def write_priors(competition, bundle):
                 writer.writerow([row["row_id"], priors.get(row["prediction_type"], 0.5)])
 
 
+def sha256(path):
+    """SHA-256 (hex) of a file."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
 def install(bundle):
-    """Put the wheels that fit this Python on the path; what does not fit is left out and named."""
+    """Put the wheels that fit this Python on the path; what is left out is named.
+
+    A wheel is code: one whose bytes are not what the manifest says is not installed.
+    """
+    # `cspine push` looks for this line in the log: it tells which upload this session saw.
+    print("bundle manifest", sha256(bundle / "manifest.json"), flush=True)
+    listed = json.loads((bundle / "manifest.json").read_text())["files"]
     tag = f"cp{sys.version_info.major}{sys.version_info.minor}"
-    wheels = [w for w in sorted(bundle.glob("*.whl")) if f"-{tag}-" in w.name or "-py3-" in w.name]
     shutil.rmtree(PACKAGES, ignore_errors=True)
     command = [sys.executable, "-m", "pip", "install", "--no-index", "--no-deps", "-q"]
-    for wheel in wheels:
-        target = ["--target", str(PACKAGES), "--upgrade", str(wheel)]
-        done = subprocess.run([*command, *target], check=False)
-        print("installed" if done.returncode == 0 else "NOT installed", wheel.name, flush=True)
+    for wheel in sorted(bundle.glob("*.whl")):
+        if not any(fits in wheel.name for fits in (f"-{tag}-", "-py3-", "-abi3-")):
+            print("left out, of another Python:", wheel.name, flush=True)
+        elif sha256(wheel) != listed.get(wheel.name, {}).get("sha256"):
+            print("NOT installed, not the manifest's hash:", wheel.name, flush=True)
+        else:
+            target = ["--target", str(PACKAGES), "--upgrade", str(wheel)]
+            done = subprocess.run([*command, *target], check=False)
+            print("NOT installed" if done.returncode else "installed", wheel.name, flush=True)
     sys.path.insert(0, str(PACKAGES))
     os.environ["PYTHONPATH"] = os.pathsep.join([str(PACKAGES), os.environ.get("PYTHONPATH", "")])
 

@@ -1,8 +1,8 @@
 """`make stack`: from out-of-fold slices to boosters, predictions of every model, and their scores.
 
-In: tables `oof_slices`, `crops`, `studies` and folds.csv of one run folder. Out: tables `features`
-and `predictions`, and `stack/` (models/ with stack.json and LightGBM text, scores.csv,
-importances.csv, contributions.csv, run.json). Example::
+In: tables `slices`, `studies`, `crops`, `oof_slices` and folds.csv of one run folder. Out: tables
+`features` and `predictions`, and `stack/` (models/ with stack.json and LightGBM text, header/ with
+the header-only fallback, scores.csv, importances.csv, contributions.csv, run.json). Example::
 
     table = run_stack(load_config(Path("configs/demo.yaml")), RunPaths(Path("oof/demo")))
 
@@ -33,6 +33,7 @@ from cspine_kit.stack.aggregate import aggregate
 from cspine_kit.stack.baselines import MEAN_OF_MEMBERS, constant_predictions
 from cspine_kit.stack.booster import BLEND, CALIBRATED, STACK, STACK_MODELS, Stack, fit_stack
 from cspine_kit.stack.explain import contributions, importances
+from cspine_kit.stack.fallback import fit_fallback, read_training_headers
 from cspine_kit.stack.rivals import rival_predictions
 from cspine_kit.stack.scores import score_table
 from cspine_kit.stack.shift import feature_reference
@@ -44,9 +45,10 @@ TOP_PARTS = 8
 
 SHIPPABLE = (STACK, CALIBRATED, BLEND)
 
-VERSION = 3
+VERSION = 4
 """Raised when the room's code gives other results from the same inputs."""
 
+INPUTS = ("slices", "studies", "crops", "oof_slices")
 SHOWN = 5
 
 
@@ -82,7 +84,7 @@ def _labels(paths: RunPaths, slices: pd.DataFrame) -> pd.DataFrame:
 
 def stack_key(config: Config, paths: RunPaths) -> str:
     """Fingerprint of everything the stack depends on."""
-    tables = {name: stored_key(paths.table(name)) for name in ("oof_slices", "crops", "studies")}
+    tables = {name: stored_key(paths.table(name)) for name in INPUTS}
     folds = file_hash(paths.folds) if paths.folds.exists() else None
     return fingerprint(VERSION, tables, folds, config.stack, config.seed)
 
@@ -108,6 +110,13 @@ def run_stack(config: Config, paths: RunPaths) -> pd.DataFrame:
         crops = read_table(paths.table("crops"), "crops")
         labels = _labels(paths, slices)
         fold = labels.set_index("study_uid")["fold"]
+        studies = read_table(paths.table("studies"), "studies")
+        headers = read_training_headers(
+            read_table(paths.table("slices"), "slices"),
+            studies[studies["study_uid"].isin(fold.index)],
+        )
+        jobs = config.execution.jobs
+        fallback = fit_fallback(headers, labels, config.stack, seed=config.seed, jobs=jobs)
         features = aggregate(slices, crops)
         label_of = labels.set_index("study_uid")[list(TARGETS)].stack()
         at = pd.MultiIndex.from_frame(features[["study_uid", "level"]])
@@ -119,13 +128,14 @@ def run_stack(config: Config, paths: RunPaths) -> pd.DataFrame:
                 labels,
                 config.stack,
                 seed=config.seed,
-                jobs=config.execution.jobs,
+                jobs=jobs,
                 progress=lambda: bar.update(1),
             )
         fixed = stack.predict_all(features)
         predictions = pd.concat(
             [
                 constant_predictions(labels, fold, config.stack.form),
+                fallback.out_of_fold(headers, fold),
                 fixed[~fixed["model"].isin(STACK_MODELS)],
                 rival_predictions(features, labels, config.stack.form, seed=config.seed),
                 fixed[fixed["model"].isin(STACK_MODELS)],
@@ -138,6 +148,7 @@ def run_stack(config: Config, paths: RunPaths) -> pd.DataFrame:
         table["ships"] = table["model"] == stack.ships
         write_table(predictions, paths.table("predictions"), "predictions", key)
         stack.save(paths.stack / "models")
+        fallback.save(paths.stack / "header")
         write_json(paths.stack / "models" / "reference.json", feature_reference(features))
         parts = contributions(stack, features)
         for name, frame in (

@@ -41,7 +41,7 @@ HEADER_STACK = StackConfig(
     search_minutes=0.0,
 )
 
-DOUBT = 1.5
+DOUBT = 1.0
 """Standard errors by which a gain must exceed chance: settings were chosen on the same rows."""
 
 FEW_STUDIES = 30

@@ -168,6 +168,11 @@ def test_search_stays_inside_its_budget_and_is_never_worse(
     pytest.importorskip("optuna")
     table = FeatureTable.of(features, tuple(feature_columns(features)))
     y = world.labels.set_index("study_uid").loc[table.study_uid, list(LEVELS)].to_numpy()
-    task = Task(level_design(table), y.ravel(), np.ones(y.size), np.arange(y.size) // 7 % 3)
+    task = Task(
+        level_design(table, np.zeros((table.n, 8))),
+        y.ravel(),
+        np.ones(y.size),
+        np.arange(y.size) // 7 % 3,
+    )
     found = search(task, config.model_copy(update={"search_minutes": 0.02}), seed=3)
     assert inner_loss(task, found, seed=3) <= inner_loss(task, config, seed=3)

@@ -208,8 +208,8 @@ def aggregate(slices: pd.DataFrame, crops: pd.DataFrame) -> pd.DataFrame:
         members[name] = {s: compute(level_slices) for s, compute in STATISTICS.items()}
     native = _native(unit, numbers[own, 0], slice_idx[own])
     shared = _shared(members, levels, native)
-    for name_, value in position_features(numbers[own, 0], unit, native[1]).items():
-        shared[f"{SITE}__{name_}"] = np.repeat(value, N_LEVELS)
+    site = position_features(numbers[own, 0], unit, native[1], slice_idx[own])
+    shared |= {f"{SITE}__{name}": np.repeat(value, N_LEVELS) for name, value in site.items()}
     columns = {
         f"{m}__{s}": v for m, values in {**members, ALL: shared}.items() for s, v in values.items()
     }

@@ -50,6 +50,9 @@ STACK_MODELS = (STACK, CALIBRATED, BLEND, f"{BLEND}_search", f"{BLEND}_mean")
 fixed formulas named in `COMPONENTS`."""
 
 COMPONENTS = (MEAN_OF_MEMBERS, "maximum", "top5_mean")
+BLENDED = (STACK, *COMPONENTS)
+"""What every blend mixes."""
+
 INNER_FOLDS = 4
 
 

@@ -65,8 +65,10 @@ def test_run_writes_everything_and_skips_when_fresh(
         "maximum",
     }
     named |= {"top5_mean", "logistic_regression", "mlp_5th_place", "stack", "stack_calibrated"}
-    assert named | {"blend", "blend_mean"} <= models
+    assert named | {"blend", "blend_mean", "blend_rank"} <= models
     assert table["ships"].sum() == 1
+    assert (paths.stack / "calibration.png").exists()
+    assert (paths.stack / "levels.png").exists()
     assert table.loc[table["ships"], "model"].iloc[0] in ("stack", "stack_calibrated", "blend")
     gains = table[table["ships"]].iloc[0]
     assert gains["per_exam_gain_high"] < 0

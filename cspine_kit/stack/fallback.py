@@ -77,7 +77,7 @@ class Geometry(Protocol):
 
 @dataclass(frozen=True)
 class Headers:
-    """One training study in `Geometry`'s words; `shown` (nz, 7) where it is masked."""
+    """One study of a run's tables in `Geometry`'s words; `shown` (nz, 7) where it is masked."""
 
     z_mm: FloatArray
     spacing_mm: tuple[float, float, float]
@@ -129,7 +129,7 @@ def _typical_scans(spacing_mm: tuple[float, float, float], shape: tuple[int, int
     return scans
 
 
-def read_training_headers(slices: pd.DataFrame, studies: pd.DataFrame) -> dict[str, Headers]:
+def read_headers(slices: pd.DataFrame, studies: pd.DataFrame) -> dict[str, Headers]:
     """Geometry and masks of every study of `studies`, by study_uid.
 
     Args:
@@ -187,7 +187,7 @@ class HeaderFallback:
         """Rows of contract `predictions`, model `headers`: fold k by the heads without fold k.
 
         Args:
-            headers: of `read_training_headers`.
+            headers: of `read_headers`.
             fold: fold by study_uid.
         """
         x = np.array([_site_features(headers[uid]) for uid in fold.index])
@@ -198,6 +198,12 @@ class HeaderFallback:
         wide = pd.DataFrame(probs, columns=list(TARGETS))
         wide.insert(0, "study_uid", fold.index.to_numpy())
         return long_predictions(HEADERS, wide, fold)
+
+    def test_rows(self, headers: dict[str, Headers]) -> pd.DataFrame:
+        """Rows of contract `predictions`, model `headers`, fold -1."""
+        wide = pd.DataFrame([self.predict(h) for h in headers.values()])
+        wide.insert(0, "study_uid", list(headers))
+        return long_predictions(HEADERS, wide, pd.Series(-1, index=list(headers)))
 
     def save(self, folder: Path) -> None:
         """Write header.json and the boosters as LightGBM text, atomically."""
@@ -251,7 +257,7 @@ def fit_fallback(
     """Fit the level model on all masked studies, and header heads on the others of each fold.
 
     Args:
-        headers: of `read_training_headers`, every study of `labels`.
+        headers: of `read_headers`, every study of `labels`.
         labels: study_uid, the eight targets, fold, and optionally group.
         config: the stack's section; its form and clip are used.
         seed: the experiment's seed.

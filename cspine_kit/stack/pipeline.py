@@ -43,7 +43,7 @@ from cspine_kit.stack.booster import (
     fit_stack,
 )
 from cspine_kit.stack.explain import contributions, importances
-from cspine_kit.stack.fallback import fit_fallback, read_training_headers
+from cspine_kit.stack.fallback import fit_fallback, read_headers
 from cspine_kit.stack.pictures import draw_calibration, draw_levels
 from cspine_kit.stack.rivals import rival_predictions
 from cspine_kit.stack.scores import score_table
@@ -122,7 +122,7 @@ def run_stack(config: Config, paths: RunPaths) -> pd.DataFrame:
         labels = _labels(paths, slices)
         fold = labels.set_index("study_uid")["fold"]
         studies = read_table(paths.table("studies"), "studies")
-        headers = read_training_headers(
+        headers = read_headers(
             read_table(paths.table("slices"), "slices"),
             studies[studies["study_uid"].isin(fold.index)],
         )

@@ -32,16 +32,22 @@ MLP_EPOCHS = 20
 EDGE = 1e-3
 
 
+def metric_ratio(y: FloatArray, form: Form) -> FloatArray:
+    """Mean weight of positives over that of negatives, by target (8,), in labels (n, 8)."""
+    w = row_weights(y, form)
+    positive = (w * y).sum(axis=0) / np.maximum(y.sum(axis=0), 1.0)
+    negative = (w * (1.0 - y)).sum(axis=0) / np.maximum((1.0 - y).sum(axis=0), 1.0)
+    known = (positive > 0) & (negative > 0)
+    return np.where(known, positive / np.maximum(negative, 1e-300), 1.0)
+
+
 def metric_odds(probs: FloatArray, y: FloatArray, form: Form) -> FloatArray:
     """Probabilities of an unweighted model, as the metric's weights want them.
 
     Minimizing a log loss in which positives weigh w1 and negatives w0 moves the best probability p
     to w1 p / (w1 p + w0 (1 - p)); w0 and w1 are the mean weights in the training labels.
     """
-    w = row_weights(y, form)
-    positive = (w * y).sum(axis=0) / np.maximum(y.sum(axis=0), 1.0)
-    negative = (w * (1.0 - y)).sum(axis=0) / np.maximum((1.0 - y).sum(axis=0), 1.0)
-    ratio = np.where((positive > 0) & (negative > 0), positive / np.maximum(negative, 1e-300), 1.0)
+    ratio = metric_ratio(y, form)
     shifted: FloatArray = ratio * probs / (ratio * probs + 1.0 - probs)
     return np.clip(shifted, EDGE, 1.0 - EDGE)
 

@@ -17,7 +17,7 @@ from cspine_kit.stack.fallback import (
     Headers,
     fit_ends,
     fit_fallback,
-    read_training_headers,
+    read_headers,
 )
 from cspine_kit.stack.scores import auc
 
@@ -126,7 +126,7 @@ def test_headers_are_read_from_the_tables_of_a_run() -> None:
     frame.loc[1, "mask_C2"] = 0.25
     studies = pd.DataFrame({"study_uid": ["1.2", "1.3"], "rows": 64, "cols": 32})
     studies = studies.assign(spacing_z=1.0, spacing_y=0.5, spacing_x=0.25)
-    headers = read_training_headers(frame.sample(frac=1.0, random_state=0), studies)
+    headers = read_headers(frame.sample(frac=1.0, random_state=0), studies)
     assert headers["1.2"].z_mm.tolist() == z
     assert headers["1.2"].slice_numbers[:2].tolist() == [4.0, 5.0]
     assert headers["1.2"].spacing_mm == (1.0, 0.5, 0.25)
@@ -136,4 +136,4 @@ def test_headers_are_read_from_the_tables_of_a_run() -> None:
     assert shown.sum() == 1
     assert headers["1.3"].shown is None
     with pytest.raises(TableError, match=r"without a row.*1\.3"):
-        read_training_headers(frame[frame["study_uid"] == "1.2"], studies)
+        read_headers(frame[frame["study_uid"] == "1.2"], studies)

@@ -3,7 +3,7 @@
 In: a run folder and the files beside a submission. Out: scores on the hidden truth where there is
 one, the shift of the test set's features, and the prevalence it seems to have. Example::
 
-    predictions = predictions_on_test(config, paths, submission)     # contract `predictions`, fold -1
+    predictions = predictions_on_test(config, paths, submission)    # contract `predictions`
     scores = hidden_scores(predictions, truth, priors)
     shift = shift_on_test(paths, submission)
 

@@ -40,6 +40,7 @@ def _kernel_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--competition", type=Path, metavar="DIR")
     parser.add_argument("--bundle", type=Path, metavar="DIR")
     parser.add_argument("--out", type=Path, metavar="FILE")
+    parser.add_argument("--hours", type=float, metavar="H", help="time limit; else the bundle's")
 
 
 def _kernel(args: argparse.Namespace) -> int:
@@ -55,7 +56,7 @@ def _kernel(args: argparse.Namespace) -> int:
         return 0
     if not (args.competition and args.bundle and args.out):
         raise ConfigError("kernel needs --competition, --bundle and --out, or --config")
-    report = run_kernel(args.competition, args.bundle, args.out)
+    report = run_kernel(args.competition, args.bundle, args.out, hours=args.hours)
     print(report.summary())
     return 0
 

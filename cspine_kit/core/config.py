@@ -149,10 +149,14 @@ class BundleConfig(Section):
 
 
 class KernelConfig(Section):
-    """How the offline kernel runs."""
+    """How the offline kernel runs, and what it gives up first when time runs short."""
 
     hours: Positive
+    reserve_minutes: Annotated[float, Field(ge=0.0)]
     batch_size: Count
+    views: Annotated[int, Field(ge=1, le=2)]
+    readers: Annotated[int, Field(ge=0)]
+    degrade: tuple[Literal["views", "folds", "members", "stride"], ...]
 
 
 class TrainingConfig(Section):

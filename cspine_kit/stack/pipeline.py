@@ -19,6 +19,7 @@ from tqdm import tqdm
 from cspine_kit.core.anatomy import TARGETS
 from cspine_kit.core.config import Config
 from cspine_kit.core.errors import ArtifactError, TableError
+from cspine_kit.core.metric import evaluate
 from cspine_kit.core.paths import RunPaths
 from cspine_kit.core.runs import (
     file_hash,
@@ -48,6 +49,7 @@ from cspine_kit.stack.pictures import draw_calibration, draw_levels
 from cspine_kit.stack.rivals import rival_predictions
 from cspine_kit.stack.scores import score_table
 from cspine_kit.stack.shift import feature_reference
+from cspine_kit.stack.standin import STAND_INS, StandIns, fit_stand_ins, rank_members
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +58,7 @@ TOP_PARTS = 8
 
 SHIPPABLE = (STACK, CALIBRATED, BLEND)
 
-VERSION = 5
+VERSION = 6
 """Raised when the room's code gives other results from the same inputs."""
 
 INPUTS = ("slices", "studies", "crops", "oof_slices")
@@ -166,6 +168,8 @@ def run_stack(config: Config, paths: RunPaths) -> pd.DataFrame:
         stack.save(paths.stack / "models")
         fallback.save(paths.stack / "header")
         write_json(paths.stack / "models" / "reference.json", feature_reference(features))
+        stand_ins = _stand_ins(stack, slices, crops, labels, config)
+        write_json(paths.stack / STAND_INS, stand_ins.to_json())
         parts = contributions(stack, features)
         for name, frame in (
             ("importances", importances(parts)),
@@ -177,6 +181,20 @@ def run_stack(config: Config, paths: RunPaths) -> pd.DataFrame:
         with publish(scores, key) as temporary:
             table.to_csv(temporary, index=False)
     return pd.read_csv(scores)
+
+
+def _stand_ins(
+    stack: Stack, slices: pd.DataFrame, crops: pd.DataFrame, labels: pd.DataFrame, config: Config
+) -> StandIns:
+    """Stand-ins of every member, ranked by what the shipped model loses without it."""
+    truth = labels.set_index("study_uid")[list(TARGETS)]
+
+    def loss(table: pd.DataFrame) -> float:
+        found = stack.predict(aggregate(table, crops)).set_index("study_uid")
+        score = evaluate(truth.loc[found.index].to_numpy(), found[list(TARGETS)].to_numpy())
+        return score.per_exam if config.stack.form == "per_exam" else score.whole
+
+    return rank_members(fit_stand_ins(slices), slices, loss)
 
 
 def _guarded(stack: Stack, table: pd.DataFrame, config: Config) -> Stack:

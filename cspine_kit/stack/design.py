@@ -164,7 +164,7 @@ def _noisy_odds(level_probs: FloatArray) -> FloatArray:
 def overall_design(table: FeatureTable, level_probs: FloatArray, lifts: FloatArray) -> Design:
     """Level log-odds in three views (noisy-or, ranked, named) and what the study looks like.
 
-    The members' own noisy-or stands beside the level head's: on few studies it is the better one.
+    The members' own odds stand beside the level head's: on few studies they are the better ones.
     """
     odds = logit(level_probs)
     ranked = np.sort(odds, axis=1)[:, ::-1]
@@ -182,8 +182,9 @@ def overall_design(table: FeatureTable, level_probs: FloatArray, lifts: FloatArr
         table.column(f"{ALL}__{name}")[:, 0]
         for name in ("patient__max", "patient__mean", "study__step", "study__extent")
     ]
-    rising = np.column_stack([summary, odds])
-    line = np.column_stack([summary, odds.mean(axis=1)])
+    named = np.column_stack([odds, *seen])
+    rising = np.column_stack([summary, named])
+    line = np.column_stack([summary, odds.mean(axis=1), named])
     return Design(
         line=line,
         tree=np.column_stack([rising, *context]).astype(np.float32),

@@ -57,6 +57,8 @@ def _test_set(
     config: Config, paths: RunPaths, submission: Path, predictions: pd.DataFrame, *, ships: str
 ) -> list[str]:
     """Lines on what the test set looks like beside the training set; writes shift.csv."""
+    if predictions.empty:
+        return ["no study was predicted from its image: see the kernel log"]
     labels = training_labels(paths)
     share = expected_prevalence(predictions, ships, labels, config.stack.form)
     lines = [

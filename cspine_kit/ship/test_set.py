@@ -21,7 +21,7 @@ from cspine_kit.core.config import Config
 from cspine_kit.core.metric import Form, evaluate
 from cspine_kit.core.paths import RunPaths
 from cspine_kit.core.runs import read_json
-from cspine_kit.core.tables import read_table
+from cspine_kit.core.tables import CONTRACTS, read_table
 
 FEATURES, PREDICTIONS = "features.parquet", "predictions.parquet"
 
@@ -53,6 +53,8 @@ def _rival_predictions(config: Config, paths: RunPaths, features: pd.DataFrame) 
 def predictions_on_test(config: Config, paths: RunPaths, submission: Path) -> pd.DataFrame:
     """Rows of contract `predictions` of every model on the studies that the kernel predicted.
 
+    Empty where no image model spoke for any study: then the kernel leaves no predictions.
+
     Args:
         config: the run's config.
         paths: its folder, with a finished stack.
@@ -61,6 +63,8 @@ def predictions_on_test(config: Config, paths: RunPaths, submission: Path) -> pd
     from cspine_kit.stack.blend import rank_predictions
     from cspine_kit.stack.booster import BLENDED
 
+    if not submission.with_name(PREDICTIONS).exists():
+        return pd.DataFrame(columns=list(CONTRACTS["predictions"].columns))
     predictions = pd.read_parquet(submission.with_name(PREDICTIONS))
     parts = [predictions, rank_predictions(predictions, BLENDED)]
     parts.append(_header_predictions(paths, sorted(set(predictions["study_uid"]))))

@@ -191,6 +191,6 @@ def overall_design(table: FeatureTable, level_probs: FloatArray, lifts: FloatArr
         category=np.zeros(table.n, dtype=np.int64),
         n_categories=1,
         rising=(True,) * rising.shape[1] + (False,) * len(context),
-        doubt=np.ones(line.shape[1]),
+        doubt=np.append(np.ones(line.shape[1] - named.shape[1]), np.full(named.shape[1], DOUBT)),
         line_rising=np.ones(line.shape[1], dtype=bool),
     )

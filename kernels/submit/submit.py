@@ -12,8 +12,11 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import traceback
 from pathlib import Path
+
+START = time.monotonic()
 
 INPUT = Path(os.environ.get("CSPINE_INPUT", "/kaggle/input"))
 OUT = Path(os.environ.get("CSPINE_OUT", "submission.csv")).absolute()
@@ -104,7 +107,8 @@ def main():
         from cspine_kit.ship.kernel import run_kernel
 
         tune_process()
-        print(run_kernel(competition, bundle, OUT).summary())
+        spent_s = time.monotonic() - START
+        print(run_kernel(competition, bundle, OUT, spent_s=spent_s).summary())
     except BaseException:  # noqa: BLE001 - the rows already written must stand
         traceback.print_exc()
         print("the submission keeps the rows written so far", flush=True)

@@ -64,7 +64,7 @@ def _bundle(run) -> Path:
 
 def stamps(folder: Path) -> dict[str, int]:
     """Modification times of what a finished run must not touch again."""
-    skip = ("run.json", "results.csv")
+    skip = ("run.json", "results.csv", "shift.csv")
     return {
         str(p.relative_to(folder)): p.stat().st_mtime_ns
         for p in folder.rglob("*")

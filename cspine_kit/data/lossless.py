@@ -204,7 +204,7 @@ def decode_lossless(data: bytes) -> NDArray[np.uint16]:
         raise ValueError("the stream ends among its markers") from error
     plain = np.zeros(len(data) + SPARE_BYTES, np.uint8)
     size = _unstuff(np.frombuffer(data, np.uint8)[stream.at :], plain)
-    quick, whole = np.zeros(1 << QUICK_BITS, np.int32), np.zeros(1 << MAX_CODE_BITS, np.int32)
+    quick, whole = np.zeros(1 << QUICK_BITS, np.int32), np.zeros(1 << MAX_CODE_BITS, np.int16)
     out = np.empty((stream.rows, stream.cols), np.uint16)
     start = 1 << (stream.bits - 1)
     if (

@@ -107,11 +107,13 @@ def _compact(
         each: calls a function that asks for frames on every index.
         config: spacing, field and window.
     """
-    survey, planes, windowed = Survey(geometry), dict[int, HuArray](), dict[int, Grey]()
+    survey, planes = Survey(geometry), dict[int, HuArray]()
+    place = {z: k for k, z in enumerate(survey.slices)}
+    surveyed = [np.empty((len(place), *geometry.shape), dtype=np.uint8)]
 
     def look(z: int) -> None:
         hu = frame(z)
-        planes[z], windowed[z] = survey.coarse(hu), to_grey(hu, config)
+        planes[z], surveyed[0][place[z]] = survey.coarse(hu), to_grey(hu, config)
 
     each(look, survey.slices)
     center = survey.center({z: planes[z] for z in survey.slices})
@@ -131,16 +133,18 @@ def _compact(
     count = len(geometry.headers)
     voxels = np.empty((count, side, side), dtype=np.uint8)
 
-    def fill(z: int) -> None:
-        seen = windowed.pop(z, None)
-        grey = to_grey(frame(z)[y0:y1, x0:x1], config) if seen is None else seen[y0:y1, x0:x1]
+    def shrink(z: int, grey: Grey) -> None:
         if not whole:
             grey = cv2.copyMakeBorder(grey, *margin, cv2.BORDER_CONSTANT, value=(0,))  # type: ignore[assignment]
         cv2.resize(grey, (side, side), dst=voxels[z], interpolation=method)
 
     # What was surveyed goes first, so that its memory is free before the volume grows.
-    surveyed = set(survey.slices)
-    each(fill, [*survey.slices, *(z for z in range(count) if z not in surveyed)])
+    each(lambda z: shrink(z, surveyed[0][place[z], y0:y1, x0:x1]), survey.slices)
+    surveyed.clear()
+    each(
+        lambda z: shrink(z, to_grey(frame(z)[y0:y1, x0:x1], config)),
+        [z for z in range(count) if z not in place],
+    )
     return Volume(
         study_uid=geometry.study_uid,
         voxels=voxels,

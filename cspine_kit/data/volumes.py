@@ -109,11 +109,11 @@ def _compact(
     """
     survey, planes = Survey(geometry), dict[int, HuArray]()
     place = {z: k for k, z in enumerate(survey.slices)}
-    surveyed = [np.empty((len(place), *geometry.shape), dtype=np.uint8)]
+    held: list[Grey] = [np.empty((len(place), *geometry.shape), dtype=np.uint8)]
 
     def look(z: int) -> None:
         hu = frame(z)
-        planes[z], surveyed[0][place[z]] = survey.coarse(hu), to_grey(hu, config)
+        planes[z], held[0][place[z]] = survey.coarse(hu), to_grey(hu, config)
 
     each(look, survey.slices)
     center = survey.center({z: planes[z] for z in survey.slices})
@@ -130,20 +130,21 @@ def _compact(
     whole = (y1 - y0, x1 - x0) == tuple(spans)
     margin = (y0 - starts[0], starts[0] + spans[0] - y1, x0 - starts[1], starts[1] + spans[1] - x1)
     method = cv2.INTER_AREA if min(zoom) >= 1.0 else cv2.INTER_LINEAR
-    count = len(geometry.headers)
-    voxels = np.empty((count, side, side), dtype=np.uint8)
 
-    def shrink(z: int, grey: Grey) -> None:
+    def shrink(grey: Grey, out: Grey) -> None:
         if not whole:
             grey = cv2.copyMakeBorder(grey, *margin, cv2.BORDER_CONSTANT, value=(0,))  # type: ignore[assignment]
-        cv2.resize(grey, (side, side), dst=voxels[z], interpolation=method)
+        cv2.resize(grey, (side, side), dst=out, interpolation=method)
 
-    # What was surveyed goes first, so that its memory is free before the volume grows.
-    each(lambda z: shrink(z, surveyed[0][place[z], y0:y1, x0:x1]), survey.slices)
-    surveyed.clear()
+    # What was surveyed goes first, so that its frames are gone before the volume is made.
+    held.append(np.empty((len(place), side, side), dtype=np.uint8))
+    each(lambda z: shrink(held[0][place[z], y0:y1, x0:x1], held[1][place[z]]), survey.slices)
+    del held[0]
+    voxels = np.empty((len(geometry.headers), side, side), dtype=np.uint8)
+    voxels[survey.slices] = held.pop()
     each(
-        lambda z: shrink(z, to_grey(frame(z)[y0:y1, x0:x1], config)),
-        [z for z in range(count) if z not in place],
+        lambda z: shrink(to_grey(frame(z)[y0:y1, x0:x1], config), voxels[z]),
+        [z for z in range(len(voxels)) if z not in place],
     )
     return Volume(
         study_uid=geometry.study_uid,

@@ -22,7 +22,8 @@ from cspine_kit.phantom.calibration import (
 from cspine_kit.phantom.shapes import Array, Grid
 from cspine_kit.phantom.spine import Neck
 
-EASY_FIELD_MM = 192.0
+EASY_FIELD_MM = (180.0, 205.0)
+EASY_SPACINGS_MM = (1.25, 1.5, 1.75, 2.0, 2.5, 3.0)
 EASY_REVERSED_SHARE = 0.06
 
 SYNTAX_SHARES = {"plain": 0.66, "jpeg_lossless": 0.28, "rle": 0.03, "jpeg_2000": 0.03}
@@ -78,25 +79,36 @@ def _grid(
     return Grid.make((count, size_px, size_px), spacing, (top, y - half, x - half))
 
 
+def _coverage(rng: np.random.Generator, neck: Neck, length: float) -> tuple[float, float]:
+    """z of the first slice and the length scanned: all of C1..C7, some scans the whole head."""
+    high, low = neck.axes["C1"][0][2] + 10.0, neck.axes["C7"][0][2] - 14.0
+    length = max(length, high - low)
+    top = high + rng.uniform(0.1, 1.0) * (length - (high - low))
+    if rng.random() < WHOLE_HEAD_SHARE:
+        head = rng.uniform(60, 110)
+        length, top = length + head, top + head
+    return float(top), float(length)
+
+
 def draw_easy_scan(rng: np.random.Generator, neck: Neck, size_px: int) -> Scan:
-    """One fixed field, slices 1.5-2 mm apart, all of C1..C7, little noise, no artifacts."""
-    spacing_z = float(rng.choice((1.5, 1.75, 2.0)))
-    pixel = EASY_FIELD_MM / size_px
+    """Coverage as in `real`, few and thick slices, a narrow range of fields, mild artifacts."""
+    spacing_z = float(rng.choice(EASY_SPACINGS_MM))
+    pixel = round(float(rng.uniform(*EASY_FIELD_MM)) / size_px, 6)
     spacing = (spacing_z, pixel, pixel)
-    top = neck.axes["C1"][0][2] + rng.uniform(14, 28)
-    bottom = neck.axes["C7"][0][2] - rng.uniform(18, 32)
-    count = round((top - bottom) / spacing_z) + 1
+    top, length = _coverage(rng, neck, draw_length(rng, spacing_z))
     x, y = float(rng.uniform(-6, 6)), 6.0 + float(rng.uniform(-6, 6))
     signed = bool(rng.random() < 0.5)
     return Scan(
-        grid=_grid(top=top, count=count, spacing=spacing, size_px=size_px, x=x, y=y),
+        grid=_grid(
+            top=top, count=round(length / spacing_z) + 1, spacing=spacing, size_px=size_px, x=x, y=y
+        ),
         spacing_mm=spacing,
         thickness_mm=spacing_z,
         reversed=bool(rng.random() < EASY_REVERSED_SHARE),
-        noise_hu=float(rng.uniform(12, 25)),
-        sharpness=0.5,
-        streaks=0.0,
-        contrast=False,
+        noise_hu=float(rng.uniform(10, 30)),
+        sharpness=float(rng.uniform(-0.2, 0.8)),
+        streaks=float(rng.uniform(0.0, 1.0)),
+        contrast=bool(rng.random() < CONTRAST_SHARE),
         intercept=0 if signed else -1024,
         signed=signed,
         bits=16 if signed else 12,
@@ -114,12 +126,7 @@ def draw_real_scan(rng: np.random.Generator, neck: Neck, size_px: int) -> Scan:
     field = from_quantiles(rng, FIELD_QUANTILES)
     pixel = round(field / size_px, 6)
     spacing = (spacing_z, pixel, pixel)
-    high, low = neck.axes["C1"][0][2] + 10.0, neck.axes["C7"][0][2] - 14.0
-    length = max(draw_length(rng, spacing_z), high - low)
-    top = high + rng.uniform(0.1, 1.0) * (length - (high - low))
-    if rng.random() < WHOLE_HEAD_SHARE:
-        head = rng.uniform(60, 110)
-        length, top = length + head, top + head
+    top, length = _coverage(rng, neck, draw_length(rng, spacing_z))
     count = round(length / spacing_z) + 1
     x, y = float(rng.normal(0, 6)), float(rng.uniform(-8, 14))
     sharp = float(np.clip(rng.normal(0.65, 0.4), -0.4, 1.3))

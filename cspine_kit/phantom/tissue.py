@@ -37,6 +37,14 @@ AIR_HU, FAT_HU, SKIN_HU, DISC_HU, CORD_HU, SAC_HU = -1000, -100, 30, 95, 42, 15
 COARSE_MM = 4.0
 OUTLINE_BLEND_MM = 18.0
 
+AIRWAY: tuple[tuple[float, float, float], ...] = (
+    # radius mm, width and depth factor: pharynx, larynx, trachea
+    *((7.0, 1.9, 0.75), (6.5, 1.9, 0.75), (6.5, 0.8, 1.25), (6.0, 0.8, 1.25)),
+    *((8.0, 1.0, 1.0), (8.5, 1.0, 1.0), (8.5, 1.0, 1.0), (8.5, 1.0, 1.0)),
+)
+"""The airway between C2 and C3, C3 and C4, ...; moved up or down with the throat."""
+AIRWAY_STEP_MM = 16.0
+
 
 def _outline(neck: Neck) -> list[Primitive]:
     """Head, face, neck and shoulders as one melted shape in world coordinates."""
@@ -66,14 +74,17 @@ def _outline(neck: Neck) -> list[Primitive]:
         parts.append(bar((ax, ay - 2 * size, az), (bx, by - 2 * size, bz), 60, 60, wide))
     chest = [as_vector(t1 + size * np.array(p)) for p in ((0, -20, -40), (0, -20, -200))]
     parts.append(bar(chest[0], chest[1], 88, 110, (1.7, 1, 1)))
-    ends = [as_vector(t1 + size * np.array(p)) for p in ((50, 10, -18), (165, 8, -32))]
+    shoulders = ((50, 10, -18 + 0.4 * neck.lift_mm), (165, 8, -32 + neck.lift_mm))
+    ends = [as_vector(t1 + size * np.array(p)) for p in shoulders]
     pair(parts, bar(ends[0], ends[1], 50, 54, (1, 1.05, 1)))
     return parts
 
 
 def _airway(neck: Neck) -> list[Primitive]:
-    """Pharynx, larynx and trachea in front of the spine."""
+    """Pharynx, larynx and trachea in front of the spine; their heights vary against the levels."""
     size = neck.size
+    shift = neck.throat_mm / AIRWAY_STEP_MM
+    profile = np.array(AIRWAY)
     points: list[Vector] = []
     for level in SPINE[1:]:
         (x, y, z), _ = neck.axes[level]
@@ -81,9 +92,10 @@ def _airway(neck: Neck) -> list[Primitive]:
     top = (points[0][0], points[0][1] - 3.0, points[0][2] + 60.0 * size)
     parts: list[Primitive] = [Bar(top, points[0], 9.0, 6.0, (1.4, 0.9, 1.0))]
     for i, (a, b) in enumerate(pairwise(points)):
-        wide = (1.9, 0.75, 1.0) if i < 2 else (0.8, 1.25, 1.0) if i < 4 else (1.0, 1.0, 1.0)
-        r = (7.0, 6.5, 6.5, 6.0, 8.0, 8.5, 8.5, 8.5)[i] * size
-        parts.append(Bar(a, b, r, r, wide))
+        r, wide, deep = (
+            float(np.interp(i + shift, np.arange(len(profile)), column)) for column in profile.T
+        )
+        parts.append(Bar(a, b, r * size, r * size, (wide, deep, 1.0)))
     return parts
 
 
@@ -107,7 +119,7 @@ def _vessels(neck: Neck, hu: float) -> list[Space]:
             spaces.append(Space(Bar(a, b, 5.0, 5.0, (1.5, 0.8, 1)), 34.0))
         if above in ("C6", "C7"):
             lobes: list[Primitive] = []
-            a, b = ((16.0 * size, p[1] - 14.0 * size, p[2]) for p in ends)
+            a, b = ((16.0 * size, p[1] - 14.0 * size, p[2] + neck.throat_mm) for p in ends)
             pair(lobes, Bar(a, b, 7.0, 7.0, (0.9, 1.4, 1)))
             spaces += [Space(lobe, max(105.0, 0.6 * hu)) for lobe in lobes]
     return spaces

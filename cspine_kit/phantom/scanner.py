@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 from cspine_kit.phantom.calibration import (
     FIELD_QUANTILES,
     REVERSED_SHARE,
+    TILT_DEG,
+    TILT_SHARE,
     draw_length,
-    draw_spacing,
     from_quantiles,
+    spacing_at,
 )
-from cspine_kit.phantom.shapes import Array, Grid
+from cspine_kit.phantom.shapes import Array, Grid, rotation
 from cspine_kit.phantom.spine import Neck
 
 EASY_FIELD_MM = (180.0, 205.0)
@@ -56,6 +58,13 @@ class Scan:
     syntax: str
     origin_mm: tuple[float, float, float]
     """Patient position (x, y, z) of the phantom's own origin."""
+    tilt_deg: float = 0.0
+    """How far the slices are tilted against the table's axis."""
+
+    @property
+    def axes(self) -> NDArray[np.float64]:
+        """Rows: directions of the grid's x, y and z in patient coordinates."""
+        return rotation((self.tilt_deg, 0.0, 0.0)).T
 
     @property
     def file_order(self) -> list[int]:
@@ -118,9 +127,9 @@ def draw_easy_scan(rng: np.random.Generator, neck: Neck, size_px: int) -> Scan:
     )
 
 
-def draw_real_scan(rng: np.random.Generator, neck: Neck, size_px: int) -> Scan:
+def draw_real_scan(rng: np.random.Generator, neck: Neck, size_px: int, place: float) -> Scan:
     """Coverage, spacing and field as in the competition's headers; quality from good to poor."""
-    spacing_z, thickness = draw_spacing(rng)
+    spacing_z, thickness = spacing_at(place)
     if rng.random() < LARGE_MATRIX_SHARE:
         size_px = size_px * 3 // 2
     field = from_quantiles(rng, FIELD_QUANTILES)
@@ -153,10 +162,22 @@ def draw_real_scan(rng: np.random.Generator, neck: Neck, size_px: int) -> Scan:
             round(float(rng.uniform(-160, 60)), 1),
             round(float(rng.normal(0, 300)), 1),
         ),
+        tilt_deg=float(rng.uniform(*TILT_DEG)) if rng.random() < TILT_SHARE else 0.0,
     )
 
 
-def draw_scan(rng: np.random.Generator, neck: Neck, *, size_px: int, difficulty: str) -> Scan:
-    """Draw how a patient is scanned; `difficulty` is "easy" or "real"."""
-    draw = draw_easy_scan if difficulty == "easy" else draw_real_scan
-    return draw(rng, neck, size_px)
+def draw_scan(
+    rng: np.random.Generator, neck: Neck, *, size_px: int, difficulty: str, place: float
+) -> Scan:
+    """Draw how a patient is scanned.
+
+    Args:
+        rng: draws everything that is left to chance.
+        neck: the patient.
+        size_px: rows and columns.
+        difficulty: "easy" or "real".
+        place: of the study among all, 0..1; decides the slice spacing of a `real` study.
+    """
+    if difficulty == "easy":
+        return draw_easy_scan(rng, neck, size_px)
+    return draw_real_scan(rng, neck, size_px, place)

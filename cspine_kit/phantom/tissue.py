@@ -88,7 +88,8 @@ def _airway(neck: Neck) -> list[Primitive]:
     points: list[Vector] = []
     for level in SPINE[1:]:
         (x, y, z), _ = neck.axes[level]
-        points.append((x, y - (BODY_MM[level][1] + 14.0) * size, z))
+        before = float(np.interp(SPINE.index(level), (1, 3, 6), (13.0, 14.0, 19.0)))
+        points.append((x, y - (BODY_MM[level][1] + before) * size, z))
     top = (points[0][0], points[0][1] - 3.0, points[0][2] + 60.0 * size)
     parts: list[Primitive] = [Bar(top, points[0], 9.0, 6.0, (1.4, 0.9, 1.0))]
     for i, (a, b) in enumerate(pairwise(points)):
@@ -190,22 +191,29 @@ def _smooth_noise(rng: np.random.Generator, shape: tuple[int, ...], sigma: Vecto
     return (noise / max(1e-6, float(noise.std()))).astype(np.float32)
 
 
-def draw_body(rng: np.random.Generator, neck: Neck, grid: Grid, *, contrast: bool) -> Body:
-    """Draw the soft parts of a patient for a scan's grid.
+def _fat_planes(rng: np.random.Generator, neck: Neck, coarse: Grid, edge: Array) -> Array:
+    """Zero on the fat between muscles: layers that follow the skin, parted by planes that fan out
+    from the spine, the first in the midline of the nape; coarse (z, y, x)."""
+    levels = np.array([neck.axes[level][0] for level in SPINE[::-1]])
+    x, y = (
+        np.interp(coarse.z, levels[:, 2], levels[:, axis])[:, None, None] for axis in (0, 1)
+    )
+    dx, dy = coarse.x[None, None, :] - x, coarse.y[None, :, None] - y
+    layer, fan = (_smooth_noise(rng, coarse.shape, (6.0, 3.0, 3.0)) for _ in range(2))
+    thick = float(rng.uniform(15.0, 20.0))
+    across = np.sin(np.pi * (edge + 6.0 * neck.variety * layer) / thick)
+    around = np.sin(3.0 * np.arctan2(np.abs(dx), dy) + 0.9 * neck.variety * fan)
+    return np.asarray(float(rng.uniform(1.0, 3.5)) * across * around, np.float32)
 
-    Below a variety of a half muscle is plain; above, fat planes divide it.
-    """
+
+def draw_body(rng: np.random.Generator, neck: Neck, grid: Grid, *, contrast: bool) -> Body:
+    """Draw the soft parts of a patient for a scan's grid."""
     coarse = _coarse_grid(grid)
     skin = Bone("skin", _outline(neck))
     field = distance_field(skin, Fragment(), coarse, margin=30.0)
     edge = np.full(coarse.shape, 30.0, np.float32)
     edge[field.window] = field.distance
-    plain = 1.0 - min(1.0, neck.variety)
-    if plain > 0.5:
-        septa = np.ones(coarse.shape, np.float32)
-    else:
-        noise = _smooth_noise(rng, coarse.shape, (5.0, 2.0, 2.0))
-        septa = noise + np.float32(0.5) * noise[:, :, ::-1]
+    septa = _fat_planes(rng, neck, coarse, edge)
     edge += neck.variety * 2.0 * _smooth_noise(rng, coarse.shape, (6.0, 5.0, 5.0))
     under: list[Space] = []
     canal: list[Vector] = []
@@ -226,10 +234,9 @@ def draw_body(rng: np.random.Generator, neck: Neck, grid: Grid, *, contrast: boo
     under += neck.flesh
     under += _vessels(neck, vessel_hu)
     under += [Space(part, AIR_HU) for part in _airway(neck)]
-    if neck.variety > 0.6:
-        tongue = as_vector(neck.size * np.array([0, -62, 2]) + neck.axes["C1"][0])
-        under.insert(0, Space(ball(tongue, (24, 30, 24)), 60.0))
+    tongue = as_vector(neck.size * np.array([0, -62, 2]) + neck.axes["C1"][0])
+    under.insert(0, Space(ball(tongue, (24, 30, 24)), 60.0))
     table = float(neck.axes["C1"][0][1] + 128 * neck.size + rng.uniform(0, 12))
-    fat = 4.0 + 3.0 * plain + neck.variety * float(rng.uniform(2, 18))
+    fat = 4.0 + neck.variety * float(rng.uniform(2, 18))
     muscle = 56 - neck.variety * float(rng.uniform(4, 24))
     return Body(coarse, edge, septa, fat, muscle, under, table)

@@ -205,9 +205,7 @@ def draw_neck(rng: np.random.Generator, *, variety: float = 1.0) -> Neck:
     c1, t1 = bones["C1"].position, bones["T1"].position
     throat = variety * float(np.clip(rng.normal(0, 9), -20, 20))
     lift = variety * float(np.clip(rng.normal(-2, 16), -35, 30))
-    head, flesh, spaces = draw_head(
-        rng, c1, size=size, nod=nod, throat_mm=throat, variety=variety
-    )
+    head, flesh, spaces = draw_head(rng, c1, size=size, nod=nod, throat_mm=throat, variety=variety)
     girdle, lungs = draw_shoulders(t1, size=size, lift=lift)
     ribs = [
         rib
@@ -215,7 +213,9 @@ def draw_neck(rng: np.random.Generator, *, variety: float = 1.0) -> Neck:
         for rib in draw_ribs(level, order, bones[level].position, size=size)
     ]
     x, y, z = bones["C5"].position
-    larynx = draw_larynx((x, y - 30 * size, z + throat), size=size, calcium=variety * float(rng.random()))
+    larynx = draw_larynx(
+        (x, y - 30 * size, z + throat), size=size, calcium=variety * float(rng.random())
+    )
     bones |= {bone.name: bone for bone in (*head, *girdle, *ribs, larynx)}
     axes = {k: (bones[k].position, as_vector(rotation(turns[k]) @ (0.0, 0.0, 1.0))) for k in SPINE}
     girth = 1.0 + variety * float(rng.uniform(-0.12, 0.25))

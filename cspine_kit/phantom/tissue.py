@@ -195,9 +195,7 @@ def _fat_planes(rng: np.random.Generator, neck: Neck, coarse: Grid, edge: Array)
     """Zero on the fat between muscles: layers that follow the skin, parted by planes that fan out
     from the spine, the first in the midline of the nape; coarse (z, y, x)."""
     levels = np.array([neck.axes[level][0] for level in SPINE[::-1]])
-    x, y = (
-        np.interp(coarse.z, levels[:, 2], levels[:, axis])[:, None, None] for axis in (0, 1)
-    )
+    x, y = (np.interp(coarse.z, levels[:, 2], levels[:, axis])[:, None, None] for axis in (0, 1))
     dx, dy = coarse.x[None, None, :] - x, coarse.y[None, :, None] - y
     layer, fan = (_smooth_noise(rng, coarse.shape, (6.0, 3.0, 3.0)) for _ in range(2))
     thick = float(rng.uniform(15.0, 20.0))

@@ -40,8 +40,9 @@ GRID_MM = 1.0
 BEYOND_MM = 150.0
 """Centers may lie this far outside the scan: a level need not be in view."""
 
-UNSEEN_LOGIT = -2.0
-"""Log-odds of a level on slices that were not scanned: scans of the neck rarely leave one out."""
+OUTSIDE_COST_PER_MM = 0.2
+"""Log-odds paid per millimeter that a center lies outside the scan: scans of the neck are planned to
+show every level. Slices that were not scanned speak neither for a level nor against it."""
 
 EVIDENCE_PER_MM = 0.1
 """Weight of a millimeter of log-odds. Neighboring slices repeat each other, so that they count as
@@ -92,16 +93,21 @@ def _pitch_kernels(size: float) -> list[FloatArray]:
     return kernels
 
 
-def _chain_of_size(cumulated: FloatArray, size: float) -> tuple[FloatArray, float]:
+def _chain_of_size(
+    cumulated: FloatArray, cost: FloatArray, size: float
+) -> tuple[FloatArray, float]:
     """Distribution of each center over the grid, (n, 7), and the log weight of this size.
 
-    `cumulated` is (n + 1, 7): evidence summed from the top of the grid.
+    Args:
+        cumulated: (n + 1, 7) evidence summed from the top of the grid.
+        cost: (n,) log-odds against a center at each place.
+        size: of the neck.
     """
     n = len(cumulated) - 1
     half = np.rint(LEVEL_EXTENT_MM * size / (2.0 * GRID_MM)).astype(int)
     at, column = np.arange(n)[:, None], np.arange(len(LEVELS))
     evidence = cumulated[np.minimum(at + half + 1, n), column]
-    evidence = evidence - cumulated[np.maximum(at - half, 0), column]
+    evidence = evidence - cumulated[np.maximum(at - half, 0), column] - cost[:, None]
     best = evidence.max(axis=0)
     shown = np.exp(evidence - best)
     kernels = _pitch_kernels(size)
@@ -132,12 +138,14 @@ def decode_chain(z_mm: FloatArray, logits: FloatArray) -> Chain:
     grid = np.arange(z_mm[0] + BEYOND_MM, z_mm[-1] - BEYOND_MM - GRID_MM, -GRID_MM)
     scanned = (grid <= z_mm[0] + step / 2) & (grid >= z_mm[-1] - step / 2)
     scores = np.clip(np.asarray(logits, dtype=np.float64), -LOGIT_LIMIT, LOGIT_LIMIT)
-    evidence = np.full((len(grid), len(LEVELS)), UNSEEN_LOGIT)
+    evidence = np.zeros((len(grid), len(LEVELS)))
     for level, column in enumerate(scores.T):
         evidence[scanned, level] = np.interp(-grid[scanned], -z_mm, column)
     evidence *= EVIDENCE_PER_MM * GRID_MM
     cumulated = np.vstack([np.zeros(len(LEVELS)), evidence.cumsum(axis=0)])
-    found = [_chain_of_size(cumulated, float(size)) for size in SIZES]
+    beyond = np.maximum(np.maximum(grid - z_mm[0], z_mm[-1] - grid), 0.0)
+    cost = OUTSIDE_COST_PER_MM * beyond
+    found = [_chain_of_size(cumulated, cost, float(size)) for size in SIZES]
     log_weight = np.array([weight for _, weight in found])
     weight = np.exp(log_weight - log_weight.max())
     weight /= weight.sum()

@@ -180,7 +180,7 @@ def draw_neck(rng: np.random.Generator, *, variety: float = 1.0) -> Neck:
 
     The center of C4's body lies at (0, 0, 0).
     """
-    size = 0.98 * (1.0 + variety * float(np.clip(rng.normal(0.0, 0.085), -0.18, 0.2)))
+    size = 0.98 * (1.0 + variety * float(np.clip(rng.normal(0.0, 0.1), -0.2, 0.28)))
     lordosis = 1.0 + variety * rng.uniform(-1.0, 0.7)
     pitch = variety * float(np.clip(rng.normal(4.0, 8.0), -14, 20))
     tilt, twist = variety * rng.uniform(-5, 5, 2)

@@ -41,8 +41,8 @@ BEYOND_MM = 150.0
 """Centers may lie this far outside the scan: a level need not be in view."""
 
 OUTSIDE_COST_PER_MM = 0.2
-"""Log-odds paid per millimeter that a center lies outside the scan: scans of the neck are planned to
-show every level. Slices that were not scanned speak neither for a level nor against it."""
+"""Log-odds paid per millimeter that a center lies outside the scan: scans of the neck are planned
+to show every level. Slices that were not scanned speak neither for a level nor against it."""
 
 EVIDENCE_PER_MM = 0.1
 """Weight of a millimeter of log-odds. Neighboring slices repeat each other, so that they count as

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from cspine_kit.core.errors import DataError
-from cspine_kit.ship.kernel_log import IMAGE, STAGES, KernelEvents
+from cspine_kit.ship.events import IMAGE, STAGES, KernelEvents
 from cspine_kit.ship.plan import REAL_SLICES, REAL_STUDIES
 
 HIDDEN_STUDIES = 1_500

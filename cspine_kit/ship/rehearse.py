@@ -32,7 +32,7 @@ from cspine_kit.ship.bundle import MANIFEST, open_bundle
 from cspine_kit.ship.constraints import Pins
 from cspine_kit.ship.environment import Environment
 from cspine_kit.ship.forecast import Forecast, forecast_run
-from cspine_kit.ship.kernel_log import IMAGE, KernelEvents, read_kernel_log
+from cspine_kit.ship.events import IMAGE, KernelEvents, read_kernel_log
 from cspine_kit.ship.rehearsal_inputs import (
     PUBLIC_ROWS,
     Inputs,
@@ -241,7 +241,7 @@ def judge_clean(
     )
     try:
         pixels = np.prod(read_study(inputs.full.images("test", full[0])).hu.shape[1:])
-        decoders = next((e["decoders"] for e in events.others if "decoders" in e), 1)
+        decoders = next((e["readers"] for e in events.others if "readers" in e), 1)
         result.forecast = forecast_run(
             events, set(full), pixels=float(pixels), decoders=int(decoders)
         )

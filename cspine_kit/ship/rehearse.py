@@ -31,8 +31,8 @@ from cspine_kit.data.dicom import read_study
 from cspine_kit.ship.bundle import MANIFEST, open_bundle
 from cspine_kit.ship.constraints import Pins
 from cspine_kit.ship.environment import Environment
-from cspine_kit.ship.forecast import Forecast, forecast_run
 from cspine_kit.ship.events import IMAGE, KernelEvents, read_kernel_log
+from cspine_kit.ship.forecast import Forecast, forecast_run
 from cspine_kit.ship.rehearsal_inputs import (
     PUBLIC_ROWS,
     Inputs,

@@ -35,8 +35,8 @@ from cspine_kit.core.anatomy import TARGETS
 from cspine_kit.core.errors import CSpineError
 from cspine_kit.core.runs import file_hash, read_json, write_json
 from cspine_kit.ship.bundle import MANIFEST
-from cspine_kit.ship.kernel import run_kernel
 from cspine_kit.ship.events import IMAGE, KernelEvents, read_kernel_log
+from cspine_kit.ship.kernel import run_kernel
 from cspine_kit.ship.sandbox import session_processes
 from cspine_kit.ship.submission import read_submission, read_wanted_rows
 from cspine_kit.vision.model import SliceModel

@@ -5,7 +5,6 @@ it trains the tiny chain of `tests/tiny.yaml` first (a minute). Exit code 1 wher
 """
 
 import argparse
-import os
 import shutil
 import sys
 import tempfile
@@ -14,11 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "tests" / "ship"), str(ROOT)]
+sys.path[:0] = [str(ROOT / "tests" / "ship"), str(ROOT / "tests"), str(ROOT)]
 
 import faults  # noqa: E402
+from chain import run_chain  # noqa: E402
 
-from cspine_kit.cli import main as cspine  # noqa: E402
 from cspine_kit.core.execution import tune_process  # noqa: E402
 from cspine_kit.phantom.hostile import write_hostile  # noqa: E402
 
@@ -29,19 +28,6 @@ def say(line: str) -> None:
     """Print at once, also into a pipe."""
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
-
-
-def tiny_chain(folder: Path) -> tuple[Path, Path]:
-    """Train the tiny chain; its bundle and the images of its test set."""
-    (folder / "configs").mkdir(parents=True)
-    shutil.copy(ROOT / "configs" / "base.yaml", folder / "configs")
-    shutil.copy(ROOT / "tests" / "tiny.yaml", folder / "configs")
-    shutil.copytree(ROOT / "kernels", folder / "kernels")
-    os.chdir(folder)
-    for verb in ("oof", "stack", "bundle"):
-        if cspine([verb, "--config", "configs/tiny.yaml"]):
-            sys.exit(f"{verb} failed")
-    return folder / "oof" / "tiny" / "bundle", folder / "competition" / "test_images"
 
 
 def campaign(ground: faults.Ground, hostile: Path) -> list[Callable[[], faults.Count]]:
@@ -76,7 +62,8 @@ def main() -> int:
         if args.bundle and args.images:
             bundle, images = args.bundle.absolute(), args.images.absolute()
         else:
-            bundle, images = tiny_chain(work / "chain")
+            folder = run_chain(work / "chain")
+            bundle, images = folder / "oof/tiny/bundle", folder / "competition/test_images"
         hostile = write_hostile(work / "hostile", seed=1).root
         # On one disk with the work, so that competitions are hard links.
         studies = tuple(

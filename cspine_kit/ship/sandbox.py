@@ -237,12 +237,9 @@ class Sandbox:
                 threading.Thread(target=watch, args=(process.pid,), daemon=True).start()
             peak, timed_out = _wait(process, start + limit_s)
             seconds = time.monotonic() - start
-        left_over = session_processes(process.pid)
-        for pid in left_over:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        left_over = _end_left_over(process.pid)
         text = log.read_text(errors="replace")
-        return SandboxRun(process.returncode, seconds, timed_out, peak, len(left_over), text)
+        return SandboxRun(process.returncode, seconds, timed_out, peak, left_over, text)
 
     def _guarded(self, mounts: dict[str, Path], shell: dict[str, str]) -> dict[str, str]:
         """Links for the mounts, the guard on the path; returns the run's environment."""
@@ -279,6 +276,18 @@ def _wait(process: "subprocess.Popen[bytes]", deadline: float) -> tuple[float, b
             _end(process)
         time.sleep(POLL_S)
     return peak, timed_out
+
+
+def _end_left_over(session: int) -> int:
+    """Kill what is still alive of a session whose leader ended; returns how many that were."""
+    found = session_processes(session)
+    for pid in found:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + GRACE_S
+    while session_processes(session) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return len(found)
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:

@@ -258,10 +258,10 @@ def hostile(ground: Ground, competition: Path) -> Count:
     return count_one("hostile phantom", len(manifest), result, list(manifest["defect"][wrong]))
 
 
-def corrupt(path: Path, rng: np.random.Generator) -> None:
-    """Give one file one to four random injuries: bytes, a block, a cut, zeros, nothing at all."""
+def corrupt(path: Path, rng: np.random.Generator, most: int) -> None:
+    """Give one file up to `most` random injuries: bytes, a block, a cut, zeros, a lost piece."""
     data = bytearray(path.read_bytes())
-    for _ in range(int(rng.integers(1, 5))):
+    for _ in range(int(rng.integers(1, most + 1))):
         if not data:
             break
         # Half of the injuries hit the header, where they hurt most.
@@ -285,7 +285,10 @@ def corrupt(path: Path, rng: np.random.Generator) -> None:
 
 
 def corrupted(ground: Ground, count: int, *, spared: int, seed: int = 0) -> Count:
-    """Random bytes in one to all files of `count` studies, `spared` sound ones among them."""
+    """Random bytes in one to all files of `count` studies, `spared` sound ones among them.
+
+    A quarter has one injured file, a quarter one in five, a quarter all, a quarter all badly.
+    """
     rng = np.random.default_rng(seed)
     competition = ground.competition("corrupted", count + spared)
     uids = [f"1.{n}" for n in range(1, count + spared + 1)]
@@ -296,9 +299,9 @@ def corrupted(ground: Ground, count: int, *, spared: int, seed: int = 0) -> Coun
     for uid in uids:
         if uid not in untouched:
             files = sorted((competition / "test_images" / uid).iterdir())
-            share = rng.choice([1 / len(files), 0.2, 1.0])
-            for file in rng.permutation(files)[: max(1, round(share * len(files)))]:
-                corrupt(Path(file), rng)
+            share, most = ((0.0, 4), (0.2, 4), (1.0, 4), (1.0, 100))[int(rng.integers(0, 4))]
+            for i in rng.permutation(len(files))[: max(1, round(share * len(files)))]:
+                corrupt(files[i], rng, most)
     result = run_here(ground, competition)
     silent = [
         row.study_uid

@@ -111,7 +111,7 @@ def test_the_committed_pins_are_whole():
 
 
 def test_the_pins_cover_whatever_the_kernels_rooms_import():
-    """Every third-party name in core, data, vision, stack and ship is pinned or known not needed."""
+    """Every third-party import of these rooms is pinned, or known not to be needed there."""
     found = set()
     for room in ("core", "data", "vision", "stack", "ship"):
         for path in (ROOT / "cspine_kit" / room).glob("*.py"):

@@ -32,8 +32,8 @@ class KernelEvents:
     """A kernel log."""
 
     studies: pd.DataFrame
-    """One row per finished study: study_uid, time, source, cause, problems, slices, total_s and
-    the `STAGES` (NaN where not measured)."""
+    """One row per finished study: study_uid, time, source, cause, problems, slices, the `STAGES`
+    (NaN where not measured) and total_s, their sum where the log has no total."""
     members: dict[str, float]
     """Seconds per member, summed over studies."""
     others: list[dict[str, Any]]
@@ -94,4 +94,6 @@ def read_kernel_log(path: Path) -> KernelEvents:
     studies = pd.DataFrame(rows, columns=columns)
     numbers = ["time", "slices", "total_s", *STAGES]
     studies[numbers] = studies[numbers].apply(pd.to_numeric, errors="coerce")
+    parts = studies[list(STAGES)].sum(axis=1, min_count=1)
+    studies["total_s"] = studies["total_s"].fillna(parts)
     return KernelEvents(studies, members, others)

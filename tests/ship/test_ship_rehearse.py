@@ -46,7 +46,7 @@ def test_a_log_becomes_a_table(tmp_path):
         {"event": "priors_written", "time": 10.0, "rows": 24},
         {"event": "bundle", "time": 11.0, "readers": 3},
         study("1.1", 15.0),
-        study("1.2", 16.0, source="priors", cause="no folder", slices=None),
+        study("1.2", 16.0, source="priors", cause="no folder", slices=None, total_s=None),
         {"event": "fault", "time": 16.5, "stage": "member", "study_uid": "1.1", "cause": "NaN"},
         {"event": "end", "time": 17.0},
     )
@@ -54,6 +54,7 @@ def test_a_log_becomes_a_table(tmp_path):
     assert events.studies["source"].tolist() == ["image", "priors"]
     assert events.studies["cause"].tolist() == ["", "no folder"]
     assert events.studies["members_s"].tolist() == [1.5, 1.5]
+    assert events.studies["total_s"].tolist() == pytest.approx([3.1, 3.1])
     assert events.members == {"a": 2.0, "b": 1.0}
     assert [e["event"] for e in events.others] == ["priors_written", "bundle", "fault", "end"]
     assert events.first("bundle")["readers"] == 3 and events.first("degraded") is None

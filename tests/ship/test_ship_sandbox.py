@@ -13,7 +13,7 @@ from cspine_kit.ship.sandbox import Sandbox, best_isolation, session_processes
 
 HERE = Path(sys.prefix)
 PROMISES = """
-import json, os, socket, sys
+import json, os, socket, sys, time
 from pathlib import Path
 
 said = {"cwd": os.getcwd(), "script": __file__}
@@ -36,6 +36,7 @@ try:
 except MemoryError:
     said["memory"] = "refused"
 Path("said.json").write_text(json.dumps(said))
+time.sleep(1)  # long enough to be weighed
 """
 
 

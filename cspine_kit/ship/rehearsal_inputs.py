@@ -55,7 +55,9 @@ def assemble(inputs: Inputs, out: Path) -> Competition:
     shutil.rmtree(out, ignore_errors=True)
     (out / "test_images").mkdir(parents=True)
     sources = [*sorted((inputs.hostile.root / "test_images").iterdir())]
-    plain = ((inputs.clean, inputs.clean_uids), (inputs.full, inputs.full_uids))
+    # Both may be one competition: nothing is listed twice but what the hostile listing repeats.
+    full = [uid for uid in inputs.full_uids if uid not in inputs.clean_uids]
+    plain = ((inputs.clean, inputs.clean_uids), (inputs.full, full))
     listing = [pd.read_csv(inputs.hostile.test_csv, dtype=str)]
     for competition, uids in plain:
         sources += [competition.images("test", uid) for uid in uids]

@@ -6,7 +6,7 @@ In: a `Rehearsal`. Out: text. Example: `path.write_text(render_page(result))`.
 from collections.abc import Sequence
 
 from cspine_kit.ship.forecast import Forecast
-from cspine_kit.ship.rehearse import Rehearsal
+from cspine_kit.ship.rehearsal_checks import Rehearsal
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:

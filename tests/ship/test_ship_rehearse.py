@@ -18,9 +18,10 @@ from cspine_kit.ship.constraints import Pins
 from cspine_kit.ship.environment import Environment
 from cspine_kit.ship.events import read_kernel_log
 from cspine_kit.ship.forecast import HIDDEN_SLICES, forecast_run
+from cspine_kit.ship.rehearsal_checks import Rehearsal, judge_hostile
 from cspine_kit.ship.rehearsal_inputs import PUBLIC_ROWS, Inputs, assemble, layouts
 from cspine_kit.ship.rehearsal_page import render_page
-from cspine_kit.ship.rehearse import Rehearsal, judge_hostile, rehearse
+from cspine_kit.ship.rehearse import rehearse
 from cspine_kit.ship.sandbox import Sandbox, best_isolation
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -190,7 +190,7 @@ def test_a_whole_rehearsal_of_the_tiny_bundle(inputs, run, tmp_path):
     page = render_page(result)
     assert "FAILED: 1 of " in page and "hidden studies" in page
     assert all(f"| {defect} " in page for defect in KEPT_DEFECTS)
-    assert result.score.n_studies == 2 and 0 < result.forecast.hours < 9
+    assert result.score.n_studies == 2 and result.forecast.hours > 0
     for name in ("new_layout", "old_layout", "public_listing"):
         assert (tmp_path / "out" / name / "submission.csv").exists()
     assert len(pd.read_csv(tmp_path / "out" / "public_listing" / "submission.csv")) == 3

@@ -89,7 +89,8 @@ def forecast_run(
     # Kernels that do not time their stages apart: everything after decoding is one stage.
     rest = max(0.0, float(table["total_s"].mean()) - known)
     rows = {stage.removesuffix("_s"): value for stage, value in measured.dropna().items()}
-    rows["not timed apart"] = rest
+    if rest > 0.01 * known:
+        rows["not timed apart"] = rest
     longer = HIDDEN_SLICES / float(table["slices"].mean())
     larger = longer * HIDDEN_PIXELS / pixels
     factors = {"decode": larger, "stack": 1.0}

@@ -92,7 +92,8 @@ class SandboxRun:
     code: int
     """Exit code; negative: the signal that ended it."""
     seconds: float
-    timed_out: bool
+    ended_for: Literal["", "time", "memory"]
+    """Which limit it ran into; empty where it ended by itself."""
     peak_mib: float
     """Largest memory of all its processes together, shared pages counted once."""
     left_over: int
@@ -105,6 +106,11 @@ def _unshare() -> list[str]:
     """The command that opens the namespaces; a user namespace too where we are not root."""
     user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
     return ["unshare", *user, "--mount", "--net", "--propagation", "private"]
+
+
+def has_gpu() -> bool:
+    """True where a CUDA driver runs: it maps far more addresses than it uses memory."""
+    return Path("/dev/nvidiactl").exists()
 
 
 def best_isolation() -> Isolation:
@@ -160,7 +166,9 @@ class Sandbox:
 
     def describe(self) -> dict[str, str]:
         """How each promise is kept here, in words."""
-        memory = f"{self.memory_gib:g} GiB of address space for each process (RLIMIT_AS)"
+        memory = f"{self.memory_gib:g} GiB for all processes together, watched"
+        if not has_gpu():
+            memory += "; the same as address space of each (RLIMIT_AS)"
         if self.isolation == "namespaces":
             return {
                 "paths": "/kaggle/input, /kaggle/working, /kaggle/src as on Kaggle (chroot)",
@@ -211,7 +219,7 @@ class Sandbox:
             "WORKING": str(self.working),
             "ENVIRONMENT": str(environment.absolute()),
             "SCRIPT": str(script.absolute()),
-            "MEMORY_KIB": str(int(self.memory_gib * 1024**2)),
+            "MEMORY_KIB": "unlimited" if has_gpu() else str(int(self.memory_gib * 1024**2)),
             "RERUN": "KAGGLE_IS_COMPETITION_RERUN=1" if rerun else "",
         }
         log = self.work / "output.txt"
@@ -235,11 +243,11 @@ class Sandbox:
             )
             if watch is not None:
                 threading.Thread(target=watch, args=(process.pid,), daemon=True).start()
-            peak, timed_out = _wait(process, start + limit_s)
+            peak, ended_for = _wait(process, start + limit_s, 1024 * self.memory_gib)
             seconds = time.monotonic() - start
         left_over = _end_left_over(process.pid)
         text = log.read_text(errors="replace")
-        return SandboxRun(process.returncode, seconds, timed_out, peak, left_over, text)
+        return SandboxRun(process.returncode, seconds, ended_for, peak, left_over, text)
 
     def _guarded(self, mounts: dict[str, Path], shell: dict[str, str]) -> dict[str, str]:
         """Links for the mounts, the guard on the path; returns the run's environment."""
@@ -266,16 +274,21 @@ class Sandbox:
         }
 
 
-def _wait(process: "subprocess.Popen[bytes]", deadline: float) -> tuple[float, bool]:
-    """Wait for a session's leader; peak memory in MiB, and whether its time ran out."""
-    peak, timed_out = 0.0, False
+def _wait(
+    process: "subprocess.Popen[bytes]", deadline: float, limit_mib: float
+) -> tuple[float, Literal["", "time", "memory"]]:
+    """Wait for a session's leader; peak memory in MiB, and the limit that it was ended for."""
+    peak = 0.0
     while process.poll() is None:
         peak = max(peak, _memory_mib(process.pid))
-        if time.monotonic() > deadline:
-            timed_out = True
+        if peak > limit_mib:
             _end(process)
+            return peak, "memory"
+        if time.monotonic() > deadline:
+            _end(process)
+            return peak, "time"
         time.sleep(POLL_S)
-    return peak, timed_out
+    return peak, ""
 
 
 def _end_left_over(session: int) -> int:

@@ -13,6 +13,7 @@ mounts, a torch hook and patched clocks are all there is.
 
 import errno
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -22,7 +23,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from unittest import mock
 
@@ -42,7 +43,6 @@ from cspine_kit.ship.submission import read_submission, read_wanted_rows
 from cspine_kit.vision.model import SliceModel
 
 SUBMIT = Path(__file__).resolve().parents[2] / "kernels" / "submit" / "submit.py"
-SAME = 1e-6
 PATIENCE_S = 300.0
 GRACE_S = 20.0
 SMALL_BATCH = 4
@@ -76,6 +76,31 @@ class Ground:
     work: Path
     every: int = 4
     """One of so many slices is used: faults need studies, not resolution."""
+    sound: "dict[str, Result]" = field(default_factory=dict)
+    """Keeps the run without faults."""
+
+    @property
+    def period(self) -> int:
+        """Study number n + period is made of the same files as study n."""
+        return math.lcm(len(self.studies), self.every)
+
+    def reference(self) -> pd.DataFrame:
+        """Rows of studies 1.1 to 1.<period> in a run without faults; made once."""
+        if "run" not in self.sound:
+            competition = self.competition("sound", self.period)
+            self.sound["run"] = run_here(self, competition)
+        result = self.sound["run"]
+        if result.rows is None or set(result.sources().values()) != {IMAGE}:
+            raise RuntimeError(f"the run without faults is not sound: {result.fault}")
+        return result.rows
+
+    def differing(self, result: "Result", uids: list[str], tolerance: float = 1e-6) -> list[str]:
+        """Which of `uids` have other rows than in the run without faults."""
+        if result.rows is None:
+            return list(uids)
+        twins = [f"1.{(int(uid[2:]) - 1) % self.period + 1}" for uid in uids]
+        gap = np.abs(result.rows.loc[uids].to_numpy() - self.reference().loc[twins].to_numpy())
+        return [uid for uid, g in zip(uids, gap.max(axis=1), strict=True) if not g <= tolerance]
 
     def competition(self, name: str, count: int) -> Path:
         """A competition of `count` studies named 1.1, 1.2, ...; files are hard links."""
@@ -222,16 +247,6 @@ def end(process: subprocess.Popen) -> bool:
         return False
 
 
-def differing(
-    result: Result, reference: Result, uids: list[str], tolerance: float = SAME
-) -> list[str]:
-    """Which of `uids` have other rows than in the run without faults."""
-    if result.rows is None or reference.rows is None:
-        return list(uids)
-    gap = (result.rows.loc[uids] - reference.rows.loc[uids]).abs().max(axis=1)
-    return list(gap.index[~(gap <= tolerance)])
-
-
 def count_one(
     fault: str, tried: int, result: Result, lost: list[str], *, ended: bool = True
 ) -> Count:
@@ -293,9 +308,6 @@ def corrupted(ground: Ground, count: int, *, spared: int, seed: int = 0) -> Coun
     competition = ground.competition("corrupted", count + spared)
     uids = [f"1.{n}" for n in range(1, count + spared + 1)]
     untouched = set(rng.choice(uids, spared, replace=False).tolist())
-    write_listing(competition, sorted(untouched))
-    reference = run_here(ground, competition)
-    write_listing(competition, uids)
     for uid in uids:
         if uid not in untouched:
             files = sorted((competition / "test_images" / uid).iterdir())
@@ -309,7 +321,7 @@ def corrupted(ground: Ground, count: int, *, spared: int, seed: int = 0) -> Coun
         if row.source != IMAGE and not row.cause
     ]
     missing = [uid for uid in uids if uid not in result.sources()]
-    lost = differing(result, reference, sorted(untouched)) + silent + missing
+    lost = ground.differing(result, sorted(untouched)) + silent + missing
     counted = count_one("random bytes in a study", count, result, lost)
     images = sum(source == IMAGE for source in result.sources().values()) - spared
     counted.remark = counted.remark or f"{images} of {count} still predicted from what was sound"
@@ -319,7 +331,6 @@ def corrupted(ground: Ground, count: int, *, spared: int, seed: int = 0) -> Coun
 def vanishing(ground: Ground, count: int) -> Count:
     """Files and folders of half of the studies disappear after the first study is done."""
     competition = ground.competition("vanishing", count)
-    reference = run_here(ground, competition)
     process, out = start_kernel(ground, competition)
     wait_for(process, out, 1)
     uids = [f"1.{n}" for n in range(1, count + 1)]
@@ -334,7 +345,7 @@ def vanishing(ground: Ground, count: int) -> Count:
     ended = end(process)
     result = read_result(competition, out)
     spared = [uid for uid in uids if uid not in victims]
-    lost = differing(result, reference, spared)
+    lost = ground.differing(result, spared)
     return count_one("files vanish during the run", len(victims), result, lost, ended=ended)
 
 
@@ -357,7 +368,6 @@ def helpers_of(process: subprocess.Popen) -> list[int]:
 def killed_workers(ground: Ground, count: int, kills: int) -> Count:
     """Helpers are killed one after the other; each may cost the study it holds, and no other."""
     competition = ground.competition("killed", count)
-    reference = run_here(ground, competition)
     process, out = start_kernel(ground, competition)
     wait_for(process, out, 1)
     killed = set()
@@ -374,7 +384,7 @@ def killed_workers(ground: Ground, count: int, kills: int) -> Count:
         time.sleep(0.01)
     ended = end(process)
     result = read_result(competition, out)
-    changed = differing(result, reference, [f"1.{n}" for n in range(1, count + 1)])
+    changed = ground.differing(result, [f"1.{n}" for n in range(1, count + 1)])
     lost = changed[len(killed) :]
     return count_one("a worker killed", len(killed), result, lost, ended=ended)
 
@@ -401,11 +411,10 @@ def out_of_memory(backbone: str, fails: Callable[[int], bool]) -> Iterator[list[
 def memory_runs_out(ground: Ground, count: int, backbone: str) -> Count:
     """Batches over a few slices do not fit: the batch halves and no study loses anything."""
     competition = ground.competition("memory", count)
-    reference = run_here(ground, competition)
     with out_of_memory(backbone, lambda size: size > SMALL_BATCH) as raised:
         result = run_here(ground, competition)
     uids = [f"1.{n}" for n in range(1, count + 1)]
-    lost = differing(result, reference, uids, tolerance=1e-5)
+    lost = ground.differing(result, uids, tolerance=1e-5)
     return count_one("out of memory in a member (batch halves)", len(raised), result, lost)
 
 
@@ -474,7 +483,6 @@ exit $code
 def full_disk(ground: Ground, count: int, size_kib: int, *, rows_fit: bool) -> Count:
     """The working folder is full: after the priors, or (`rows_fit`) only for what comes last."""
     competition = ground.competition("full", count)
-    reference = run_here(ground, competition)
     place, kept = ground.work / "full_place", ground.work / "full_kept"
     shutil.rmtree(kept, ignore_errors=True)
     env = {
@@ -490,7 +498,7 @@ def full_disk(ground: Ground, count: int, size_kib: int, *, rows_fit: bool) -> C
     done = subprocess.run(command, env=env, capture_output=True, check=False, timeout=PATIENCE_S)
     result = read_result(competition, kept / "submission.csv")
     uids = [f"1.{n}" for n in range(1, count + 1)]
-    lost = differing(result, reference, uids) if rows_fit else []
+    lost = ground.differing(result, uids) if rows_fit else []
     name = "disk full at the end" if rows_fit else "disk full after the priors"
     return count_one(name, 1, result, lost, ended=done.returncode == 0)
 
@@ -498,7 +506,6 @@ def full_disk(ground: Ground, count: int, size_kib: int, *, rows_fit: bool) -> C
 def disk_full_for_a_while(ground: Ground, count: int, failures: int) -> Count:
     """Writes of the submission fail for a while in the middle: at the end nothing is missing."""
     competition = ground.competition("for_a_while", count)
-    reference = run_here(ground, competition)
     rename, calls = pathlib.Path.replace, []
 
     def replace(self: Path, target: Path) -> Path:
@@ -515,7 +522,7 @@ def disk_full_for_a_while(ground: Ground, count: int, failures: int) -> Count:
         except OSError as error:
             fault = f"ended by {error.strerror}"
             result = read_result(competition, competition / "out" / "submission.csv")
-    lost = differing(result, reference, [f"1.{n}" for n in range(1, count + 1)])
+    lost = ground.differing(result, [f"1.{n}" for n in range(1, count + 1)])
     counted = count_one("disk full for a while", min(failures, len(calls) - 1), result, lost)
     counted.remark = fault or counted.remark
     return counted
@@ -524,7 +531,6 @@ def disk_full_for_a_while(ground: Ground, count: int, failures: int) -> Count:
 def clock_jumps(ground: Ground, count: int) -> Count:
     """The wall clock leaps ten hours ahead and then a day back: nothing changes."""
     competition = ground.competition("clock", count)
-    reference = run_here(ground, competition)
     real, calls = time.time, []
 
     def jumping() -> float:
@@ -533,14 +539,13 @@ def clock_jumps(ground: Ground, count: int) -> Count:
 
     with mock.patch.object(time, "time", jumping):
         result = run_here(ground, competition)
-    lost = differing(result, reference, [f"1.{n}" for n in range(1, count + 1)])
+    lost = ground.differing(result, [f"1.{n}" for n in range(1, count + 1)])
     return count_one("the clock jumps", min(2, len(calls) // 3), result, lost)
 
 
 def terminated(ground: Ground, count: int, after: int) -> Count:
     """SIGTERM in the middle: finished studies keep their rows, and no helper lives on."""
     competition = ground.competition("terminated", count)
-    reference = run_here(ground, competition)
     process, out = start_kernel(ground, competition)
     wait_for(process, out, after)
     alive = process.poll() is None
@@ -560,7 +565,7 @@ def terminated(ground: Ground, count: int, after: int) -> Count:
     process.wait()
     result = read_result(competition, out)
     # The study whose event was written last may still have been on its way into the file.
-    lost = differing(result, reference, done)[1:]
+    lost = ground.differing(result, done)[1:]
     counted = count_one("SIGTERM during the run", int(alive), result, lost, ended=ended)
     if orphans:
         counted.lost += len(orphans)

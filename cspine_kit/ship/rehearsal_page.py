@@ -40,7 +40,7 @@ def _place(result: Rehearsal) -> list[str]:
     )
     python = f"Python {result.probe.get('python', environment.version)}"
     if not environment.on_target:
-        python += f" (Kaggle's {environment.target} is not installed here; same package versions)"
+        python += f" (not Kaggle's {environment.target}; the same package versions)"
     gpus = result.probe.get("gpus")
     built = "built now" if environment.built_now else "kept from an earlier run"
     rows = [

@@ -27,6 +27,7 @@ from cspine_kit.core.errors import ArtifactError
 Isolation = Literal["namespaces", "guard"]
 
 POLL_S = 0.25
+LEAVE_S = 3.0
 GRACE_S = 20.0
 """Between the polite and the certain end of a run that is past its time."""
 
@@ -292,7 +293,13 @@ def _wait(
 
 
 def _end_left_over(session: int) -> int:
-    """Kill what is still alive of a session whose leader ended; returns how many that were."""
+    """Kill what is still alive of a session whose leader ended; returns how many that were.
+
+    Helpers that end by themselves when their pipe closes get a moment to do so.
+    """
+    patience = time.monotonic() + LEAVE_S
+    while session_processes(session) and time.monotonic() < patience:
+        time.sleep(0.01)
     found = session_processes(session)
     for pid in found:
         with contextlib.suppress(ProcessLookupError):

@@ -18,7 +18,9 @@ from cspine_kit.cli import main
 from cspine_kit.core.anatomy import LEVELS, TARGETS
 from cspine_kit.core.tables import read_table
 from cspine_kit.ship.bundle import open_bundle
-from cspine_kit.ship.kernel import Ensemble, load_volume, run_kernel
+from cspine_kit.ship.ensemble import Ensemble
+from cspine_kit.ship.kernel import run_kernel
+from cspine_kit.ship.reading import load_volume
 
 ROOT = Path(__file__).resolve().parents[1]
 HEARING = """
@@ -58,7 +60,7 @@ def test_the_submission_is_valid_and_comes_from_the_models(run, capsys):
     score = json.loads(capsys.readouterr().out)
     assert score["n_studies"] == 4 and 0 < score["metric_per_exam"] < 2
     log = [json.loads(x) for x in submission.with_name("kernel_log.jsonl").read_text().splitlines()]
-    assert [e["event"] for e in log].count("study") == 4
+    assert [e["source"] for e in log if e["event"] == "study"] == ["image"] * 4
     assert log[0]["event"] == "priors_written" and log[-1]["event"] == "end"
 
 
@@ -147,12 +149,12 @@ def test_bad_studies_cost_only_themselves(run, bundle, tmp_path):
     def is_prior(uid):
         return all(abs(found[f"{uid}_{t}"] - priors[t]) < 1e-7 for t in TARGETS)
 
-    assert by_study[good]["source"] == "models" and not is_prior(good)
+    assert by_study[good]["source"] == "image" and not is_prior(good)
     alone, _ = kernel_on(run, bundle, tmp_path, [good])
     assert (alone == found[alone.index]).all()
-    assert by_study[torn]["source"] == "models" and by_study[torn]["problems"]
+    assert by_study[torn]["source"] == "image" and by_study[torn]["problems"]
     for uid in (bad, "1.9", "1.11", "../../etc"):
-        assert is_prior(uid) and by_study[uid]["event"] == "study_from_priors"
+        assert is_prior(uid) and by_study[uid]["source"] == "priors"
         assert by_study[uid]["cause"]
     assert short in by_study
     assert next(e for e in log if e["event"] == "end")["studies"] == 7
@@ -181,8 +183,9 @@ def test_kernel_and_out_of_fold_run_agree(run, bundle, tmp_path):
     uid = oof["study_uid"].iloc[0]
     expected = oof[oof["study_uid"] == uid].reset_index(drop=True)
     ensemble = Ensemble(open_bundle(bundle, tmp_path))
-    volume, _ = load_volume(run / "competition" / "train_images" / uid, uid, ensemble.config)
-    slices, _ = ensemble.tables(volume)
+    folder = run / "competition" / "train_images" / uid
+    volume, _ = load_volume(folder, uid, ensemble.config.cache)
+    slices, _ = ensemble.tables(volume, folder)
     slices = slices[slices["model_fold"] == expected["fold"].iloc[0]]
     slices = slices.sort_values(["member", "slice_idx"], ignore_index=True)
     logits = [c for c in expected.columns if c.startswith(("vertebra_", "fracture_"))]
@@ -233,7 +236,7 @@ def test_the_real_ct_gets_its_rows_from_the_models(bundle, run, tmp_path, real_d
     (tmp_path / "test_images" / uid).symlink_to(real_data / "head_neck_ct")
     _, log = kernel_on(run, bundle, tmp_path, [uid])
     study = next(e for e in log if e.get("study_uid") == uid)
-    assert study["event"] == "study" and study["source"] == "models" and study["slices"] == 90
+    assert study["event"] == "study" and study["source"] == "image" and study["slices"] == 90
 
 
 def test_the_real_listing_without_images_gets_its_three_rows(bundle, tmp_path, real_data):
@@ -241,8 +244,8 @@ def test_the_real_listing_without_images_gets_its_three_rows(bundle, tmp_path, r
     report = run_kernel(tmp_path, bundle, tmp_path / "submission.csv")
     rows = pd.read_csv(tmp_path / "submission.csv")["row_id"].tolist()
     assert rows == pd.read_csv(real_data / "sample_submission.csv")["row_id"].tolist()
-    assert len(report.from_priors) == 3
-    assert all("no folder" in cause for cause in report.from_priors.values())
+    assert report.sources == {"priors": 3}
+    assert all("no folder" in cause for cause in report.causes.values())
 
 
 def test_the_real_config_plans_and_names_what_to_download(tmp_path, monkeypatch, capsys):

@@ -1,4 +1,4 @@
-"""Verbs of the ship room: bundle, kernel, scores, ledger, levels, state of a run."""
+"""Verbs of the ship room: bundle, push, kernel, scores, ledger, levels, state of a run."""
 
 import argparse
 import json
@@ -26,17 +26,41 @@ def _bundle_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _bundle(args: argparse.Namespace) -> int:
-    from cspine_kit.ship.bundle import build_bundle, write_kernel_metadata
+    from cspine_kit.ship.bundle import build_bundle, sizes_of, write_kernel_metadata
     from cspine_kit.ship.constraints import write_probe_metadata
 
     config, paths = open_run(args)
     out = args.out or paths.bundle
-    manifest = build_bundle(config, paths, out)
+    score = build_bundle(config, paths, out)["score"]
     write_kernel_metadata(config, args.kernel_folder)
     write_probe_metadata(config, args.kernel_folder.with_name("probe"))
-    size = sum(entry["bytes"] for entry in manifest["files"].values())
-    print(f"bundle in {out}: {len(manifest['files'])} files, {size / 1e6:.1f} MB")
+    sizes = sizes_of(out)
+    wheels = {name: size for name, size in sizes.items() if name.endswith(".whl")}
+    print(f"bundle in {out}: {len(sizes)} files, {sum(sizes.values()) / 1e6:.1f} MB")
+    print(f"  of which wheels {sum(wheels.values()) / 1e6:.1f} MB: {', '.join(sorted(wheels))}")
+    print(
+        f"  ships {score['model']}, out-of-fold A {score['per_exam']:.4f} B {score['global']:.4f}"
+    )
     print(f"kernel in {args.kernel_folder}")
+    return 0
+
+
+def _push_arguments(parser: argparse.ArgumentParser) -> None:
+    config_argument(parser)
+    parser.add_argument("--kernel-folder", type=Path, default=Path("kernels/submit"), metavar="DIR")
+    parser.add_argument("--dry-run", action="store_true", help="show what would be sent")
+    parser.add_argument("--submit", action="store_true", help="also submit to the competition")
+    parser.add_argument("--message", metavar="TEXT", help="of the dataset version and submission")
+
+
+def _push(args: argparse.Namespace) -> int:
+    from cspine_kit.ship.push import dry_run, push
+
+    config, paths = open_run(args)
+    if args.dry_run:
+        print(dry_run(config, paths, args.kernel_folder))
+        return 0
+    print(push(config, paths, args.kernel_folder, submitting=args.submit, message=args.message))
     return 0
 
 
@@ -45,6 +69,7 @@ def _kernel_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--competition", type=Path, metavar="DIR")
     parser.add_argument("--bundle", type=Path, metavar="DIR")
     parser.add_argument("--out", type=Path, metavar="FILE")
+    parser.add_argument("--hours", type=float, metavar="H", help="time limit; else the bundle's")
 
 
 def _kernel(args: argparse.Namespace) -> int:
@@ -60,7 +85,7 @@ def _kernel(args: argparse.Namespace) -> int:
         return 0
     if not (args.competition and args.bundle and args.out):
         raise ConfigError("kernel needs --competition, --bundle and --out, or --config")
-    report = run_kernel(args.competition, args.bundle, args.out)
+    report = run_kernel(args.competition, args.bundle, args.out, hours=args.hours)
     print(report.summary())
     return 0
 
@@ -240,6 +265,12 @@ VERBS = {
         f"cspine bundle {DEMO}",
         _bundle_arguments,
         _bundle,
+    ),
+    "push": Verb(
+        "bundle and kernel to Kaggle, wait, fetch and check the output; resumes, never sends twice",
+        "cspine push --config configs/rsna2022.yaml --dry-run",
+        _push_arguments,
+        _push,
     ),
     "kernel": Verb(
         "run the very inference that Kaggle runs",

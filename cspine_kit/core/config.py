@@ -138,21 +138,30 @@ class StackConfig(Section):
 
 
 class BundleConfig(Section):
-    """Names under which the bundle and the kernel go to Kaggle."""
+    """Names under which the bundle and the kernel go to Kaggle, and the wheels that travel."""
 
     owner: str
     dataset: str
     kernel: str
     license: str
-    wheels: tuple[str, ...]
-    pythons: tuple[str, ...]
+    wheels: tuple[
+        Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*==[0-9][0-9A-Za-z.]*$")], ...
+    ]
+    pythons: Annotated[
+        tuple[Annotated[str, Field(pattern=r"^3\.[0-9]+$")], ...], Field(min_length=1)
+    ]
+    glibc: Annotated[str, Field(pattern=r"^2\.[0-9]+$")]
 
 
 class KernelConfig(Section):
-    """How the offline kernel runs."""
+    """How the offline kernel runs, and what it gives up first when time runs short."""
 
     hours: Positive
+    reserve_minutes: Annotated[float, Field(ge=0.0)]
     batch_size: Count
+    views: Annotated[int, Field(ge=1, le=2)]
+    readers: Annotated[int, Field(ge=0)]
+    degrade: tuple[Literal["views", "folds", "members", "stride"], ...]
 
 
 class TrainingConfig(Section):

@@ -101,7 +101,7 @@ def decode_isolated(folder: str, name: str) -> NDArray[np.integer[Any]]:
         child = _Child()
     try:
         # A child stays in the folder it was started in; its parent may have moved since.
-        stored = child.ask(os.path.abspath(folder), name)
+        stored = child.ask(str(Path(folder).absolute()), name)
     except ValueError:
         _idle.append(child)
         raise

@@ -9,18 +9,16 @@ In: a finished run (`make oof`, `make stack`). Out: the bundle folder with `mani
 The folder is flat because the kaggle client skips sub-folders; the manifest maps flat names back.
 """
 
-import os
+import csv
+import math
 import shutil
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from cspine_kit import __version__
 from cspine_kit.core.anatomy import TARGETS
 from cspine_kit.core.config import Config, resolved_yaml
-from cspine_kit.core.errors import ArtifactError, ConfigError
+from cspine_kit.core.errors import ArtifactError
 from cspine_kit.core.metric import best_constant
 from cspine_kit.core.paths import RunPaths
 from cspine_kit.core.runs import (
@@ -33,68 +31,20 @@ from cspine_kit.core.runs import (
     write_json,
 )
 from cspine_kit.core.tables import read_table
+from cspine_kit.ship.service import (
+    CODE_FILE,
+    DATASET_METADATA,
+    KERNEL_METADATA,
+    check_names,
+    check_size,
+    dataset_metadata,
+    kernel_metadata,
+)
 from cspine_kit.vision.names import MODEL_FILE, VERTEBRA, WEIGHTS_FILE
 
 MANIFEST = "manifest.json"
 FORMAT = "cspine_kit bundle 1"
-SOURCE_ROOT = Path(__file__).resolve().parents[2]
 SEPARATOR = "__"
-SLUG_LIMITS, TITLE_LIMITS = (6, 50), (6, 50)
-"""Length limits of the dataset service (kaggle 2.2.4: `datasets create` refuses others)."""
-
-WHEEL_EPOCH = "315532800"
-"""SOURCE_DATE_EPOCH 1980-01-01: equal sources give an equal wheel."""
-
-
-def _source_files() -> list[Path]:
-    return sorted((SOURCE_ROOT / "cspine_kit").rglob("*.py"))
-
-
-def _build_kit_wheel(folder: Path) -> None:
-    """Build this kit's own wheel from a copy of its sources, so that the checkout stays clean."""
-    with tempfile.TemporaryDirectory() as scratch:
-        copy = Path(scratch) / "kit"
-        copy.mkdir()
-        for name in ("pyproject.toml", "README.md", "LICENSE"):
-            if not (SOURCE_ROOT / name).exists():
-                raise ArtifactError(
-                    f"{SOURCE_ROOT / name} is missing: a bundle is built from a source checkout"
-                )
-            shutil.copy(SOURCE_ROOT / name, copy)
-        ignore = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(SOURCE_ROOT / "cspine_kit", copy / "cspine_kit", ignore=ignore)
-        command = ["wheel", str(copy), "--no-deps", "--no-build-isolation", "-q", "-w", str(folder)]
-        _pip(command, {"SOURCE_DATE_EPOCH": WHEEL_EPOCH})
-
-
-def _download_wheels(config: Config, folder: Path) -> None:
-    """Fetch the binary wheels Kaggle's image lacks, for each target Python."""
-    for python in config.bundle.pythons if config.bundle.wheels else ():
-        _pip(
-            [
-                *("download", "--no-deps", "--only-binary=:all:", "-q", "-d", str(folder)),
-                *("--python-version", python, "--implementation", "cp"),
-                *("--platform", "manylinux_2_28_x86_64", "--platform", "manylinux2014_x86_64"),
-                *config.bundle.wheels,
-            ]
-        )
-
-
-def _pip(arguments: list[str], extra: dict[str, str] | None = None) -> None:
-    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments]
-    done = subprocess.run(
-        command, env={**os.environ, **(extra or {})}, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise ArtifactError(f"pip {arguments[0]} failed: {done.stderr.strip()[-500:]}")
-
-
-def _check_names(config: Config) -> None:
-    bundle = config.bundle
-    for key, slug in (("dataset", bundle.dataset), ("kernel", bundle.kernel)):
-        low, high = SLUG_LIMITS
-        if not low <= len(slug) <= high:
-            raise ConfigError(f"bundle.{key} {slug!r} must have {low}..{high} characters")
 
 
 def _priors(config: Config, paths: RunPaths) -> dict[str, float]:
@@ -105,17 +55,44 @@ def _priors(config: Config, paths: RunPaths) -> dict[str, float]:
     return {target: float(p) for target, p in zip(TARGETS, constant, strict=True)}
 
 
-def _contents(config: Config, paths: RunPaths) -> dict[str, Path]:
-    """Files of the run that travel, by their place in the bundle's tree.
+def _score(config: Config, paths: RunPaths) -> dict[str, Any]:
+    """Out-of-fold score of the model that ships, of exactly this run.
 
     Raises:
-        ArtifactError: a model or the stack's out-of-fold score is missing.
+        ArtifactError: no score, no finite one, or one of other tables or another config.
     """
+    from cspine_kit.stack.pipeline import stack_key
+
     scores = paths.stack / "scores.csv"
     if not scores.exists():
         raise ArtifactError(
             f"{scores} is missing: a bundle needs its out-of-fold score (make stack)"
         )
+    if not is_fresh(scores, stack_key(config, paths)):
+        raise ArtifactError(
+            f"{scores} is the score of other tables or of another config; run make stack again"
+        )
+    with scores.open(newline="") as handle:
+        shipped = [row for row in csv.DictReader(handle) if row.get("ships") == "True"]
+    try:
+        [row] = shipped
+        values = {form: float(row[form] or "nan") for form in ("per_exam", "global")}
+    except (KeyError, ValueError) as error:
+        raise ArtifactError(
+            f"{scores} must score exactly one model that ships, it has {len(shipped)} "
+            f"({error}); run make stack again"
+        ) from error
+    if not all(math.isfinite(value) for value in values.values()):
+        raise ArtifactError(f"{scores}: the score of {row['model']} is not finite: {values}")
+    return {"model": row["model"], **values}
+
+
+def _contents(config: Config, paths: RunPaths) -> dict[str, Path]:
+    """Files of the run that travel, by their place in the bundle's tree.
+
+    Raises:
+        ArtifactError: a model is missing.
+    """
     files = {}
     for member in (VERTEBRA, *config.members):
         for fold in range(config.folds.n):
@@ -131,35 +108,36 @@ def _contents(config: Config, paths: RunPaths) -> dict[str, Path]:
     return files
 
 
-def bundle_key(config: Config, files: dict[str, Path]) -> str:
-    """Fingerprint of everything a bundle holds."""
-    sources = {str(p.relative_to(SOURCE_ROOT)): file_hash(p) for p in _source_files()}
-    return fingerprint(FORMAT, config, sources, {n: file_hash(p) for n, p in files.items()})
-
-
 def build_bundle(config: Config, paths: RunPaths, out: Path) -> dict[str, Any]:
     """Write the bundle unless it is there with the same content; returns its manifest.
 
     Raises:
-        ArtifactError: the run is not finished, or a wheel cannot be had.
-        ConfigError: a name the service would refuse.
+        ArtifactError: the run is not finished or has no out-of-fold score, a wheel cannot be had or
+            does not fit, a file looks like a credential, or the bundle that is there was changed.
+        ConfigError: a name or license the service would refuse.
     """
-    _check_names(config)
-    files = _contents(config, paths)
-    key = bundle_key(config, files)
+    from cspine_kit.ship.secrets import refuse_secrets
+    from cspine_kit.ship.wheelhouse import SOURCE_ROOT, check_wheels, fill_wheelhouse, kit_sources
+
+    check_names(config)
+    score, files, priors = _score(config, paths), _contents(config, paths), _priors(config, paths)
+    refuse_secrets([*files.values(), *kit_sources()])
+    sources = {str(p.relative_to(SOURCE_ROOT)): file_hash(p) for p in kit_sources()}
+    held = {place: file_hash(path) for place, path in files.items()}
+    key = fingerprint(FORMAT, config, sources, held, priors, score)
     if is_fresh(out, key):
-        return dict(read_json(out / MANIFEST))
+        return verify_bundle(out)
     if out.exists() and stored_key(out) is None and any(out.iterdir()):
         raise ArtifactError(f"{out} is not empty and is no finished bundle; name another folder")
     with publish(out, key) as folder:
         folder.mkdir(parents=True)
-        for place, source in files.items():
-            shutil.copy(source, folder / place.replace("/", SEPARATOR))
-        (folder / "config.yaml").write_text(resolved_yaml(config))
-        write_json(folder / "priors.json", _priors(config, paths))
-        _build_kit_wheel(folder)
-        _download_wheels(config, folder)
         places = {place.replace("/", SEPARATOR): place for place in files}
+        for name, place in places.items():
+            shutil.copyfile(files[place], folder / name)
+        (folder / "config.yaml").write_text(resolved_yaml(config))
+        write_json(folder / "priors.json", priors)
+        fill_wheelhouse(config.bundle, folder)
+        check_wheels(config.bundle, folder)
         listed = {
             path.name: {
                 "place": places.get(path.name, path.name),
@@ -168,41 +146,92 @@ def build_bundle(config: Config, paths: RunPaths, out: Path) -> dict[str, Any]:
             }
             for path in sorted(folder.iterdir())
         }
-        manifest = {"format": FORMAT, "kit": __version__, "name": config.name, "files": listed}
+        manifest = {
+            "format": FORMAT,
+            "kit": __version__,
+            "name": config.name,
+            "score": score,
+            "files": listed,
+        }
         write_json(folder / MANIFEST, manifest)
-        write_json(
-            folder / "dataset-metadata.json",
-            {
-                "id": f"{config.bundle.owner}/{config.bundle.dataset}",
-                "title": config.bundle.dataset.replace("-", " "),
-                "licenses": [{"name": config.bundle.license}],
-            },
-        )
+        write_json(folder / DATASET_METADATA, dataset_metadata(config))
+        check_size(sizes_of(folder))
     return manifest
 
 
+def sizes_of(bundle: Path) -> dict[str, int]:
+    """Bytes of each file that would be uploaded: everything but the metadata file."""
+    files = (path for path in sorted(bundle.iterdir()) if path.name != DATASET_METADATA)
+    return {path.name: path.stat().st_size for path in files}
+
+
 def write_kernel_metadata(config: Config, folder: Path) -> None:
-    """Write `kernel-metadata.json` beside submit.py: private, offline, GPU, T4."""
-    bundle = config.bundle
-    write_json(
-        folder / "kernel-metadata.json",
-        {
-            "id": f"{bundle.owner}/{bundle.kernel}",
-            "title": bundle.kernel.replace("-", " "),
-            "code_file": "submit.py",
-            "language": "python",
-            "kernel_type": "script",
-            "is_private": True,
-            "enable_gpu": True,
-            "enable_tpu": False,
-            "enable_internet": False,
-            "machine_shape": "NvidiaTeslaT4",
-            "dataset_sources": [f"{bundle.owner}/{bundle.dataset}"],
-            "competition_sources": [config.competition.slug],
-            "kernel_sources": [],
-            "model_sources": [],
-        },
-    )
+    """Write `kernel-metadata.json` beside submit.py, where it does not say the same already.
+
+    Raises:
+        ArtifactError: the folder holds no submit.py.
+    """
+    if not (folder / CODE_FILE).is_file():
+        raise ArtifactError(f"{folder / CODE_FILE} is missing; name the folder of the kernel")
+    metadata, path = kernel_metadata(config), folder / KERNEL_METADATA
+    if not path.exists() or read_json(path) != metadata:
+        write_json(path, metadata)
+
+
+def read_manifest(bundle: Path) -> dict[str, Any]:
+    """The manifest of a bundle.
+
+    Raises:
+        ArtifactError: there is none, or it is of another format.
+    """
+    path = bundle / MANIFEST
+    if not path.exists():
+        raise ArtifactError(f"{bundle} holds no {MANIFEST}; is it a bundle of this kit?")
+    try:
+        manifest = read_json(path)
+        known = manifest["format"] == FORMAT and isinstance(manifest["files"], dict)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{path} is no manifest: {type(error).__name__}: {error}") from error
+    if not known:
+        raise ArtifactError(f"{path}: format {manifest['format']!r} is not known")
+    return dict(manifest)
+
+
+def check_file(bundle: Path, name: str, entry: dict[str, Any]) -> Path:
+    """The path of one listed file, whose bytes are what the manifest says.
+
+    Raises:
+        ArtifactError: it is missing, or it changed under its hash.
+    """
+    path = bundle / name
+    if Path(name).name != name or not path.is_file():
+        raise ArtifactError(f"bundle file {path} is missing; build and upload the bundle again")
+    if file_hash(path) != entry["sha256"]:
+        raise ArtifactError(
+            f"bundle file {path} is not what the manifest's hash says: it changed after the bundle "
+            f"was built; remove {bundle} and build it again (make kernel)"
+        )
+    return path
+
+
+def verify_bundle(bundle: Path) -> dict[str, Any]:
+    """Check every file of a bundle on this machine before it is used again or sent.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        ArtifactError: a file is missing, changed, or was put there by someone else (it would be
+            uploaded unhashed).
+    """
+    manifest = read_manifest(bundle)
+    for name, entry in manifest["files"].items():
+        check_file(bundle, name, entry)
+    known = {*manifest["files"], MANIFEST, DATASET_METADATA}
+    strangers = sorted(path.name for path in bundle.iterdir() if path.name not in known)
+    if strangers:
+        raise ArtifactError(f"{bundle} holds files that are not of the bundle: {strangers[:5]}")
+    return manifest
 
 
 def open_bundle(bundle: Path, scratch: Path) -> Path:
@@ -211,17 +240,8 @@ def open_bundle(bundle: Path, scratch: Path) -> Path:
     Raises:
         ArtifactError: no manifest, a missing file, or bytes that are not what the manifest says.
     """
-    if not (bundle / MANIFEST).exists():
-        raise ArtifactError(f"{bundle} holds no {MANIFEST}; is it a bundle of this kit?")
-    manifest = read_json(bundle / MANIFEST)
-    if manifest.get("format") != FORMAT:
-        raise ArtifactError(f"{bundle / MANIFEST}: format {manifest.get('format')!r} is not known")
-    for name, entry in manifest["files"].items():
-        source = bundle / name
-        if Path(name).name != name or not source.is_file():
-            raise ArtifactError(f"bundle file {source} is missing; upload the bundle again")
-        if file_hash(source) != entry["sha256"]:
-            raise ArtifactError(f"bundle file {source} is not what the manifest's hash says")
+    for name, entry in read_manifest(bundle)["files"].items():
+        source = check_file(bundle, name, entry)
         target = (scratch / entry["place"]).resolve()
         if not target.is_relative_to(scratch.resolve()):
             raise ArtifactError(f"bundle file {name} wants to lie outside: {entry['place']!r}")

@@ -6,21 +6,27 @@ In: a competition folder and a bundle. Out: `submission.csv`, `kernel_log.jsonl`
     report = run_kernel(Path("/kaggle/input/..."), bundle, Path("submission.csv"))
 
 A complete submission of priors is written before anything heavy and replaced atomically as studies
-finish. A study that fails keeps its priors and costs no other; the log says why.
+finish. Processes read ahead (`reading`), one thread for each device runs the networks (`worker`),
+the governor keeps the time. A study that fails costs no other; the log says why.
 """
 
-import json
+import contextlib
+import signal
 import tempfile
+import threading
 import time
-from dataclasses import asdict, dataclass, field
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import FrameType
 
 import pandas as pd
 from tqdm import tqdm
 
 from cspine_kit.core.anatomy import TARGETS
-from cspine_kit.core.config import Config, load_config
-from cspine_kit.core.errors import CSpineError, DataError
+from cspine_kit.core.config import Config
+from cspine_kit.core.execution import usable_cores
 from cspine_kit.core.paths import Competition, is_safe_uid
 from cspine_kit.core.runs import (
     file_hash,
@@ -31,163 +37,264 @@ from cspine_kit.core.runs import (
     read_json,
     write_json,
 )
-from cspine_kit.data.dicom import read_study
-from cspine_kit.data.volumes import Volume, make_volume
+from cspine_kit.data.dicom import list_files
 from cspine_kit.ship.bundle import MANIFEST, open_bundle
-from cspine_kit.ship.submission import prior_probs, read_wanted_rows, write_submission
-from cspine_kit.vision.names import VERTEBRA
+from cspine_kit.ship.governor import Governor
+from cspine_kit.ship.kernel_log import KernelLog
+from cspine_kit.ship.reading import ReadAhead, cause_of
+from cspine_kit.ship.submission import (
+    listed_rows,
+    prior_probs,
+    read_submission,
+    write_submission,
+)
+from cspine_kit.ship.worker import SOURCES, Answer, Worker, answers
 
 PUBLIC_PRIORS = dict(
     zip(TARGETS, (0.103, 0.193, 0.051, 0.075, 0.110, 0.184, 0.256, 0.531), strict=True)
 )
 """Best constants of form A on the real train.csv, for a bundle whose own cannot be read."""
 
+WRITE_EVERY_S = 1.0
+"""The submission is replaced this often at most while studies finish."""
 
-@dataclass
-class KernelLog:
-    """Append-only JSON lines: one event per study and per fault, flushed as they happen."""
+RESERVE_SHARE = 0.05
+"""The reserve takes no more than this share of a short time limit."""
 
-    path: Path
-    counts: dict[str, int] = field(default_factory=dict)
 
-    def write(self, event: str, **details: object) -> None:
-        """Append one event."""
-        self.counts[event] = self.counts.get(event, 0) + 1
-        line = json.dumps({"event": event, "time": round(time.time(), 3), **details}, default=str)
-        with self.path.open("a") as handle:
-            handle.write(line + "\n")
+class Stopped(BaseException):
+    """SIGTERM arrived: what is finished is written, and the run ends well."""
 
 
 @dataclass(frozen=True)
 class KernelReport:
-    """How a kernel run ended."""
+    """How a kernel run ended: studies by source, and why some are not from the image chain."""
 
     rows: int
-    from_models: int
-    from_priors: dict[str, str]
+    sources: dict[str, int]
+    causes: dict[str, str]
     seconds: float
+    stopped: str | None = None
 
     def summary(self) -> str:
-        """One line for the console, and the first causes of missing studies."""
-        line = (
-            f"{self.rows} rows: {self.from_models} studies from the models, "
-            f"{len(self.from_priors)} from the priors, {self.seconds:.1f} s"
-        )
-        causes = [f"  {uid}: {cause}" for uid, cause in list(self.from_priors.items())[:5]]
-        return "\n".join([line, *causes])
+        """One line for the console, and the first causes of fallbacks."""
+        counts = ", ".join(f"{self.sources[s]} {s}" for s in SOURCES if self.sources.get(s))
+        line = f"{self.rows} rows; studies by source: {counts}; {self.seconds:.1f} s"
+        causes = [f"  {uid}: {cause}" for uid, cause in list(self.causes.items())[:5]]
+        return "\n".join([line, *([f"stopped: {self.stopped}"] if self.stopped else []), *causes])
 
 
-class Ensemble:
-    """Every fold chain of a bundle: vertebra k -> crops k -> members k -> statistics -> boosters k.
+class Submission:
+    """The rows wanted, their probabilities so far, and the file that always holds them all."""
 
-    torch and LightGBM are imported when an ensemble is loaded, not with this module: priors must be
-    on disk before anything heavy starts.
-    """
-
-    def __init__(self, root: Path) -> None:
-        """Load every model below `root`, a tree laid out by `open_bundle`."""
-        from cspine_kit.stack.booster import Stack
-        from cspine_kit.vision.model import load_model
-        from cspine_kit.vision.predict import set_device_threads
-
-        self.config: Config = load_config(root / "config.yaml")
-        device = set_device_threads(self.config)
-        folds = range(self.config.folds.n)
-        self.vertebra = [
-            load_model(root / "models" / VERTEBRA / f"fold_{k}").to(device) for k in folds
-        ]
-        self.members = {
-            name: [load_model(root / "models" / name / f"fold_{k}").to(device) for k in folds]
-            for name in self.config.members
+    def __init__(self, wanted: pd.DataFrame, probs: pd.Series, out: Path, log: KernelLog) -> None:
+        self.wanted, self.probs, self.out, self.log = wanted, probs, out, log
+        self.rows_of = {
+            str(uid): group.index for uid, group in wanted.groupby("study_uid", sort=False)
         }
-        self.stack = Stack.load(root / "stack" / "models")
+        self._written_s = -WRITE_EVERY_S
 
-    def levels(self, volume: Volume) -> list[pd.DataFrame]:
-        """The seven ordered levels of a study by each fold's vertebra model."""
-        from cspine_kit.vision.predict import decode_study, predict_vertebra
+    def put(self, study_uid: str, probs: pd.Series) -> None:
+        """Take the probabilities of one study by target; unknown prediction types stay."""
+        rows = self.rows_of[study_uid]
+        known = rows[self.wanted.loc[rows, "target"].isin(TARGETS)]
+        self.probs.loc[known] = self.wanted.loc[known, "target"].map(probs)
+        if time.monotonic() - self._written_s >= WRITE_EVERY_S:
+            self.write()
 
-        batch = self.config.kernel.batch_size
-        return [decode_study(predict_vertebra(m, volume, batch), volume) for m in self.vertebra]
-
-    def tables(self, volume: Volume) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Slice rows of all members and folds, and the crops, of one study (fold -1)."""
-        from cspine_kit.vision.predict import predict_fracture
-
-        slices, crops = [], []
-        for fold, levels in enumerate(self.levels(volume)):
-            crops.append(levels.assign(study_uid=volume.study_uid, model_fold=fold))
-            for name, models in self.members.items():
-                rows = predict_fracture(models[fold], volume, levels, self.config.kernel.batch_size)
-                slices.append(
-                    rows.assign(member=name, study_uid=volume.study_uid, model_fold=fold, fold=-1)
-                )
-        return pd.concat(slices, ignore_index=True), pd.concat(crops, ignore_index=True)
-
-    def predict(self, volume: Volume) -> pd.DataFrame:
-        """Predictions of the stack and of every named baseline (contract `predictions`)."""
-        from cspine_kit.stack.aggregate import aggregate
-
-        return self.stack.predict_all(aggregate(*self.tables(volume)))
-
-
-def load_volume(folder: Path, study_uid: str, config: Config) -> tuple[Volume, tuple[str, ...]]:
-    """Read one study and make the volume the networks see; also the reader's problem codes."""
-    study = read_study(folder, study_uid)
-    return make_volume(study, config.cache), study.problems
+    def write(self) -> None:
+        """Replace the file atomically; where that fails, the complete one before it stands."""
+        try:
+            write_submission(self.wanted, self.probs, self.out)
+        except OSError as error:
+            self.log.write("fault", stage="write", cause=cause_of(error))
+        self._written_s = time.monotonic()
 
 
 def _priors(bundle: Path, log: KernelLog) -> dict[str, float]:
     try:
         return {t: float(p) for t, p in read_json(bundle / "priors.json").items()}
     except (OSError, ValueError, AttributeError, TypeError) as error:
-        log.write("priors_unreadable", cause=f"{type(error).__name__}: {error}")
+        log.write("fault", stage="priors", cause=cause_of(error))
         return PUBLIC_PRIORS
 
 
-def _cause(error: Exception) -> str:
-    return str(error) if isinstance(error, CSpineError) else f"{type(error).__name__}: {error}"
-
-
-def _load(bundle: Path, scratch: Path, log: KernelLog) -> Ensemble | str:
-    """The ensemble, or why there is none (then the priors stand)."""
-    try:
-        return Ensemble(open_bundle(bundle, scratch))
-    except Exception as error:  # noqa: BLE001 - without models the priors still stand
-        cause = f"no models: {_cause(error)}"
-        log.write("models_unusable", cause=cause)
-        return cause
-
-
-def _predict_study(
-    ensemble: Ensemble, competition: Competition, uid: str, log: KernelLog
-) -> pd.DataFrame | str:
-    """Predictions of one study, or why it keeps its priors; never stops the others."""
-    start = time.monotonic()
-    try:
+def _folders(
+    competition: Competition, uids: Sequence[str]
+) -> tuple[dict[str, Path], dict[str, str]]:
+    """Folder of every study that has one, and why the others have none."""
+    folders, causes = {}, {}
+    for uid in uids:
         if not is_safe_uid(uid):
-            raise DataError(f"study id {uid!r} is not digits and dots; refused as a path")
-        folder = competition.images("test", uid)
-        if not folder.is_dir():
-            raise DataError(f"study {uid}: there is no folder {folder}")
-        volume, problems = load_volume(folder, uid, ensemble.config)
-        read_s = time.monotonic() - start
-        predictions = ensemble.predict(volume)
-        if not predictions["prob"].between(0, 1, inclusive="neither").all():
-            raise DataError(f"study {uid}: a probability outside (0, 1)")
-    except Exception as error:  # noqa: BLE001 - the other studies must still be predicted
-        cause = _cause(error)
-        log.write("study_from_priors", study_uid=uid, cause=cause)
-        return cause
+            causes[uid] = f"study id {uid!r} is not digits and dots; refused as a path"
+        elif not competition.images("test", uid).is_dir():
+            causes[uid] = f"study {uid}: there is no folder {competition.images('test', uid)}"
+        else:
+            folders[uid] = competition.images("test", uid)
+    return folders, causes
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """SIGTERM raises `Stopped` in the main thread."""
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        raise Stopped
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _answers(
+    competition: Competition,
+    uids: Sequence[str],
+    bundle: Path,
+    scratch: Path,
+    log: KernelLog,
+    *,
+    started_s: float,
+    hours: float | None,
+) -> Iterator[Answer]:
+    """One answer for every study; torch and LightGBM are first imported here."""
+    folders, causes = _folders(competition, uids)
+    for uid, cause in causes.items():
+        yield Answer(uid, "priors", cause=cause)
+    files = {uid: len(list_files(folder)) for uid, folder in folders.items()}
+    try:
+        from cspine_kit.ship.ensemble import Ensemble
+        from cspine_kit.vision.predict import devices, set_device_threads
+
+        root = open_bundle(bundle, scratch / "bundle")
+        ensembles = [Ensemble(root, device) for device in devices()]
+        config = ensembles[0].config
+        set_device_threads(config)
+    except Exception as error:  # noqa: BLE001 - without models the priors still stand
+        cause = f"no models: {cause_of(error)}"
+        log.write("models_unusable", cause=cause)
+        yield from (Answer(uid, "priors", cause=cause) for uid in folders)
+        return
+    limit_s = 3600.0 * (hours or config.kernel.hours)
+    reserve_s = min(60.0 * config.kernel.reserve_minutes, RESERVE_SHARE * limit_s)
+    readers = config.kernel.readers or max(1, usable_cores() - 1)
+    governor = Governor(
+        ensembles[0].efforts,
+        deadline_s=started_s + limit_s - reserve_s,
+        files=sum(files.values()),
+        studies=len(files),
+        readers=readers,
+        networks=len(ensembles),
+    )
+    log.write(
+        "bundle",
+        name=config.name,
+        devices=devices(),
+        readers=readers,
+        efforts=[str(effort) for effort in governor.efforts],
+        seconds_left=round(governor.left_s, 1),
+    )
+    workers = [Worker(ensemble, governor, folders, files) for ensemble in ensembles]
+    with ReadAhead(folders, config.cache, scratch, readers=readers) as readings:
+        full = str(governor.efforts[0])
+        for answer in answers(workers, readings, len(folders)):
+            effort = str(answer.details.get("effort", full))
+            if effort != full:
+                full = effort
+                log.write("degraded", what=effort, seconds_left=round(governor.left_s, 1))
+            yield answer
+
+
+def run_kernel(
+    competition_dir: Path,
+    bundle: Path,
+    out: Path,
+    *,
+    hours: float | None = None,
+    spent_s: float = 0.0,
+) -> KernelReport:
+    """Predict every row of test.csv and write a valid submission, whatever happens on the way.
+
+    Args:
+        competition_dir: folder with test.csv and test_images/.
+        bundle: folder that `build_bundle` wrote.
+        out: the submission; `kernel_log.jsonl` and `predictions.parquet` go beside it.
+        hours: time limit; by default the bundle's `kernel.hours`.
+        spent_s: seconds of it that were spent before this call.
+
+    Raises:
+        DataError: test.csv itself cannot be used; nothing else ends a run.
+    """
+    started = time.monotonic()
+    competition = Competition(competition_dir)
+    wanted, mismatch = listed_rows(competition.test_csv, competition.sample_submission_csv)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    log = KernelLog(out.with_name("kernel_log.jsonl"))
+    with contextlib.suppress(OSError):
+        log.path.unlink(missing_ok=True)
+    submission = Submission(wanted, prior_probs(wanted, _priors(bundle, log)), out, log)
+    submission.write()
+    log.write("priors_written", rows=len(wanted))
+    if mismatch:
+        log.write("fault", stage="listing", cause=mismatch)
+    tables: list[pd.DataFrame] = []
+    sources: Counter[str] = Counter()
+    causes: dict[str, str] = {}
+    stopped = None
+    # Readers may still be writing when the folder goes.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch, _stoppable():
+        stream = _answers(
+            competition,
+            list(submission.rows_of),
+            bundle,
+            Path(scratch),
+            log,
+            started_s=started - spent_s,
+            hours=hours,
+        )
+        try:
+            for answer in tqdm(stream, total=len(submission.rows_of), desc="kernel", unit="study"):
+                sources[answer.source] += 1
+                _note(answer, log, causes)
+                if answer.probs is not None:
+                    submission.put(answer.study_uid, answer.probs)
+                if answer.table is not None:
+                    tables.append(answer.table)
+        except Stopped:
+            stopped = "SIGTERM"
+            log.write("stopped", cause=stopped, studies=sum(sources.values()))
+        finally:
+            submission.write()
+    read_submission(out, wanted["row_id"])
+    if tables:
+        try:
+            with publish(out.with_name("predictions.parquet")) as temporary:
+                pd.concat(tables, ignore_index=True).to_parquet(temporary, index=False)
+        except OSError as error:
+            log.write("fault", stage="predictions", cause=cause_of(error))
+    seconds = time.monotonic() - started
+    report = KernelReport(len(wanted), dict(sources), causes, seconds, stopped)
+    log.write("end", studies=len(submission.rows_of), sources=report.sources, seconds=seconds)
+    return report
+
+
+def _note(answer: Answer, log: KernelLog, causes: dict[str, str]) -> None:
+    """Write a study and its faults to the log."""
+    if answer.cause is not None:
+        causes[answer.study_uid] = answer.cause
+    for stage, cause in answer.faults.items():
+        log.write("fault", study_uid=answer.study_uid, stage=stage, cause=cause)
     log.write(
         "study",
-        study_uid=uid,
-        source="models",
-        problems=problems,
-        slices=len(volume.z_mm),
-        read_s=round(read_s, 3),
-        total_s=round(time.monotonic() - start, 3),
+        study_uid=answer.study_uid,
+        source=answer.source,
+        **({"cause": answer.cause} if answer.cause is not None else {}),
+        **answer.details,
     )
-    return predictions
 
 
 def run_kernel_of(config: Config, bundle: Path, out: Path) -> str:
@@ -206,52 +313,6 @@ def run_kernel_of(config: Config, bundle: Path, out: Path) -> str:
     if out.exists() and is_fresh(marker, key) and read_json(marker)["sha256"] == file_hash(out):
         return f"{out} is up to date"
     report = run_kernel(competition.root, bundle, out)
-    write_json(marker, {**asdict(report), "sha256": file_hash(out)}, key)
+    if report.stopped is None:
+        write_json(marker, {**asdict(report), "sha256": file_hash(out)}, key)
     return report.summary()
-
-
-def run_kernel(competition_dir: Path, bundle: Path, out: Path) -> KernelReport:
-    """Predict every row of test.csv and write a valid submission, whatever happens on the way.
-
-    Args:
-        competition_dir: folder with test.csv and test_images/.
-        bundle: folder that `build_bundle` wrote.
-        out: the submission; `kernel_log.jsonl` and `predictions.parquet` go beside it.
-
-    Raises:
-        DataError: test.csv itself cannot be used; nothing else ends a run.
-    """
-    start = time.monotonic()
-    competition = Competition(competition_dir)
-    wanted = read_wanted_rows(competition.test_csv)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    log = KernelLog(out.with_name("kernel_log.jsonl"))
-    log.path.unlink(missing_ok=True)
-    probs = prior_probs(wanted, _priors(bundle, log))
-    write_submission(wanted, probs, out)
-    log.write("priors_written", rows=len(wanted))
-    rows_of = {str(uid): group.index for uid, group in wanted.groupby("study_uid", sort=False)}
-    from_priors: dict[str, str] = {}
-    tables: list[pd.DataFrame] = []
-    with tempfile.TemporaryDirectory() as scratch:
-        ensemble = _load(bundle, Path(scratch), log)
-        for uid, rows in tqdm(rows_of.items(), desc="kernel", unit="study"):
-            if isinstance(ensemble, str):
-                from_priors[uid] = ensemble
-                continue
-            predictions = _predict_study(ensemble, competition, uid, log)
-            if isinstance(predictions, str):
-                from_priors[uid] = predictions
-                continue
-            shipped = predictions[predictions["model"] == ensemble.stack.ships]
-            probability = shipped.set_index("target")["prob"]
-            known = rows[wanted.loc[rows, "target"].isin(TARGETS)]
-            probs.loc[known] = wanted.loc[known, "target"].map(probability)
-            write_submission(wanted, probs, out)
-            tables.append(predictions)
-    if tables:
-        with publish(out.with_name("predictions.parquet")) as temporary:
-            pd.concat(tables, ignore_index=True).to_parquet(temporary, index=False)
-    report = KernelReport(len(wanted), len(tables), from_priors, time.monotonic() - start)
-    log.write("end", studies=len(rows_of), from_models=len(tables), seconds=report.seconds)
-    return report

@@ -18,7 +18,7 @@ from cspine_kit.core.anatomy import LEVELS
 from cspine_kit.core.runs import publish
 from cspine_kit.data.volumes import Volume
 from cspine_kit.ship.bundle import open_bundle
-from cspine_kit.ship.kernel import Ensemble, load_volume
+from cspine_kit.ship.reading import load_volume
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,12 @@ def study_levels(folder: Path, bundle: Path) -> StudyLevels:
         StudyError: nothing in the folder can be read, or no slice shows a cervical level.
         ArtifactError: the bundle is damaged.
     """
+    from cspine_kit.ship.ensemble import Ensemble
     from cspine_kit.vision.predict import decode_study, predict_vertebra
 
     with tempfile.TemporaryDirectory() as scratch:
         ensemble = Ensemble(open_bundle(bundle, Path(scratch)))
-        volume, problems = load_volume(folder, folder.name, ensemble.config)
+        volume, problems = load_volume(folder, folder.name, ensemble.config.cache)
         batch = ensemble.config.kernel.batch_size
         rows = [predict_vertebra(model, volume, batch) for model in ensemble.vertebra]
     mean = sum(frame.to_numpy(dtype=np.float64) for frame in rows) / len(rows)

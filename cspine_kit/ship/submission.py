@@ -55,6 +55,30 @@ def read_wanted_rows(test_csv: Path) -> pd.DataFrame:
     return wanted.drop_duplicates("row_id", ignore_index=True)
 
 
+def listed_rows(test_csv: Path, sample_csv: Path) -> tuple[pd.DataFrame, str | None]:
+    """Rows of test.csv, then rows that only sample_submission.csv has; and how the two differ.
+
+    Raises:
+        DataError: test.csv cannot be used (a sample that cannot be read is only a difference).
+    """
+    wanted = read_wanted_rows(test_csv)
+    if not sample_csv.exists():
+        return wanted, None
+    try:
+        ids = _read_csv(sample_csv, "sample submission")["row_id"].drop_duplicates()
+    except (DataError, KeyError) as error:
+        return wanted, f"{sample_csv} cannot be used: {error}"
+    extra, lost = ids[~ids.isin(wanted["row_id"])], wanted["row_id"][~wanted["row_id"].isin(ids)]
+    if extra.empty and lost.empty:
+        return wanted, None
+    parts = [(row, *(*row.split("_", 1), "")[:2]) for row in extra]
+    rows = pd.concat([wanted, pd.DataFrame(parts, columns=wanted.columns)], ignore_index=True)
+    return rows, (
+        f"only in {sample_csv.name}: {len(extra)} rows ({_shown(extra)}); "
+        f"only in {test_csv.name}: {len(lost)} ({_shown(lost)}); all are predicted"
+    )
+
+
 def write_submission(wanted: pd.DataFrame, probs: pd.Series, path: Path) -> None:
     """Write exactly the wanted rows, atomically; `probs` has one value per wanted row, in order."""
     values = np.asarray(probs, dtype=np.float64)

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import lightgbm as lgb
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -39,7 +38,7 @@ from cspine_kit.stack.blend import blend, greedy_weights, plain_weights, search_
 from cspine_kit.stack.calibrate import Finish, fit_finish, shift_prior
 from cspine_kit.stack.design import FeatureTable, level_design, overall_design
 from cspine_kit.stack.head import Head, Task, fit_head
-from cspine_kit.stack.linear import Ridge, one_blas_thread
+from cspine_kit.stack.linear import one_blas_thread
 from cspine_kit.stack.search import search
 from cspine_kit.stack.segments import FloatArray, IntArray
 from cspine_kit.stack.units import N_LEVELS, SHOWN
@@ -150,16 +149,10 @@ class Stack:
         with publish(folder) as temporary:
             temporary.mkdir()
             for k, heads in self.folds.items():
-                folds[str(k)] = {}
-                for name, head in (("level", heads.level), ("overall", heads.overall)):
-                    files = [f"fold_{k}_{name}_{s}.txt" for s in range(len(head.boosters))]
-                    for file, booster in zip(files, head.boosters, strict=True):
-                        (temporary / file).write_text(booster.model_to_string())
-                    folds[str(k)][name] = {
-                        "ridge": head.ridge.to_json(),
-                        "boosters": files,
-                        "notes": head.notes,
-                    }
+                folds[str(k)] = {
+                    name: head.save(temporary, f"fold_{k}_{name}")
+                    for name, head in (("level", heads.level), ("overall", heads.overall))
+                }
                 folds[str(k)]["finish"] = heads.finish.to_json()
                 folds[str(k)]["blends"] = heads.blends
             meta: dict[str, Any] = {
@@ -181,13 +174,12 @@ class Stack:
             raise ArtifactError(f"no stack.json in {folder}; run make stack first")
         raw = read_json(folder / "stack.json")
 
-        def head(value: dict[str, Any]) -> Head:
-            boosters = [lgb.Booster(model_str=(folder / f).read_text()) for f in value["boosters"]]
-            return Head(Ridge.from_json(value["ridge"]), tuple(boosters), value["notes"])
-
         folds = {
             int(k): FoldHeads(
-                head(v["level"]), head(v["overall"]), Finish.from_json(v["finish"]), v["blends"]
+                Head.load(folder, v["level"]),
+                Head.load(folder, v["overall"]),
+                Finish.from_json(v["finish"]),
+                v["blends"],
             )
             for k, v in raw["folds"].items()
         }

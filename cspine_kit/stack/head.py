@@ -12,6 +12,7 @@ valid choice and often the right one on a few hundred rows.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import lightgbm as lgb
@@ -78,6 +79,19 @@ class Head:
         raw = [b.predict(matrix, raw_score=True, num_threads=1) for b in self.boosters]
         probs: FloatArray = np.mean([sigmoid(line + np.asarray(r)) for r in raw], axis=0)
         return probs
+
+    def save(self, folder: Path, stem: str) -> dict[str, Any]:
+        """Write each booster as LightGBM text into `folder`; returns the rest as plain values."""
+        files = [f"{stem}_{s}.txt" for s in range(len(self.boosters))]
+        for file, booster in zip(files, self.boosters, strict=True):
+            (folder / file).write_text(booster.model_to_string())
+        return {"ridge": self.ridge.to_json(), "boosters": files, "notes": self.notes}
+
+    @classmethod
+    def load(cls, folder: Path, value: dict[str, Any]) -> "Head":
+        """Inverse of `save`."""
+        boosters = [lgb.Booster(model_str=(folder / f).read_text()) for f in value["boosters"]]
+        return cls(Ridge.from_json(value["ridge"]), tuple(boosters), value["notes"])
 
 
 def _parameters(config: StackConfig, design: Design, seed: int) -> dict[str, Any]:

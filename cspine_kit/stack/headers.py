@@ -16,18 +16,17 @@ to the best in both.
 """
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from cspine_kit.core.anatomy import LEVELS, OVERALL, TARGETS
+from cspine_kit.core.anatomy import OVERALL, TARGETS
 from cspine_kit.core.config import StackConfig
 from cspine_kit.core.errors import DataError, TableError
 from cspine_kit.core.execution import usable_cores
-from cspine_kit.core.metric import Form, best_constant, row_weights
+from cspine_kit.core.metric import Form, best_constant
 from cspine_kit.core.runs import (
     derive_seed,
     file_hash,
@@ -41,121 +40,21 @@ from cspine_kit.core.runs import (
 from cspine_kit.core.tables import write_table
 from cspine_kit.stack.baselines import long_predictions
 from cspine_kit.stack.booster import inner_folds
-from cspine_kit.stack.head import Design, Task, fit_head
+from cspine_kit.stack.header_features import header_features
+from cspine_kit.stack.header_heads import HEADER_STACK, fit_header_heads
 from cspine_kit.stack.linear import one_blas_thread
 from cspine_kit.stack.scores import FORMS, score_table
-from cspine_kit.stack.segments import FloatArray, IntArray, Segments
+from cspine_kit.stack.segments import BoolArray, FloatArray, IntArray
 from cspine_kit.stack.statistics import logit, sigmoid
 
-COLUMNS = (
-    *("StudyInstanceUID", "slice_number", "ImageHeight", "ImageWidth", "SliceThickness"),
-    *("ImagePositionPatient_x", "ImagePositionPatient_y", "ImagePositionPatient_z"),
-)
-N_LEVELS = len(LEVELS)
 N_FOLDS = 5
 FOLD_SEEDS = 3
 """Repeats of the whole cross-validation over other folds; the spread over them is reported."""
 
 STACK = "stack"
-HEADER_STACK = StackConfig(
-    form="per_exam",
-    seeds=3,
-    rounds=600,
-    patience=60,
-    learning_rate=0.03,
-    num_leaves=15,
-    min_rows=10,
-    feature_fraction=0.4,
-    bagging_fraction=0.7,
-    extra_trees=True,
-    l2=2.0,
-    clip=0.003,
-    prevalence=None,
-    search_minutes=0.0,
-)
-"""Many shallow random trees: the signal is weak and made of fine steps (a site's slice spacing)."""
 
-VERSION = 1
+VERSION = 2
 SHOWN = 5
-
-
-def _decimals(values: FloatArray) -> FloatArray:
-    """Digits after the point that a scanner wrote (float32): a site's handwriting, 0..6."""
-    digits = np.full(values.shape, 6.0)
-    for n in range(5, -1, -1):
-        exact = np.abs(values - np.round(values, n)) < 1e-6 * np.maximum(1.0, np.abs(values))
-        digits[exact] = n
-    return digits
-
-
-def header_features(headers: pd.DataFrame) -> pd.DataFrame:
-    """One row per study: slice count, spacing, extent, position and orientation, all in mm.
-
-    Args:
-        headers: one row per slice with `COLUMNS`; other columns are ignored.
-
-    Returns:
-        study_uid (str, sorted) and float64 features, all finite.
-
-    Raises:
-        TableError: a missing column, a doubled slice, or a value that is not finite.
-    """
-    missing = [c for c in COLUMNS if c not in headers]
-    if missing or headers.empty:
-        raise TableError("headers: " + (f"no column {missing}" if missing else "no rows"))
-    uid = headers["StudyInstanceUID"].astype(str).to_numpy(dtype=object)
-    codes, uids = pd.factorize(uid, sort=True)
-    number = headers["slice_number"].to_numpy(np.int64)
-    order = np.lexsort((number, codes))
-    doubled = (np.diff(codes[order]) == 0) & (np.diff(number[order]) == 0)
-    if doubled.any():
-        rows = [(str(uid[i]), int(number[i])) for i in order[1:][doubled][:SHOWN]]
-        raise TableError(f"headers: slices given twice (study, slice_number): {rows}")
-    numbers = headers[list(COLUMNS[2:])].to_numpy(np.float64)[order]
-    if not np.isfinite(numbers).all():
-        row, column = (int(i[0]) for i in np.nonzero(~np.isfinite(numbers)))
-        raise TableError(f"headers: {COLUMNS[2 + column]} is not finite in {uid[order[row]]}")
-    rows_, cols_, thickness, x, y, z = numbers.T
-    number = number[order]
-    studies = Segments(np.unique(codes[order], return_index=True)[1].astype(np.int64), len(z))
-    first, last = studies.starts, studies.ends - 1
-    gap = np.zeros(len(z))
-    gap[1:] = np.abs(np.diff(z))
-    alone = studies.counts == 1
-    gap[first] = np.where(alone, thickness[first], gap[np.minimum(first + 1, len(z) - 1)])
-    span = np.maximum(studies.max(gap) + 1.0, 1.0)
-    step = studies.quantile(studies.sorted(gap / span[studies.of_row]), 0.5) * span
-    irregular = studies.mean((np.abs(gap - step[studies.of_row]) > 0.05).astype(np.float64))
-    features = {
-        "slices": studies.counts.astype(np.float64),
-        "missing": number[last] - number[first] + 1.0 - studies.counts,
-        "first_number": number[first].astype(np.float64),
-        "rows": rows_[first],
-        "cols": cols_[first],
-        "thickness": thickness[first],
-        "step": step,
-        "step_min": studies.min(gap),
-        "step_max": studies.max(gap),
-        "irregular": irregular,
-        "overlap": step / np.maximum(thickness[first], 1e-3),
-        "reversed": (z[last] > z[first]).astype(np.float64),
-        "extent": studies.max(z) - studies.min(z),
-        "z_min": studies.min(z),
-        "z_max": studies.max(z),
-        "z_middle": (studies.min(z) + studies.max(z)) / 2.0,
-        "z_tenths": np.abs(z[first] - np.round(z[first])),
-        "x": x[first],
-        "y": y[first],
-        "x_minus_y": x[first] - y[first],
-        "x_drift": studies.max(x) - studies.min(x),
-        "y_drift": studies.max(y) - studies.min(y),
-        "x_decimals": _decimals(x[first]),
-        "y_decimals": _decimals(y[first]),
-        "z_decimals": studies.mean(_decimals(z)),
-    }
-    frame = pd.DataFrame(features)
-    frame.insert(0, "study_uid", [str(u) for u in uids])
-    return frame
 
 
 def read_labels(path: Path) -> pd.DataFrame:
@@ -189,50 +88,18 @@ def outer_folds(labels: pd.DataFrame, seed: int, n: int = N_FOLDS) -> IntArray:
     return fold
 
 
-@dataclass(frozen=True)
-class _Problem:
-    """Standing data of one cross-validation: x (n, features), y (n, 8), groups."""
-
-    x: FloatArray
-    y: FloatArray
-    labels: pd.DataFrame
-
-    def take(self, rows: Any) -> "_Problem":
-        return _Problem(self.x[rows], self.y[rows], self.labels[rows].reset_index(drop=True))
-
-    def designs(self) -> tuple[Design, Design]:
-        """For the levels (seven rows per study) and for the overall."""
-        rising = (False,) * self.x.shape[1]
-        wide = np.repeat(self.x, N_LEVELS, axis=0)
-        level = np.tile(np.arange(N_LEVELS), len(self.x))
-        free = {
-            "doubt": np.ones(self.x.shape[1]),
-            "line_rising": np.zeros(self.x.shape[1], dtype=bool),
-        }
-        alone = np.zeros(len(self.x), dtype=np.int64)
-        return (
-            Design(wide, wide.astype(np.float32), level, N_LEVELS, rising, **free),
-            Design(self.x, self.x.astype(np.float32), alone, 1, rising, **free),
-        )
-
-
-def _fit_predict(train: _Problem, test: _Problem, form: Form, seed: int) -> FloatArray:
-    """Probabilities (n_test, 8); everything is chosen and fitted on `train`."""
-    config = HEADER_STACK.model_copy(update={"form": form})
-    w = row_weights(train.y, form)
-    inner = inner_folds(train.labels, seed)
-    parts = [
-        (train.y[:, :N_LEVELS].ravel(), w[:, :N_LEVELS].ravel(), np.repeat(inner, N_LEVELS)),
-        (train.y[:, N_LEVELS], w[:, N_LEVELS], inner),
-    ]
-    probs = []
-    for (y, weights, split), design, unseen in zip(
-        parts, train.designs(), test.designs(), strict=True
-    ):
-        task = Task(design, y, weights / weights.mean(), split)
-        head, _ = fit_head(task, config, seed=derive_seed(seed, len(y)))
-        probs.append(head.predict(unseen).reshape(len(test.y), -1))
-    return np.clip(np.column_stack(probs), config.clip, 1.0 - config.clip)
+def _fit_predict(
+    x: FloatArray,
+    y: FloatArray,
+    labels: pd.DataFrame,
+    held: BoolArray,
+    config: StackConfig,
+    *,
+    seed: int,
+) -> FloatArray:
+    """Probabilities (held, 8); everything is chosen and fitted on the other rows."""
+    inner = inner_folds(labels[~held].reset_index(drop=True), seed)
+    return fit_header_heads(x[~held], y[~held], inner, config, seed=seed).predict(x[held])
 
 
 def header_predictions(
@@ -255,22 +122,22 @@ def header_predictions(
             f"headers and labels: {len(odd)} studies are in one only: {sorted(odd)[:SHOWN]}"
         )
     x = features.set_index("study_uid").loc[labels["study_uid"]].to_numpy(np.float64)
-    problem = _Problem(x, labels[list(TARGETS)].to_numpy(np.float64), labels)
+    y = labels[list(TARGETS)].to_numpy(np.float64)
     fold = outer_folds(labels, seed)
-    shape = problem.y.shape
+    shape = y.shape
     tables = {f"best_constant_{form}": np.zeros(shape) for form in FORMS}
     tables |= {f"{STACK}_{form}": np.zeros(shape) for form in FORMS}
 
     def fit(job: tuple[int, Form]) -> FloatArray:
         k, form = job
-        train, test = problem.take(fold != k), problem.take(fold == k)
-        return _fit_predict(train, test, form, derive_seed(seed, form, k))
+        config = HEADER_STACK.model_copy(update={"form": form})
+        return _fit_predict(x, y, labels, fold == k, config, seed=derive_seed(seed, form, k))
 
     todo = [(k, form) for k in range(N_FOLDS) for form in FORMS]
     with one_blas_thread(), ThreadPoolExecutor(jobs or usable_cores()) as pool:
         for (k, form), probs in zip(todo, pool.map(fit, todo), strict=True):
             tables[f"{STACK}_{form}"][fold == k] = probs
-            tables[f"best_constant_{form}"][fold == k] = best_constant(problem.y[fold != k], form)
+            tables[f"best_constant_{form}"][fold == k] = best_constant(y[fold != k], form)
     tables[STACK] = sigmoid(np.mean([logit(tables[f"{STACK}_{form}"]) for form in FORMS], axis=0))
     fold_of = pd.Series(fold, index=labels["study_uid"])
     rows = []

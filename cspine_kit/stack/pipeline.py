@@ -1,8 +1,8 @@
 """`make stack`: from out-of-fold slices to boosters, predictions of every model, and their scores.
 
-In: tables `oof_slices`, `crops`, `studies` and folds.csv of one run folder. Out: tables `features`
-and `predictions`, and `stack/` (models/ with stack.json and LightGBM text, scores.csv,
-importances.csv, contributions.csv, run.json). Example::
+In: tables `slices`, `studies`, `crops`, `oof_slices` and folds.csv of one run folder. Out: tables
+`features` and `predictions`, and `stack/` (models/ with stack.json and LightGBM text, header/ with
+the header-only fallback, scores.csv, importances.csv, contributions.csv, run.json). Example::
 
     table = run_stack(load_config(Path("configs/demo.yaml")), RunPaths(Path("oof/demo")))
 
@@ -18,6 +18,7 @@ from tqdm import tqdm
 from cspine_kit.core.anatomy import TARGETS
 from cspine_kit.core.config import Config
 from cspine_kit.core.errors import ArtifactError, TableError
+from cspine_kit.core.metric import evaluate
 from cspine_kit.core.paths import RunPaths
 from cspine_kit.core.runs import (
     file_hash,
@@ -33,9 +34,11 @@ from cspine_kit.stack.aggregate import aggregate
 from cspine_kit.stack.baselines import MEAN_OF_MEMBERS, constant_predictions
 from cspine_kit.stack.booster import BLEND, CALIBRATED, STACK, STACK_MODELS, Stack, fit_stack
 from cspine_kit.stack.explain import contributions, importances
+from cspine_kit.stack.fallback import fit_fallback, read_training_headers
 from cspine_kit.stack.rivals import rival_predictions
 from cspine_kit.stack.scores import score_table
 from cspine_kit.stack.shift import feature_reference
+from cspine_kit.stack.standin import STAND_INS, StandIns, fit_stand_ins, rank_members
 
 log = logging.getLogger(__name__)
 
@@ -44,9 +47,10 @@ TOP_PARTS = 8
 
 SHIPPABLE = (STACK, CALIBRATED, BLEND)
 
-VERSION = 3
+VERSION = 5
 """Raised when the room's code gives other results from the same inputs."""
 
+INPUTS = ("slices", "studies", "crops", "oof_slices")
 SHOWN = 5
 
 
@@ -82,7 +86,7 @@ def _labels(paths: RunPaths, slices: pd.DataFrame) -> pd.DataFrame:
 
 def stack_key(config: Config, paths: RunPaths) -> str:
     """Fingerprint of everything the stack depends on."""
-    tables = {name: stored_key(paths.table(name)) for name in ("oof_slices", "crops", "studies")}
+    tables = {name: stored_key(paths.table(name)) for name in INPUTS}
     folds = file_hash(paths.folds) if paths.folds.exists() else None
     return fingerprint(VERSION, tables, folds, config.stack, config.seed)
 
@@ -108,6 +112,13 @@ def run_stack(config: Config, paths: RunPaths) -> pd.DataFrame:
         crops = read_table(paths.table("crops"), "crops")
         labels = _labels(paths, slices)
         fold = labels.set_index("study_uid")["fold"]
+        studies = read_table(paths.table("studies"), "studies")
+        headers = read_training_headers(
+            read_table(paths.table("slices"), "slices"),
+            studies[studies["study_uid"].isin(fold.index)],
+        )
+        jobs = config.execution.jobs
+        fallback = fit_fallback(headers, labels, config.stack, seed=config.seed, jobs=jobs)
         features = aggregate(slices, crops)
         label_of = labels.set_index("study_uid")[list(TARGETS)].stack()
         at = pd.MultiIndex.from_frame(features[["study_uid", "level"]])
@@ -119,13 +130,14 @@ def run_stack(config: Config, paths: RunPaths) -> pd.DataFrame:
                 labels,
                 config.stack,
                 seed=config.seed,
-                jobs=config.execution.jobs,
+                jobs=jobs,
                 progress=lambda: bar.update(1),
             )
         fixed = stack.predict_all(features)
         predictions = pd.concat(
             [
                 constant_predictions(labels, fold, config.stack.form),
+                fallback.out_of_fold(headers, fold),
                 fixed[~fixed["model"].isin(STACK_MODELS)],
                 rival_predictions(features, labels, config.stack.form, seed=config.seed),
                 fixed[fixed["model"].isin(STACK_MODELS)],
@@ -138,7 +150,10 @@ def run_stack(config: Config, paths: RunPaths) -> pd.DataFrame:
         table["ships"] = table["model"] == stack.ships
         write_table(predictions, paths.table("predictions"), "predictions", key)
         stack.save(paths.stack / "models")
+        fallback.save(paths.stack / "header")
         write_json(paths.stack / "models" / "reference.json", feature_reference(features))
+        stand_ins = _stand_ins(stack, slices, crops, labels, config)
+        write_json(paths.stack / STAND_INS, stand_ins.to_json())
         parts = contributions(stack, features)
         for name, frame in (
             ("importances", importances(parts)),
@@ -150,6 +165,20 @@ def run_stack(config: Config, paths: RunPaths) -> pd.DataFrame:
         with publish(scores, key) as temporary:
             table.to_csv(temporary, index=False)
     return pd.read_csv(scores)
+
+
+def _stand_ins(
+    stack: Stack, slices: pd.DataFrame, crops: pd.DataFrame, labels: pd.DataFrame, config: Config
+) -> StandIns:
+    """Stand-ins of every member, ranked by what the shipped model loses without it."""
+    truth = labels.set_index("study_uid")[list(TARGETS)]
+
+    def loss(table: pd.DataFrame) -> float:
+        found = stack.predict(aggregate(table, crops)).set_index("study_uid")
+        score = evaluate(truth.loc[found.index].to_numpy(), found[list(TARGETS)].to_numpy())
+        return score.per_exam if config.stack.form == "per_exam" else score.whole
+
+    return rank_members(fit_stand_ins(slices), slices, loss)
 
 
 def _guarded(stack: Stack, table: pd.DataFrame, config: Config) -> Stack:

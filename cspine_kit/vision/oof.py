@@ -251,13 +251,20 @@ class FoldChain:
         """Rows of fracture model k on the studies of fold k: the file and its key."""
         crops_path, key = self.train_fracture(member)
         path = self.paths.model(member, self.fold) / "slices.parquet"
+        kernel = self.config.kernel
+        key = fingerprint(key, kernel.views)
         if not is_fresh(path, key):
             model = load_model(path.parent).to(set_device_threads(self.config))
             crops_of = _by_study(pd.read_parquet(crops_path))
-            batch = self.config.kernel.batch_size
             rows = _predict_studies(
                 [u for u in self.inputs.studies_of(self.fold, training=False) if u in crops_of],
-                lambda uid: predict_fracture(model, self.inputs.volume(uid), crops_of[uid], batch),
+                lambda uid: predict_fracture(
+                    model,
+                    self.inputs.volume(uid),
+                    crops_of[uid],
+                    kernel.batch_size,
+                    views=kernel.views,
+                ),
                 f"{member} fold {self.fold}: out-of-fold slices",
             )
             rows["member"], rows["model_fold"] = member, self.fold

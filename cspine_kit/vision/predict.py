@@ -8,6 +8,10 @@ Example::
     slices = predict_fracture(model, volume, crops)
 """
 
+import logging
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pandas as pd
 import torch
@@ -23,12 +27,21 @@ from cspine_kit.vision.dataset import StudyView, crop_side_px, spaced_slices
 from cspine_kit.vision.model import SliceModel
 
 FloatArray = NDArray[np.float64]
+Outputs = dict[str, torch.Tensor]
+
+log = logging.getLogger(__name__)
 
 
-def set_device_threads(config: Config) -> torch.device:
+def set_device_threads(config: Config) -> str:
     """Set torch's thread count and name the device; the count decides the order of CPU sums."""
     torch.set_num_threads(config.execution.threads or usable_cores())
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return devices()[0]
+
+
+def devices() -> list[str]:
+    """Every GPU that torch can use, or the CPU."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return [f"cuda:{i}" for i in range(count)] or ["cpu"]
 
 
 def to_native_px(volume: Volume, cached_px: FloatArray) -> FloatArray:
@@ -61,30 +74,88 @@ def fracture_view(volume: Volume, crops: pd.DataFrame, step_mm: float) -> StudyV
     return StudyView(volume, rows, centers)
 
 
+def _batches(view: StudyView, model: SliceModel, batch_size: int) -> Iterator[torch.Tensor]:
+    """Stacks (b, in_chans, size, size) uint8 in order; the next batch is cut while one is used."""
+
+    def cut(start: int) -> torch.Tensor:
+        rows = range(start, min(start + batch_size, len(view)))
+        return torch.from_numpy(np.stack([view.stack(r, model.config) for r in rows]))
+
+    starts = range(0, len(view), batch_size)
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(cut, starts[0])
+        for start in starts[1:]:
+            batch, following = following.result(), pool.submit(cut, start)
+            yield batch
+        yield following.result()
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """True for what torch raises where a GPU or the CPU has no room for a batch."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in text or "not enough memory" in text
+
+
+def forward(model: SliceModel, batch: torch.Tensor) -> Outputs:
+    """Head outputs of one batch, float64 on the CPU: half precision on a GPU, halves of the batch
+    where memory does not suffice, single precision where half precision overflows."""
+    device = next(model.parameters()).device
+    on_gpu = device.type == "cuda"
+    try:
+        placed = batch.to(device, non_blocking=True)
+        with torch.autocast(device.type, torch.float16, enabled=on_gpu):
+            outputs = model(placed)
+        if on_gpu and not all(bool(value.isfinite().all()) for value in outputs.values()):
+            outputs = model(placed)
+        return {name: value.double().cpu() for name, value in outputs.items()}
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error) or len(batch) == 1:
+            raise
+    # Outside the handler, so that the failed attempt's tensors are gone.
+    if on_gpu:
+        torch.cuda.empty_cache()
+    half = len(batch) // 2
+    log.warning("%s: no memory for a batch of %d, halved", model.config.backbone, len(batch))
+    first, second = forward(model, batch[:half]), forward(model, batch[half:])
+    return {name: torch.cat([first[name], second[name]]) for name in first}
+
+
 @torch.inference_mode()
-def run_model(model: SliceModel, view: StudyView, batch_size: int) -> dict[str, FloatArray]:
+def run_model(
+    model: SliceModel, view: StudyView, batch_size: int, *, views: int = 1
+) -> dict[str, FloatArray]:
     """Outputs of every head for every chosen slice, {head: (n, width)} float64.
+
+    Args:
+        model: on the device where it is to run.
+        view: the slices, at least one.
+        batch_size: slices at once; halved where memory does not suffice.
+        views: 1 as the slice is; 2 averages its outputs with those of the slice mirrored left to
+            right (only for heads that do not speak of left and right).
 
     Raises:
         StudyError: the network gave NaN or infinity.
     """
-    device = next(model.parameters()).device
     parts: dict[str, list[FloatArray]] = {}
-    for start in range(0, len(view), batch_size):
-        rows = range(start, min(start + batch_size, len(view)))
-        batch = torch.from_numpy(np.stack([view.stack(r, model.config) for r in rows]))
-        for name, value in model(batch.to(device)).items():
-            parts.setdefault(name, []).append(value.double().cpu().numpy())
-    outputs = {name: np.concatenate(values) for name, values in parts.items()}
-    for name, value in outputs.items():
+    for batch in _batches(view, model, batch_size):
+        outputs = forward(model, batch)
+        if views == 2:
+            mirrored = forward(model, batch.flip(-1))
+            outputs = {name: (value + mirrored[name]) / 2 for name, value in outputs.items()}
+        for name, part in outputs.items():
+            parts.setdefault(name, []).append(part.numpy())
+    joined = {name: np.concatenate(values) for name, values in parts.items()}
+    for name, value in joined.items():
         if not np.isfinite(value).all():
             raise StudyError(view.volume.study_uid, f"{model.config.backbone} gave NaN in {name!r}")
-    return outputs
+    return joined
 
 
-def predict_vertebra(model: SliceModel, volume: Volume, batch_size: int) -> pd.DataFrame:
-    """Visibility logits and the spine box (native pixels) of the slices a step apart."""
-    view = vertebra_view(volume, model.config.slice_step_mm)
+def predict_vertebra(
+    model: SliceModel, volume: Volume, batch_size: int, *, stride: int = 1
+) -> pd.DataFrame:
+    """Visibility logits and the spine box (native pixels) of the slices `stride` steps apart."""
+    view = vertebra_view(volume, model.config.slice_step_mm * stride)
     outputs = run_model(model, view, batch_size)
     side = crop_side_px(volume, model.config)
     corners = np.array([view.corner_px(row, side) for row in range(len(view))])
@@ -109,11 +180,26 @@ def decode_study(rows: pd.DataFrame, volume: Volume) -> pd.DataFrame:
 
 
 def predict_fracture(
-    model: SliceModel, volume: Volume, crops: pd.DataFrame, batch_size: int
+    model: SliceModel,
+    volume: Volume,
+    crops: pd.DataFrame,
+    batch_size: int,
+    *,
+    views: int,
+    stride: int = 1,
 ) -> pd.DataFrame:
-    """Visibility and fracture logits of the slices of C1..C7."""
-    view = fracture_view(volume, crops, model.config.slice_step_mm)
-    outputs = run_model(model, view, batch_size)
+    """Visibility and fracture logits of the slices of C1..C7.
+
+    Args:
+        model: a fracture model.
+        volume: the study.
+        crops: its seven levels.
+        batch_size: slices at once.
+        views: of each slice (`run_model`).
+        stride: steps between slices; above 1 only where the kernel's time runs short.
+    """
+    view = fracture_view(volume, crops, model.config.slice_step_mm * stride)
+    outputs = run_model(model, view, batch_size, views=views)
     rows = pd.DataFrame(
         np.column_stack([outputs["visible"], outputs["fracture"]]),
         columns=[*VERTEBRA_COLUMNS, *FRACTURE_COLUMNS],

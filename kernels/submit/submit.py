@@ -74,24 +74,34 @@ def write_priors(competition, bundle):
     temporary.replace(OUT)
 
 
+def sha256(path):
+    """SHA-256 (hex) of a file."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
 def install(bundle):
-    """Put the wheels that fit this Python on the path; what does not fit is left out and named."""
-    tag = f"cp{sys.version_info.major}{sys.version_info.minor}"
+    """Put the wheels that fit this Python on the path; what is left out is named.
+
+    A wheel is code: one whose bytes are not what the manifest says is not installed.
+    """
+    # `cspine push` looks for this line in the log: it tells which upload this session saw.
+    print("bundle manifest", sha256(bundle / "manifest.json"), flush=True)
     listed = read_json(bundle / "manifest.json").get("files", {})
+    tag = f"cp{sys.version_info.major}{sys.version_info.minor}"
     shutil.rmtree(PACKAGES, ignore_errors=True)
+    command = [sys.executable, "-m", "pip", "install", "--no-index", "--no-deps", "-q"]
     for wheel in sorted(bundle.glob("*.whl")):
-        if f"-{tag}-" not in wheel.name and "-py3-" not in wheel.name:
-            continue
-        digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-        if listed.get(wheel.name, {}).get("sha256") != digest:
-            print("NOT installed, not what the manifest's hash says:", wheel.name, flush=True)
-            continue
-        options = ["--no-index", "--no-deps", "-q", "--upgrade", "--target", str(PACKAGES)]
-        command = [sys.executable, "-m", "pip", "install", *options, str(wheel)]
-        if subprocess.run(command, check=False).returncode:
-            # A wheel is a zip of what pip would have put there.
-            zipfile.ZipFile(wheel).extractall(PACKAGES)
-        print("installed", wheel.name, flush=True)
+        if not any(fits in wheel.name for fits in (f"-{tag}-", "-py3-", "-abi3-")):
+            print("left out, of another Python:", wheel.name, flush=True)
+        elif sha256(wheel) != listed.get(wheel.name, {}).get("sha256"):
+            print("NOT installed, not the manifest's hash:", wheel.name, flush=True)
+        else:
+            target = ["--target", str(PACKAGES), "--upgrade", str(wheel)]
+            if subprocess.run([*command, *target], check=False).returncode:
+                # A wheel is a zip of what pip would have put there.
+                zipfile.ZipFile(wheel).extractall(PACKAGES)
+            print("installed", wheel.name, flush=True)
     sys.path.insert(0, str(PACKAGES))
     os.environ["PYTHONPATH"] = os.pathsep.join([str(PACKAGES), os.environ.get("PYTHONPATH", "")])
 

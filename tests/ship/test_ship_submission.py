@@ -11,6 +11,7 @@ from cspine_kit.core.anatomy import LEVELS, TARGETS
 from cspine_kit.core.errors import DataError, SubmissionError
 from cspine_kit.core.metric import evaluate
 from cspine_kit.ship.submission import (
+    listed_rows,
     prior_probs,
     read_submission,
     read_truth,
@@ -138,3 +139,34 @@ def test_priors_cover_unknown_types_and_writing_refuses_nonsense(tmp_path):
         with pytest.raises(SubmissionError, match="a_C1"):
             write_submission(wanted, pd.Series([bad, 0.5]), tmp_path / "s.csv")
     assert read_submission(tmp_path / "s.csv", wanted["row_id"]).tolist() == [0.1, 0.5]
+
+
+def listing(folder, test_ids, sample_ids):
+    rows = [(row, *row.split("_", 1)) for row in test_ids]
+    columns = ["row_id", "StudyInstanceUID", "prediction_type"]
+    pd.DataFrame(rows, columns=columns).to_csv(folder / "test.csv", index=False)
+    pd.DataFrame({"row_id": sample_ids, "fractured": 0.5}).to_csv(folder / "s.csv", index=False)
+    return listed_rows(folder / "test.csv", folder / "s.csv")
+
+
+def test_listings_that_agree_give_the_rows_of_test_csv(tmp_path):
+    wanted, mismatch = listing(tmp_path, ["1.2_C1", "1.2_C2"], ["1.2_C2", "1.2_C1"])
+    assert wanted["row_id"].tolist() == ["1.2_C1", "1.2_C2"] and mismatch is None
+    (tmp_path / "s.csv").unlink()
+    assert listed_rows(tmp_path / "test.csv", tmp_path / "s.csv")[1] is None
+
+
+def test_rows_of_either_listing_are_predicted_and_the_difference_is_said(tmp_path):
+    wanted, mismatch = listing(
+        tmp_path, ["1.2_C1", "1.2_C2"], ["1.2_C1", "1.9_patient_overall", "odd"]
+    )
+    assert wanted["row_id"].tolist() == ["1.2_C1", "1.2_C2", "1.9_patient_overall", "odd"]
+    assert wanted.loc[2, ["study_uid", "target"]].tolist() == ["1.9", "patient_overall"]
+    assert "1.9_patient_overall" in mismatch and "1.2_C2" in mismatch
+
+
+def test_a_sample_that_cannot_be_read_is_a_difference_and_no_more(tmp_path):
+    listing(tmp_path, ["1.2_C1"], ["1.2_C1"])
+    (tmp_path / "s.csv").write_text("nothing\n1\n")
+    wanted, mismatch = listed_rows(tmp_path / "test.csv", tmp_path / "s.csv")
+    assert len(wanted) == 1 and "cannot be used" in mismatch

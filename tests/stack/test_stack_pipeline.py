@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from slice_tables import World
@@ -10,8 +11,9 @@ from cspine_kit.core.anatomy import TARGETS
 from cspine_kit.core.config import Config, load_config
 from cspine_kit.core.errors import ArtifactError, TableError
 from cspine_kit.core.paths import RunPaths
-from cspine_kit.core.tables import read_table, write_table
+from cspine_kit.core.tables import MASK_COLUMNS, SPINE_BOX_COLUMNS, read_table, write_table
 from cspine_kit.stack.booster import Stack
+from cspine_kit.stack.fallback import HeaderFallback
 from cspine_kit.stack.pipeline import run_stack
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -34,8 +36,17 @@ def write_run(world: World, root: Path) -> RunPaths:
     studies = studies.assign(spacing_z=2.0, spacing_y=0.5, spacing_x=0.5)
     flags = dict.fromkeys(("reversed", "irregular", "has_mask", "has_boxes"), False)
     write_table(studies.assign(**flags), paths.table("studies"), "studies", "k3")
+    write_table(native_slices(world), paths.table("slices"), "slices", "k4")
     world.folds.to_csv(paths.folds, index=False)
     return paths
+
+
+def native_slices(world: World) -> pd.DataFrame:
+    """Contract `slices` of a world: no file numbers, no masks, no boxes."""
+    frame = world.slices[["study_uid", "slice_idx", "z_mm"]].drop_duplicates()
+    gaps = ["slice_number", "instance_number", "gap_mm", "box_x", "box_y", "box_w", "box_h"]
+    frame = frame.assign(file=frame["slice_idx"].astype(str) + ".dcm")
+    return frame.assign(**dict.fromkeys([*gaps, *MASK_COLUMNS, *SPINE_BOX_COLUMNS], np.nan))
 
 
 def test_run_writes_everything_and_skips_when_fresh(
@@ -44,7 +55,15 @@ def test_run_writes_everything_and_skips_when_fresh(
     paths = write_run(world, tmp_path)
     table = run_stack(config, paths)
     models = set(table["model"])
-    named = {"best_constant", "a", "b", "mean_of_members", "visibility_weighted_mean", "maximum"}
+    named = {
+        "best_constant",
+        "headers",
+        "a",
+        "b",
+        "mean_of_members",
+        "visibility_weighted_mean",
+        "maximum",
+    }
     named |= {"top5_mean", "logistic_regression", "mlp_5th_place", "stack", "stack_calibrated"}
     assert named | {"blend", "blend_mean"} <= models
     assert table["ships"].sum() == 1
@@ -55,6 +74,8 @@ def test_run_writes_everything_and_skips_when_fresh(
     assert len(predictions) == len(models) * len(world.labels) * len(TARGETS)
     features = read_table(paths.table("features"), "features")
     assert features["label"].notna().all()
+    fallback = HeaderFallback.load(paths.stack / "header")
+    assert set(fallback.folds) == {0, 1, 2}
     loaded = Stack.load(paths.stack / "models")
     wide = predictions[predictions["model"] == "stack"].pivot(
         index="study_uid", columns="target", values="prob"

@@ -1,0 +1,175 @@
+"""The time governor: how much effort each study may cost so that the last one ends in time.
+
+In: the time limit, what is left to do, and seconds measured so far. Out: an `Effort` for the next
+study. Example::
+
+    governor = Governor(ladder(config, stand_ins.order), deadline_s=8.7 * 3600, total_files=450_000)
+    effort = governor.choose(files=312)          # None: no time for networks, use headers
+    governor.measured(effort, files=312, costs)
+
+The richest effort is chosen that, kept up for everything left, ends before the deadline. Speeds are
+seconds per file, because studies differ in length; they are averages that forget, because a machine
+warms up, heats up and gets neighbors.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from cspine_kit.core.config import Config
+
+MEMORY = 0.15
+"""Weight of the newest study in the averages."""
+
+MARGIN = 1.1
+"""Estimates are raised by this much: a late end loses everything, an early one a little."""
+
+HEADER_S = 0.5
+"""Assumed seconds of a header-only prediction until one was measured."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What a study gets: views of each slice, fold chains, members, and steps between slices."""
+
+    views: int
+    folds: int
+    members: tuple[str, ...]
+    stride: int = 1
+
+    def __str__(self) -> str:
+        return (
+            f"{self.views} views, {self.folds} folds, {len(self.members)} members, "
+            f"stride {self.stride}"
+        )
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Measured seconds of one study: reading, all vertebra models, each member's, the rest."""
+
+    read_s: float = 0.0
+    vertebra_s: float = 0.0
+    members_s: dict[str, float] = field(default_factory=dict)
+    stack_s: float = 0.0
+
+
+def ladder(config: Config, order: Sequence[str] = ()) -> list[Effort]:
+    """Efforts from full to least; each step gives up what `kernel.degrade` names next.
+
+    Args:
+        config: of the bundle.
+        order: members, least missed first; those it does not name come first.
+    """
+    members = tuple(config.members)
+    known = [m for m in order if m in members]
+    queue = [m for m in members if m not in known] + known
+    effort = Effort(config.kernel.views, config.folds.n, members)
+    steps = [effort]
+
+    def step(**changes: object) -> None:
+        steps.append(replace(steps[-1], **changes))  # type: ignore[arg-type]
+
+    for what in config.kernel.degrade:
+        if what == "views" and steps[-1].views > 1:
+            step(views=1)
+        if what == "stride":
+            step(stride=2)
+        if what == "folds":
+            while steps[-1].folds > 1:
+                step(folds=(steps[-1].folds + 1) // 2)
+        if what == "members":
+            for name in queue[:-1]:
+                step(members=tuple(m for m in steps[-1].members if m != name))
+    return steps
+
+
+class Governor:
+    """Chooses efforts; safe to ask from several threads.
+
+    Args:
+        efforts: from full to least (`ladder`).
+        deadline_s: when everything must be done, on `clock`.
+        files: files of every study still to be predicted, in all.
+        studies: their number.
+        readers: processes that read at once; networks: devices that predict at once.
+        clock: seconds that never jump.
+    """
+
+    def __init__(
+        self,
+        efforts: Sequence[Effort],
+        *,
+        deadline_s: float,
+        files: int,
+        studies: int,
+        readers: int = 1,
+        networks: int = 1,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.efforts = list(efforts)
+        self.deadline_s = deadline_s
+        self.files, self.studies = files, studies
+        self.readers, self.networks = readers, networks
+        self.clock = clock
+        self._rates: dict[str, float] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until the deadline; negative behind it."""
+        return self.deadline_s - self.clock()
+
+    def seconds(self, effort: Effort, files: int, studies: int) -> float:
+        """Estimated wall time of that many studies; 0 while nothing was measured."""
+        rate = self._rates.get
+        networks = rate("vertebra", 0.0) + effort.views * sum(
+            rate(f"member {name}", 0.0) for name in effort.members
+        )
+        compute = files * effort.folds * networks / effort.stride + studies * rate("stack", 0.0)
+        reading = files * rate("read", 0.0)
+        return MARGIN * max(compute / self.networks, reading / self.readers)
+
+    def choose(self, files: int) -> Effort | None:
+        """The effort for a study of `files` files; None where only headers can be afforded.
+
+        The study is no longer counted as left.
+        """
+        with self._lock:
+            left_files, left_studies = self.files, self.studies
+            self.files, self.studies = left_files - files, left_studies - 1
+            time_left = self.left_s
+            for effort in self.efforts:
+                if self.seconds(effort, left_files, left_studies) <= time_left:
+                    return effort
+            # Not all can have networks: this one may, as long as headers remain for the others.
+            least = self.efforts[-1]
+            headers = MARGIN * (left_studies - 1) * self._rates.get("header", HEADER_S)
+            fits = self.seconds(least, files, 1) + headers <= time_left
+            return least if fits and self._rates else None
+
+    def measured(self, effort: Effort, files: int, costs: Costs) -> None:
+        """Learn from a finished study."""
+        share = max(files, 1) * effort.folds / effort.stride
+        rates = {
+            "vertebra": costs.vertebra_s / share,
+            "stack": costs.stack_s,
+            **({"read": costs.read_s / max(files, 1)} if costs.read_s else {}),
+            **{
+                f"member {name}": seconds / share / effort.views
+                for name, seconds in costs.members_s.items()
+            },
+        }
+        with self._lock:
+            self._learn(rates)
+
+    def measured_header(self, seconds: float) -> None:
+        """Learn what a header-only prediction costs."""
+        with self._lock:
+            self._learn({"header": seconds})
+
+    def _learn(self, rates: dict[str, float]) -> None:
+        for name, value in rates.items():
+            old = self._rates.get(name, value)
+            self._rates[name] = old + MEMORY * (value - old)

@@ -1,0 +1,145 @@
+"""The networks of each device, fed by the readers: one answer for every study, whatever happens.
+
+In: `Reading`s, an `Ensemble` for each device, a `Governor`. Out: `Answer`s as they are done.
+Example::
+
+    for answer in answers([Worker(ensemble, governor, folders, files)], readings, len(folders)):
+        submission.put(answer.study_uid, answer.probs)
+
+A study falls back from the image chain (whose vertebra levels may come from headers) to a
+prediction from headers alone, to nothing: then the priors stand.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from cspine_kit.core.anatomy import TARGETS
+from cspine_kit.core.errors import StudyError
+from cspine_kit.data.dicom import read_geometry
+from cspine_kit.ship.governor import Costs, Effort, Governor
+from cspine_kit.ship.reading import ReadAhead, Reading, cause_of
+
+if TYPE_CHECKING:
+    from cspine_kit.ship.ensemble import Ensemble
+
+SOURCES = ("image", "header_levels", "header", "priors")
+"""Where a study's rows may come from, best first."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One study: probabilities by target (None: the priors stand), every model's rows, and why.
+
+    `details` go into the log: effort, seconds per stage, slices, problems.
+    """
+
+    study_uid: str
+    source: str
+    probs: pd.Series | None = None
+    table: pd.DataFrame | None = None
+    cause: str | None = None
+    faults: Mapping[str, str] = field(default_factory=dict)
+    details: Mapping[str, object] = field(default_factory=dict)
+
+
+class Worker:
+    """Answers for one device.
+
+    Args:
+        ensemble: its networks.
+        governor: shared by all devices.
+        folders, files: folder and number of files of every study.
+    """
+
+    def __init__(
+        self,
+        ensemble: "Ensemble",
+        governor: Governor,
+        folders: Mapping[str, Path],
+        files: Mapping[str, int],
+    ) -> None:
+        self.ensemble, self.governor = ensemble, governor
+        self.folders, self.files = folders, files
+
+    def answer(self, reading: Reading) -> Answer:
+        """The best that can be said about one study in the time there is; never raises."""
+        uid, cause = reading.study_uid, reading.cause
+        effort = self.governor.choose(self.files[uid])
+        if effort is None:
+            cause = f"no time for the networks: {self.governor.left_s:.1f} s left"
+        elif cause is None:
+            try:
+                return self._from_image(reading, effort)
+            except Exception as error:  # noqa: BLE001 - headers may still speak for it
+                cause = cause_of(error)
+        try:
+            return self._from_headers(uid, str(cause))
+        except Exception as error:  # noqa: BLE001 - the priors stand
+            return Answer(uid, "priors", cause=f"{cause}; headers: {cause_of(error)}")
+
+    def _from_image(self, reading: Reading, effort: Effort) -> Answer:
+        uid, volume = reading.study_uid, reading.open()
+        found = self.ensemble.predict(volume, self.folders[uid], effort)
+        costs = Costs(
+            reading.seconds, found.costs.vertebra_s, found.costs.members_s, found.costs.stack_s
+        )
+        self.governor.measured(effort, self.files[uid], costs)
+        shipped = found.table[found.table["model"] == self.ensemble.stack.ships]
+        return Answer(
+            uid,
+            found.levels_from,
+            probs=shipped.set_index("target")["prob"],
+            table=found.table,
+            cause=None if found.levels_from == "image" else next(iter(found.faults.values())),
+            faults=found.faults,
+            details={
+                "problems": reading.problems,
+                "slices": len(volume.z_mm),
+                "files": self.files[uid],
+                "effort": str(effort),
+                "decode_s": round(costs.read_s, 4),
+                "vertebra_s": round(costs.vertebra_s, 4),
+                "members_s": {name: round(s, 4) for name, s in costs.members_s.items()},
+                "stack_s": round(costs.stack_s, 4),
+            },
+        )
+
+    def _from_headers(self, uid: str, cause: str) -> Answer:
+        """The prediction from headers alone.
+
+        Raises:
+            StudyError: no time is left, or no header can be read.
+        """
+        if self.governor.left_s <= 0:
+            raise StudyError(uid, "the time is over")
+        start = time.monotonic()
+        probs = pd.Series(self.ensemble.headers.predict(read_geometry(self.folders[uid], uid)))
+        probs = probs.reindex(list(TARGETS)).astype(float)
+        if not probs.between(0, 1, inclusive="neither").all():
+            raise StudyError(uid, "a probability outside (0, 1)")
+        self.governor.measured_header(time.monotonic() - start)
+        return Answer(uid, "header", probs=probs, cause=cause)
+
+
+def answers(workers: Sequence[Worker], readings: ReadAhead, count: int) -> Iterator[Answer]:
+    """Answers of `count` readings, as they are done; each worker runs in a thread of its own."""
+    done: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+
+    def work(worker: Worker) -> None:
+        for reading in readings:
+            try:
+                done.put(worker.answer(reading))
+            finally:
+                reading.close()
+
+    for worker in workers:
+        threading.Thread(target=work, args=(worker,), daemon=True).start()
+    for _ in range(count):
+        yield done.get()

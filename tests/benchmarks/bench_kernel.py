@@ -1,0 +1,159 @@
+"""The kernel's speed against its own networks, and what each step of degradation costs and saves.
+
+    python tests/benchmarks/bench_kernel.py [--bundle oof/demo/bundle] [--competition DIR]
+
+Throughput: slices per second of a whole kernel run (files on disk to probabilities, after loading)
+against pure forward passes of the same networks on resident random input, in turn. Degradation:
+metric A on the hidden truth and seconds per study for every step of the governor's ladder.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from cspine_kit.core.anatomy import TARGETS
+from cspine_kit.core.execution import tune_process
+from cspine_kit.core.metric import evaluate
+from cspine_kit.core.paths import Competition
+from cspine_kit.data.dicom import list_files
+from cspine_kit.ship.bundle import open_bundle
+from cspine_kit.ship.ensemble import Ensemble
+from cspine_kit.ship.governor import Governor
+from cspine_kit.ship.reading import ReadAhead
+from cspine_kit.ship.submission import read_truth
+from cspine_kit.ship.worker import Worker, answers
+from cspine_kit.vision.predict import forward, run_model
+
+PURE_BATCHES = 6
+
+
+def say(text: str) -> None:
+    """Print at once."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+class Counted:
+    """`run_model` that notes how many stacks went through which network."""
+
+    def __init__(self) -> None:
+        self.stacks: dict[int, tuple[object, int]] = {}
+
+    def __call__(self, model, view, batch_size, *, views=1):
+        _, before = self.stacks.get(id(model), (model, 0))
+        self.stacks[id(model)] = (model, before + views * len(view))
+        return run_model(model, view, batch_size, views=views)
+
+
+def kernel_seconds(ensemble: Ensemble, folders: dict[str, Path]) -> float:
+    """Steady-state wall time of the kernel's own loop over these studies."""
+    files = {uid: len(list_files(folder)) for uid, folder in folders.items()}
+    governor = Governor(
+        ensemble.efforts, deadline_s=1e12, files=sum(files.values()), studies=len(files)
+    )
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch,
+        ReadAhead(folders, ensemble.config.cache, Path(scratch), readers=1) as readings,
+    ):
+        worker = Worker(ensemble, governor, folders, files)
+        stream = answers([worker], readings, len(folders))
+        next(stream)  # the readers have started
+        start = time.perf_counter()
+        rest = list(stream)
+        seconds = time.perf_counter() - start
+    assert all(answer.source == "image" for answer in rest)
+    return seconds * len(folders) / len(rest)
+
+
+@torch.inference_mode()
+def pure_seconds(stacks: dict[int, tuple[object, int]], batch: int) -> float:
+    """Wall time of the same numbers of stacks through the same networks, without anything else."""
+    total = 0.0
+    for model, count in stacks.values():
+        config = model.config
+        size = (batch, config.in_chans, config.size_px, config.size_px)
+        noise = torch.randint(0, 256, size, dtype=torch.uint8)
+        forward(model, noise)
+        start = time.perf_counter()
+        for _ in range(PURE_BATCHES):
+            forward(model, noise)
+        total += (time.perf_counter() - start) / PURE_BATCHES / batch * count
+    return total
+
+
+def throughput(ensemble: Ensemble, folders: dict[str, Path], rounds: int) -> None:
+    """Print the ratio, kernel and pure passes in turn."""
+    from cspine_kit.vision import predict
+
+    counted = Counted()
+    predict.run_model, original = counted, predict.run_model
+    try:
+        kernel_seconds(ensemble, folders)
+    finally:
+        predict.run_model = original
+    stacks = counted.stacks
+    ratios = []
+    for _ in range(rounds):
+        whole = kernel_seconds(ensemble, folders)
+        pure = pure_seconds(stacks, ensemble.config.kernel.batch_size)
+        ratios.append(pure / whole)
+        n = sum(count for _, count in stacks.values())
+        say(f"  kernel {n / whole:7.1f} stacks/s, pure {n / pure:7.1f}, ratio {ratios[-1]:.3f}")
+    say(f"throughput: {np.median(ratios):.1%} of pure forward passes (median of {rounds})")
+
+
+def degradation(ensemble: Ensemble, folders: dict[str, Path], truth: pd.DataFrame) -> None:
+    """Print loss and cost of every effort, and of the priors and headers below them."""
+    from cspine_kit.data.dicom import read_geometry
+    from cspine_kit.ship.reading import load_volume
+
+    volumes = {u: load_volume(f, u, ensemble.config.cache)[0] for u, f in folders.items()}
+    labels = truth.set_index("study_uid").loc[list(folders), list(TARGETS)].to_numpy()
+
+    def score(name: str, probs: np.ndarray, seconds: float) -> None:
+        found = evaluate(labels, probs)
+        say(f"  {name:46s} A {found.per_exam:.4f}  B {found.whole:.4f}  {seconds:.3f} s/study")
+
+    for effort in ensemble.efforts:
+        start = time.perf_counter()
+        rows = []
+        for uid, folder in folders.items():
+            table = ensemble.predict(volumes[uid], folder, effort).table
+            shipped = table[table["model"] == ensemble.stack.ships].set_index("target")["prob"]
+            rows.append(shipped.reindex(list(TARGETS)).to_numpy())
+        score(str(effort), np.array(rows), (time.perf_counter() - start) / len(folders))
+    start = time.perf_counter()
+    geometry = [read_geometry(folder, uid) for uid, folder in folders.items()]
+    heads = [[ensemble.headers.predict(g)[t] for t in TARGETS] for g in geometry]
+    score("headers alone", np.array(heads), (time.perf_counter() - start) / len(folders))
+
+
+def main() -> None:
+    """Run both."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--bundle", type=Path, default=Path("oof/demo/bundle"))
+    parser.add_argument("--competition", type=Path, default=Path("oof/demo/competition"))
+    parser.add_argument("--studies", type=int, default=40)
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args()
+    tune_process()
+    competition = Competition(args.competition)
+    truth = read_truth(competition.solution_csv)
+    uids = truth["study_uid"].head(args.studies)
+    folders = {uid: competition.images("test", uid) for uid in uids}
+    with tempfile.TemporaryDirectory() as scratch:
+        ensemble = Ensemble(open_bundle(args.bundle, Path(scratch)))
+        say(f"{args.bundle}: {len(folders)} studies, {torch.get_num_threads()} threads")
+        throughput(ensemble, folders, args.rounds)
+        say("degradation:")
+        degradation(ensemble, folders, truth)
+
+
+if __name__ == "__main__":
+    main()

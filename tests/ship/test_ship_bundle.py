@@ -1,0 +1,277 @@
+"""Bundles: what they hold, that they are the same twice, and everything they are refused for."""
+
+import json
+import os
+import shutil
+import zipfile
+from pathlib import Path
+
+import pytest
+from finished_run import Run, make_config, make_run, write_scores
+
+from cspine_kit import __version__
+from cspine_kit.core.errors import ArtifactError, ConfigError
+from cspine_kit.core.runs import file_hash, read_json
+from cspine_kit.ship import service
+from cspine_kit.ship.bundle import build_bundle, open_bundle, verify_bundle, write_kernel_metadata
+from cspine_kit.ship.wheelhouse import check_wheels, fill_wheelhouse, supported_tags
+
+KIT_WHEEL = f"cspine_kit-{__version__}-py3-none-any.whl"
+GDCM = "python_gdcm-3.2.6-{tag}-{tag}-manylinux_2_27_x86_64.manylinux_2_28_x86_64.whl"
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> Run:
+    run = make_run(tmp_path_factory.mktemp("built"))
+    build_bundle(run.config, run.paths, run.paths.bundle)
+    return run
+
+
+@pytest.fixture
+def run(tmp_path) -> Run:
+    """A finished run without a bundle: refusals come before anything is built."""
+    return make_run(tmp_path)
+
+
+def build(run: Run) -> dict:
+    return build_bundle(run.config, run.paths, run.paths.bundle)
+
+
+def test_a_bundle_holds_every_file_with_its_hash_and_opens_as_a_tree(built, tmp_path):
+    manifest = read_json(built.paths.bundle / "manifest.json")
+    names = {p.name for p in built.paths.bundle.iterdir() if p.is_file()}
+    assert names == {*manifest["files"], "manifest.json", "dataset-metadata.json"}
+    for name, entry in manifest["files"].items():
+        path = built.paths.bundle / name
+        assert (entry["sha256"], entry["bytes"]) == (file_hash(path), path.stat().st_size)
+    assert manifest["score"] == {"model": "stack", "per_exam": 0.3, "global": 0.31}
+    tree = open_bundle(built.paths.bundle, tmp_path)
+    weights = built.paths.model("vertebra", 1) / "weights.safetensors"
+    same = tree / "models" / "vertebra" / "fold_1" / "weights.safetensors"
+    assert same.read_bytes() == weights.read_bytes()
+
+
+def test_the_same_run_gives_the_same_bytes_and_a_second_build_does_nothing(built, tmp_path):
+    again = tmp_path / "again"
+    build_bundle(built.config, built.paths, again)
+    first = {p.name: file_hash(p) for p in built.paths.bundle.iterdir()}
+    assert {p.name: file_hash(p) for p in again.iterdir()} == first
+    before = {p: p.stat().st_mtime_ns for p in again.iterdir()}
+    build_bundle(built.config, built.paths, again)
+    assert {p: p.stat().st_mtime_ns for p in again.iterdir()} == before
+
+
+def test_the_kits_wheel_holds_the_package_and_no_cache(built):
+    with zipfile.ZipFile(built.paths.bundle / KIT_WHEEL) as wheel:
+        names = wheel.namelist()
+    assert "cspine_kit/ship/kernel.py" in names
+    assert not [name for name in names if "__pycache__" in name or "tests/" in name]
+
+
+def test_the_kernel_metadata_asks_for_what_the_competition_allows(built):
+    write_kernel_metadata(built.config, built.kernel)
+    path = built.kernel / "kernel-metadata.json"
+    assert json.loads(path.read_text()) == {
+        "id": "me/cspine-kit-tiny-submit",
+        "title": "cspine kit tiny submit",
+        "code_file": "submit.py",
+        "language": "python",
+        "kernel_type": "script",
+        "is_private": True,
+        "enable_gpu": True,
+        "enable_tpu": False,
+        "enable_internet": False,
+        "machine_shape": "NvidiaTeslaT4",
+        "dataset_sources": ["me/cspine-kit-tiny-bundle"],
+        "competition_sources": ["rsna"],
+        "kernel_sources": [],
+        "model_sources": [],
+    }
+    with pytest.raises(ArtifactError, match=r"submit\.py is missing"):
+        write_kernel_metadata(built.config, built.kernel.parent)
+
+
+@pytest.mark.parametrize("damage", ["changed", "missing", "added"])
+def test_a_bundle_that_changed_after_it_was_built_is_refused(built, tmp_path, damage):
+    bundle = tmp_path / "bundle"
+    shutil.copytree(built.paths.bundle, bundle)
+    shutil.copy(built.paths.bundle.with_name("bundle.key"), tmp_path)
+    victim = next(bundle.glob("*vertebra*weights.safetensors"))
+    if damage == "changed":
+        victim.write_bytes(victim.read_bytes()[:-1] + b"?")
+    elif damage == "missing":
+        victim.unlink()
+    else:
+        victim = bundle / "notes.txt"
+        victim.write_text("mine")
+    for check in (
+        lambda: verify_bundle(bundle),
+        lambda: build_bundle(built.config, built.paths, bundle),
+    ):
+        with pytest.raises(ArtifactError, match=victim.name):
+            check()
+
+
+def test_a_manifest_of_something_else_is_refused(tmp_path):
+    for text, words in (("{}", "no manifest"), ('{"format": "x", "files": {}}', "not known")):
+        (tmp_path / "manifest.json").write_text(text)
+        with pytest.raises(ArtifactError, match=words):
+            verify_bundle(tmp_path)
+
+
+def test_no_bundle_without_the_out_of_fold_score_of_this_very_run(run):
+    scores = run.paths.stack / "scores.csv"
+    write_scores(run.paths, run.config, per_exam=float("nan"))
+    with pytest.raises(ArtifactError, match="not finite"):
+        build(run)
+    write_scores(run.paths, run.config, ships=False)
+    with pytest.raises(ArtifactError, match="exactly one model that ships, it has 0"):
+        build(run)
+    write_scores(run.paths, run.config)
+    scores.with_name("scores.csv.key").write_text("of another config\n")
+    with pytest.raises(ArtifactError, match="of other tables or of another config"):
+        build(run)
+    scores.unlink()
+    with pytest.raises(ArtifactError, match="out-of-fold score"):
+        build(run)
+    assert not run.paths.bundle.exists()
+
+
+def test_no_bundle_without_every_model(run):
+    (run.paths.model("resnet", 1) / "weights.safetensors").unlink()
+    with pytest.raises(ArtifactError, match=r"resnet/fold_1/weights\.safetensors is missing"):
+        build(run)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("kaggle.json", "{}"),
+        ("notes.json", '{"username": "me", "key": "0123456789abcdef0123456789abcdef"}'),
+        ("notes.txt", "export KAGGLE_API_TOKEN=KGAT_0123456789abcdef0123"),
+    ],
+)
+def test_no_bundle_with_a_credential(run, name, text):
+    (run.paths.stack / name).write_text(text)
+    with pytest.raises(ArtifactError, match=r"credential") as error:
+        build(run)
+    assert name in str(error.value) and "0123456789abcdef" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"dataset": "short"}, r"bundle\.dataset 'short' has 5 characters, allowed are 6\.\.50"),
+        ({"kernel": "k" * 51}, r"bundle\.kernel .* has 51 characters, allowed are 5\.\.50"),
+        ({"dataset": "With Spaces"}, "lowercase letters and digits"),
+        ({"kernel": "two--dashes"}, "joined by one dash"),
+        ({"owner": "Me And You"}, "no Kaggle name"),
+        ({"license": "apache2"}, "not a license of the service; there are .*apache-2.0"),
+    ],
+)
+def test_names_that_the_service_would_refuse(run, changes, words):
+    with pytest.raises(ConfigError, match=words):
+        build(run.with_bundle(**changes))
+
+
+def test_the_placeholder_owner_is_fine_until_a_push():
+    config = make_config(owner="your-kaggle-name")
+    service.check_names(config)
+    with pytest.raises(ConfigError, match=r"bundle\.owner is still"):
+        service.check_owner(config)
+
+
+def test_limits_of_a_dataset():
+    service.check_size({"a.txt": 10})
+    with pytest.raises(ArtifactError, match="1001 files"):
+        service.check_size({f"{i}.txt": 1 for i in range(1001)})
+    with pytest.raises(ArtifactError, match=r"101\.0 GB.*largest files are big"):
+        service.check_size({"small": 1, "big": 101 * 10**9})
+    with pytest.raises(ArtifactError, match="may alter: a\\+b"):
+        service.check_size({"a+b.txt": 1})
+
+
+@pytest.mark.parametrize("wheels", [["python-gdcm"], ["python-gdcm>=3"], ["x==1; bad"]])
+def test_a_wheel_must_be_pinned(wheels):
+    with pytest.raises(ConfigError, match=r"bundle\.wheels"):
+        make_config(wheels=wheels)
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        ([GDCM.format(tag="cp312"), GDCM.format(tag="cp313")], None),
+        (
+            [GDCM.format(tag="cp312")],
+            r"Python 3\.13 needs exactly one wheel of python-gdcm==3\.2\.6",
+        ),
+        ([GDCM.format(tag="cp311")], r"cp311.* fits none of bundle\.pythons \['3\.12', '3\.13'\]"),
+        (["python_gdcm-3.2.6-cp312-cp312-win_amd64.whl"], "win_amd64.* fits none"),
+        (["python_gdcm-3.2.6-cp312-cp312-manylinux_2_39_x86_64.whl"], "fits none.* glibc 2.35"),
+        ([GDCM.format(tag="cp312").replace("3.2.6", "3.2.5")], "was not asked for"),
+        (["gdcm-1.1-py3-none-any.whl"], "was not asked for"),
+        (["python_gdcm-3.2.6-cp312.whl"], "no wheel name"),
+        (
+            [GDCM.format(tag="cp312"), "python_gdcm-3.2.6-cp312-abi3-manylinux_2_28_x86_64.whl"],
+            r"Python 3\.12 needs exactly one",
+        ),
+    ],
+)
+def test_wheels_are_checked_against_the_target_pythons_by_their_tags(tmp_path, names, words):
+    bundle = make_config(wheels=["python-gdcm==3.2.6"]).bundle
+    for name in (KIT_WHEEL, *names):
+        (tmp_path / name).touch()
+    if words is None:
+        check_wheels(bundle, tmp_path)
+        return
+    with pytest.raises(ArtifactError, match=words):
+        check_wheels(bundle, tmp_path)
+
+
+def test_supported_tags_follow_python_and_glibc():
+    def tags(python: str, glibc: str) -> set[str]:
+        return {str(tag) for tag in supported_tags(python, glibc)}
+
+    assert {"cp312-cp312-manylinux_2_35_x86_64", "py3-none-any"} <= tags("3.12", "2.35")
+    assert {"cp38-abi3-manylinux2014_x86_64"} <= tags("3.13", "2.35")
+    assert "cp312-cp312-manylinux_2_35_x86_64" not in tags("3.12", "2.34")
+
+
+def fake_wheel(folder: Path, tag: str) -> None:
+    """The smallest wheel that pip takes for `somelib`."""
+    info = "somelib-1.0.dist-info"
+    with zipfile.ZipFile(folder / f"somelib-1.0-{tag}-{tag}-manylinux_2_28_x86_64.whl", "w") as w:
+        w.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: somelib\nVersion: 1.0\n")
+        w.writestr(f"{info}/WHEEL", f"Wheel-Version: 1.0\nTag: {tag}-{tag}-manylinux_2_28_x86_64\n")
+
+
+def test_the_wheelhouse_gets_a_wheel_for_every_python_or_says_what_is_missing(
+    tmp_path, monkeypatch
+):
+    index, house = tmp_path / "index", tmp_path / "house"
+    for folder in (index, house):
+        folder.mkdir()
+    for name in [n for n in os.environ if n.startswith("PIP_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(index))
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setattr(
+        "cspine_kit.ship.wheelhouse._build_kit_wheel", lambda to: (to / KIT_WHEEL).touch()
+    )
+    bundle = make_config(wheels=["somelib==1.0"]).bundle
+    fake_wheel(index, "cp312")
+    with pytest.raises(ArtifactError, match=r"pip download failed: .*somelib==1\.0"):
+        fill_wheelhouse(bundle, house)
+    fake_wheel(index, "cp313")
+    fill_wheelhouse(bundle, house)
+    check_wheels(bundle, house)
+    assert len(list(house.glob("somelib*.whl"))) == 2
+
+
+def test_a_folder_with_other_things_is_not_overwritten(run):
+    run.paths.bundle.mkdir(parents=True)
+    (run.paths.bundle / "mine.txt").touch()
+    with pytest.raises(ArtifactError, match="not empty and is no finished bundle"):
+        build(run)
+    assert (run.paths.bundle / "mine.txt").exists()

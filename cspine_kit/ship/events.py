@@ -22,10 +22,6 @@ IMAGE = "image"
 SOURCES = (IMAGE, "header_levels", "header", "priors")
 """What a study's rows came from, best first."""
 
-OLDER_SOURCES = {"models": IMAGE}
-OLDER_EVENTS = {"study_from_priors": "priors"}
-"""How logs of kit 0.1.0 say it."""
-
 
 @dataclass(frozen=True)
 class KernelEvents:
@@ -69,25 +65,22 @@ def read_kernel_log(path: Path) -> KernelEvents:
     """
     rows, others, members = [], [], dict[str, float]()
     for event in _lines(path):
-        older = OLDER_EVENTS.get(event["event"])
-        if event["event"] != "study" and older is None:
+        if event["event"] != "study":
             others.append(event)
             continue
         parts = event.get("members_s") or {}
         for name, seconds in parts.items():
             members[name] = members.get(name, 0.0) + float(seconds)
-        source = str(older or event.get("source"))
         row: dict[str, Any] = {
             "study_uid": str(event["study_uid"]),
             "time": event.get("time"),
-            "source": OLDER_SOURCES.get(source, source),
+            "source": str(event.get("source")),
             "cause": event.get("cause") or "",
             "problems": list(event.get("problems") or []),
             "slices": event.get("slices"),
             "total_s": event.get("total_s"),
             **{stage: event.get(stage) for stage in STAGES},
         }
-        row["decode_s"] = event.get("decode_s", event.get("read_s"))
         row["members_s"] = sum(map(float, parts.values())) if parts else None
         rows.append(row)
     columns = ["study_uid", "time", "source", "cause", "problems", "slices", "total_s", *STAGES]

@@ -222,7 +222,7 @@ def finished(out: Path) -> list[str]:
             events.append(json.loads(line))
         except ValueError:  # the last line is being written
             continue
-    return [e["study_uid"] for e in events if e["event"] in ("study", "study_from_priors")]
+    return [e["study_uid"] for e in events if e["event"] == "study"]
 
 
 def wait_for(process: subprocess.Popen, out: Path, count: int) -> list[str]:

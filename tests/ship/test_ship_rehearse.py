@@ -64,17 +64,6 @@ def test_a_log_becomes_a_table(tmp_path):
         read_kernel_log(log)
 
 
-def test_a_log_of_the_first_kernel_reads_alike(tmp_path):
-    log = write_log(
-        tmp_path / "log.jsonl",
-        {"event": "study", "study_uid": "1.1", "source": "models", "read_s": 2.0, "total_s": 3.0},
-        {"event": "study_from_priors", "study_uid": "1.2", "cause": "no folder"},
-    )
-    studies = read_kernel_log(log).studies
-    assert studies["source"].tolist() == ["image", "priors"]
-    assert studies["decode_s"].iloc[0] == 2.0
-
-
 def test_the_forecast_is_arithmetic_on_measured_stages(tmp_path):
     priors = {"event": "priors_written", "time": 10.0}
     log = write_log(

@@ -8,7 +8,7 @@ CSPINE = $(VENV)/bin/cspine
 READY = $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test oof stack kernel push score leaderboard info lint bench
+.PHONY: help demo test oof stack kernel rehearse push score leaderboard info lint bench
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -42,6 +42,10 @@ stack: $(READY)  ## aggregated statistics, nested LightGBM stack, score table
 
 kernel: $(READY)  ## offline Kaggle dataset (oof/<name>/bundle) and kernels/submit
 	$(CSPINE) bundle --config $(CONFIG)
+
+rehearse: $(READY)  ## CONFIG's bundle run as Kaggle will, on hostile studies too: one page of verdicts
+	$(CSPINE) bundle --config $(CONFIG)
+	$(CSPINE) rehearse --config $(CONFIG)
 
 push: $(READY)  ## the real kaggle client: dataset, kernel, its checked output; ARGS='--dry-run' or '--submit'
 	$(CSPINE) bundle --config $(CONFIG)

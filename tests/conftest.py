@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from chain import run_chain
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -16,3 +17,15 @@ def real_data() -> Path:
         if folder.is_dir():
             return folder
     pytest.skip("no real data: set CSPINE_REAL_DATA to a folder with train.csv and head_neck_ct/")
+
+
+@pytest.fixture(scope="session", name="run")
+def _run(tmp_path_factory) -> Path:
+    """The folder after the whole tiny chain; read-only for tests."""
+    return run_chain(tmp_path_factory.mktemp("chain") / "clone")
+
+
+@pytest.fixture(name="bundle")
+def _bundle(run) -> Path:
+    """The tiny chain's bundle."""
+    return run / "oof" / "tiny" / "bundle"

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from chain import CHAIN, CONFIG, folder_of
 
 from cspine_kit.cli import main
 from cspine_kit.core.anatomy import LEVELS, TARGETS
@@ -22,7 +23,6 @@ from cspine_kit.ship.kernel import run_kernel
 from cspine_kit.ship.reading import load_volume
 
 ROOT = Path(__file__).resolve().parents[1]
-CONFIG = ["--config", "configs/tiny.yaml"]
 HEARING = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -30,36 +30,6 @@ from cspine_kit.cli import main
 sys.exit(main(sys.argv[1:]))
 """
 """`cspine` that hears Ctrl-C: children of a background shell, as in CI, are started deaf to it."""
-
-CHAIN = ("oof", "stack", "bundle", "kernel", "score")
-
-
-def folder_of(tmp: Path) -> Path:
-    """A working folder with the configs and the kernel script, as a clone has them."""
-    (tmp / "configs").mkdir(parents=True)
-    shutil.copy(ROOT / "configs" / "base.yaml", tmp / "configs")
-    shutil.copy(ROOT / "tests" / "tiny.yaml", tmp / "configs")
-    shutil.copytree(ROOT / "kernels" / "submit", tmp / "kernels" / "submit")
-    return tmp
-
-
-@pytest.fixture(scope="session")
-def run(tmp_path_factory) -> Path:
-    """The folder after the whole chain."""
-    folder = folder_of(tmp_path_factory.mktemp("chain") / "clone")
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        for verb in CHAIN:
-            assert main([verb, *CONFIG]) == 0, verb
-    finally:
-        os.chdir(before)
-    return folder
-
-
-@pytest.fixture(name="bundle")
-def _bundle(run) -> Path:
-    return run / "oof" / "tiny" / "bundle"
 
 
 def stamps(folder: Path) -> dict[str, int]:

@@ -10,10 +10,13 @@ from cspine_kit.cli.verb import (
     SUBMISSIONS,
     Verb,
     config_argument,
+    ensure_competition,
     no_arguments,
     open_run,
 )
 from cspine_kit.core.errors import ConfigError
+
+CONSTRAINTS = Path("constraints-kaggle.txt")
 
 
 def _bundle_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,11 +27,13 @@ def _bundle_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _bundle(args: argparse.Namespace) -> int:
     from cspine_kit.ship.bundle import build_bundle, sizes_of, write_kernel_metadata
+    from cspine_kit.ship.constraints import write_probe_metadata
 
     config, paths = open_run(args)
     out = args.out or paths.bundle
     score = build_bundle(config, paths, out)["score"]
     write_kernel_metadata(config, args.kernel_folder)
+    write_probe_metadata(config, args.kernel_folder.with_name("probe"))
     sizes = sizes_of(out)
     wheels = {name: size for name, size in sizes.items() if name.endswith(".whl")}
     print(f"bundle in {out}: {len(sizes)} files, {sum(sizes.values()) / 1e6:.1f} MB")
@@ -182,6 +187,78 @@ def _info(args: argparse.Namespace) -> int:
     return 0
 
 
+def _rehearse_arguments(parser: argparse.ArgumentParser) -> None:
+    config_argument(parser)
+    parser.add_argument("--bundle", type=Path, metavar="DIR", help="default: oof/<name>/bundle")
+    parser.add_argument(
+        "--environments", type=Path, default=OOF_ROOT / "rehearsal", metavar="DIR",
+        help="where environments (several GB) and phantoms are kept between runs",
+    )  # fmt: skip
+    parser.add_argument("--constraints", type=Path, default=CONSTRAINTS, metavar="FILE")
+    parser.add_argument("--python", type=Path, metavar="FILE", help="default: Kaggle's, else this")
+    parser.add_argument("--clean", type=int, default=8, metavar="N", help="sound studies to score")
+    parser.add_argument("--memory-gib", type=float, default=29.0)
+    parser.add_argument("--minutes", type=float, default=60.0, help="time budget of each run")
+    parser.add_argument("--guard", action="store_true", help="no namespaces, even where allowed")
+
+
+def _rehearse(args: argparse.Namespace) -> int:
+    from cspine_kit.core.config import PhantomConfig
+    from cspine_kit.core.paths import Competition
+    from cspine_kit.core.runs import publish
+    from cspine_kit.phantom.competition import write_competition
+    from cspine_kit.phantom.hostile import write_hostile
+    from cspine_kit.ship.constraints import read_pins
+    from cspine_kit.ship.environment import build_environment
+    from cspine_kit.ship.rehearsal_inputs import Inputs
+    from cspine_kit.ship.rehearsal_page import render_page
+    from cspine_kit.ship.rehearse import rehearse
+    from cspine_kit.ship.sandbox import Sandbox, best_isolation
+
+    config, paths = open_run(args)
+    ensure_competition(config)
+    full = write_competition(
+        args.environments / "full",
+        PhantomConfig(studies=1, test_studies=3, size_px=512, masked=0, boxed=0, seed=29),
+    )
+    hostile = write_hostile(args.environments / "hostile", seed=29)
+    own = Competition(config.competition.dir) if config.competition.phantom else full
+    out = paths.root / "rehearsal"
+    result = rehearse(
+        args.bundle or paths.bundle,
+        Inputs(hostile, own, full, args.clean),
+        build_environment(
+            args.constraints, args.environments, python=args.python, extra=config.bundle.wheels
+        ),
+        Sandbox(out / "sandbox", "guard" if args.guard else best_isolation(), args.memory_gib),
+        kernels=Path("kernels"),
+        out=out,
+        pins=read_pins(args.constraints),
+        limit_s=60 * args.minutes,
+    )
+    page = paths.root / "rehearsal.md"
+    with publish(page) as temporary:
+        temporary.write_text(render_page(result))
+    print(page.read_text())
+    print(f"page in {page}; submissions, logs and outputs in {out}")
+    return 0 if result.ok else 1
+
+
+def _constraints_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--from", dest="probe", type=Path, required=True, metavar="JSON", help="probe.json"
+    )
+    parser.add_argument("--out", type=Path, default=CONSTRAINTS, metavar="FILE")
+
+
+def _constraints(args: argparse.Namespace) -> int:
+    from cspine_kit.ship.constraints import refresh
+
+    changes = refresh(args.probe, args.out)
+    print("\n".join([f"{args.out}: {len(changes)} packages changed", *changes]))
+    return 0
+
+
 VERBS = {
     "bundle": Verb(
         "offline Kaggle dataset and kernel folder",
@@ -200,6 +277,18 @@ VERBS = {
         "cspine kernel --competition DIR --bundle DIR --out submission.csv",
         _kernel_arguments,
         _kernel,
+    ),
+    "rehearse": Verb(
+        "run the bundle as Kaggle will: its packages, paths and limits, on hostile studies too",
+        f"cspine rehearse {DEMO}",
+        _rehearse_arguments,
+        _rehearse,
+    ),
+    "constraints": Verb(
+        "refresh the pins of Kaggle's image from a probe kernel's report",
+        "cspine constraints --from probe.json",
+        _constraints_arguments,
+        _constraints,
     ),
     "score": Verb(
         "metric A and B of a submission; with --config the results table and a ledger row",

@@ -12,6 +12,7 @@ prove that all agree to the pixel.
 """
 
 import contextlib
+import importlib
 import importlib.util
 import os
 import struct
@@ -51,7 +52,7 @@ def _codecs() -> dict[str, list[Decoder]]:
     if importlib.util.find_spec("numba") is not None:
         found = {f"{JPEG}.57": [_lossless], f"{JPEG}.70": [_lossless]}
     try:
-        import imagecodecs as codecs
+        codecs: Any = importlib.import_module("imagecodecs")
     except ImportError:
         return found
     names = {

@@ -1,4 +1,4 @@
-"""Makes `finished_run.py` and `kaggle_server.py` importable for the ship room's tests."""
+"""Makes `faults.py`, `finished_run.py` and `kaggle_server.py` importable for these tests."""
 
 import sys
 from pathlib import Path

@@ -1,0 +1,322 @@
+"""A place like a Kaggle session: its paths, read-only inputs, no network, memory and time limits.
+
+In: an interpreter, folders to mount, a script. Out: how the run ended. Example::
+
+    sandbox = Sandbox(work, isolation="namespaces", memory_gib=29.0)
+    run = sandbox.run(python, script, {"competitions/rsna": competition}, limit_s=600)
+
+With Linux namespaces the script runs at /kaggle/src/script.py in a root of its own, with real
+read-only mounts below /kaggle/input and no network device. Where those are not allowed, a tree of
+links and a guard inside Python's socket module stand in; `describe` says which it was.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from cspine_kit.core.errors import ArtifactError
+
+Isolation = Literal["namespaces", "guard"]
+
+POLL_S = 0.25
+LEAVE_S = 3.0
+GRACE_S = 20.0
+"""Between the polite and the certain end of a run that is past its time."""
+
+GUARD = '''"""No network: only sockets inside this machine's kernel (AF_UNIX) connect."""
+import socket
+
+class Guarded(socket.socket):
+    def connect(self, address):
+        if self.family != socket.AF_UNIX:
+            raise OSError(f"no network here: {address}")
+        super().connect(address)
+
+    def connect_ex(self, address):
+        self.connect(address)
+        return 0
+
+socket.socket = Guarded
+'''
+
+ENTER = r"""
+set -e
+mount -t tmpfs tmpfs "$ROOT"
+for entry in /*; do
+    case "$entry" in
+        /kaggle | /tmp | /lost+found) continue ;;
+    esac
+    if [ -L "$entry" ]; then
+        cp -P "$entry" "$ROOT$entry"
+    elif [ -d "$entry" ]; then
+        mkdir "$ROOT$entry"
+        mount --rbind "$entry" "$ROOT$entry"
+    fi
+done
+mkdir -p "$ROOT/tmp" "$ROOT/kaggle/input" "$ROOT/kaggle/working" "$ROOT/kaggle/src"
+mount --bind "$SCRATCH" "$ROOT/tmp"
+mkdir -p "$ROOT$ENVIRONMENT"
+mount --bind "$ENVIRONMENT" "$ROOT$ENVIRONMENT"
+mount --bind "$WORKING" "$ROOT/kaggle/working"
+cp "$SCRIPT" "$ROOT/kaggle/src/script.py"
+while [ $# -ge 2 ]; do
+    mkdir -p "$ROOT/kaggle/input/$1"
+    mount --bind "$2" "$ROOT/kaggle/input/$1"
+    mount -o remount,ro,bind "$ROOT/kaggle/input/$1"
+    shift 2
+done
+ulimit -v "$MEMORY_KIB"
+cd "$ROOT/kaggle/working"
+exec chroot "$ROOT" env -i PATH="$ENVIRONMENT/bin:/usr/local/bin:/usr/bin:/bin" HOME=/root \
+    LANG=C.UTF-8 PIP_CONFIG_FILE=/dev/null PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    KAGGLE_KERNEL_RUN_TYPE=Batch $RERUN \
+    sh -c 'cd /kaggle/working && exec "$0" /kaggle/src/script.py' "$ENVIRONMENT/bin/python"
+"""
+"""Run by sh as root of a new mount and network namespace; arguments: place and source of each
+mount. The root is a tmpfs with everything of the machine bound into it but /tmp and /kaggle."""
+
+GUARDED = 'ulimit -v "$MEMORY_KIB"; cd "$WORKING"; exec "$ENVIRONMENT/bin/python" "$SCRIPT"'
+
+
+@dataclass(frozen=True)
+class SandboxRun:
+    """How a run ended."""
+
+    code: int
+    """Exit code; negative: the signal that ended it."""
+    seconds: float
+    ended_for: Literal["", "time", "memory"]
+    """Which limit it ran into; empty where it ended by itself."""
+    peak_mib: float
+    """Largest memory of all its processes together, shared pages counted once."""
+    left_over: int
+    """Processes of it that were still alive when it had ended; they were killed."""
+    output: str
+    """Standard output and error, as they came."""
+
+
+def _unshare() -> list[str]:
+    """The command that opens the namespaces; a user namespace too where we are not root."""
+    user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+    return ["unshare", *user, "--mount", "--net", "--propagation", "private"]
+
+
+def has_gpu() -> bool:
+    """True where a CUDA driver runs: it maps far more addresses than it uses memory."""
+    return Path("/dev/nvidiactl").exists()
+
+
+def best_isolation() -> Isolation:
+    """`namespaces` where this machine allows mounts and a chroot in them, else `guard`."""
+    probe = (
+        'd=$(mktemp -d) && mount -t tmpfs tmpfs "$d" && mount --rbind /proc "$d" && chroot / true'
+    )
+    try:
+        command = [*_unshare(), "sh", "-c", probe]
+        done = subprocess.run(command, capture_output=True, timeout=30, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return "guard"
+    return "namespaces" if done.returncode == 0 else "guard"
+
+
+def session_processes(session: int) -> list[int]:
+    """Ids of the living processes of a session (a run's leader and everything it started)."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, _, sid = stat.read_text().rpartition(")")[2].split()[:4]
+        except (OSError, ValueError):
+            continue
+        if int(sid) == session and state not in "ZX":
+            found.append(int(stat.parent.name))
+    return found
+
+
+def _memory_mib(session: int) -> float:
+    """Memory of all processes of a session, MiB; shared pages are split among them."""
+    total = 0
+    for pid in session_processes(session):
+        try:
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+            total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+        except (OSError, IndexError, ValueError):
+            continue
+    return total / 1024
+
+
+@dataclass(frozen=True)
+class Sandbox:
+    """Where runs happen: `work` is emptied at every run but for what `working` shows."""
+
+    work: Path
+    isolation: Isolation
+    memory_gib: float
+
+    @property
+    def working(self) -> Path:
+        """What the script sees as /kaggle/working."""
+        return self.work.absolute() / "working"
+
+    def describe(self) -> dict[str, str]:
+        """How each promise is kept here, in words."""
+        memory = f"{self.memory_gib:g} GiB for all processes together, watched"
+        if not has_gpu():
+            memory += "; the same as address space of each (RLIMIT_AS)"
+        if self.isolation == "namespaces":
+            return {
+                "paths": "/kaggle/input, /kaggle/working, /kaggle/src as on Kaggle (chroot)",
+                "network": "off: a network namespace without devices (unshare --net)",
+                "inputs": "read-only bind mounts (unshare --mount)",
+                "memory": memory,
+            }
+        return {
+            "paths": "CSPINE_INPUT stands for /kaggle/input: no mount namespaces here",
+            "network": "guarded in Python's socket module only: no network namespaces here",
+            "inputs": "links, compared before and after: no read-only mounts here",
+            "memory": memory,
+        }
+
+    def run(
+        self,
+        environment: Path,
+        script: Path,
+        mounts: dict[str, Path],
+        *,
+        limit_s: float,
+        rerun: bool = True,
+        watch: Callable[[int], None] | None = None,
+    ) -> SandboxRun:
+        """Run `script` with an environment's Python until it ends or its time is up.
+
+        Args:
+            environment: folder of a virtual environment.
+            script: the kernel's one file.
+            mounts: source folder by place below /kaggle/input.
+            limit_s: wall-clock limit, s; then SIGTERM, then SIGKILL.
+            rerun: as on the hidden test set; False: as right after a push.
+            watch: called in a thread with the session's id once it runs.
+
+        Raises:
+            ArtifactError: a mount's source is missing.
+        """
+        for place, source in mounts.items():
+            if not source.is_dir():
+                raise ArtifactError(f"mount {place}: {source} is no folder")
+        shutil.rmtree(self.work, ignore_errors=True)
+        places = {name: self.work.absolute() / name for name in ("root", "scratch", "working")}
+        for folder in places.values():
+            folder.mkdir(parents=True)
+        shell = {
+            "ROOT": str(places["root"]),
+            "SCRATCH": str(places["scratch"]),
+            "WORKING": str(self.working),
+            "ENVIRONMENT": str(environment.absolute()),
+            "SCRIPT": str(script.absolute()),
+            "MEMORY_KIB": "unlimited" if has_gpu() else str(int(self.memory_gib * 1024**2)),
+            "RERUN": "KAGGLE_IS_COMPETITION_RERUN=1" if rerun else "",
+        }
+        log = self.work / "output.txt"
+        with log.open("wb") as output:
+            if self.isolation == "namespaces":
+                flat = [
+                    part for place, src in mounts.items() for part in (place, str(src.resolve()))
+                ]
+                command = [*_unshare(), "sh", "-c", ENTER, "sh", *flat]
+                env = {"PATH": os.environ["PATH"], **shell}
+            else:
+                command, env = ["sh", "-c", GUARDED], self._guarded(mounts, shell)
+            start = time.monotonic()
+            process = subprocess.Popen(
+                command,
+                env=env,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+            if watch is not None:
+                threading.Thread(target=watch, args=(process.pid,), daemon=True).start()
+            peak, ended_for = _wait(process, start + limit_s, 1024 * self.memory_gib)
+            seconds = time.monotonic() - start
+        left_over = _end_left_over(process.pid)
+        text = log.read_text(errors="replace")
+        return SandboxRun(process.returncode, seconds, ended_for, peak, left_over, text)
+
+    def _guarded(self, mounts: dict[str, Path], shell: dict[str, str]) -> dict[str, str]:
+        """Links for the mounts, the guard on the path; returns the run's environment."""
+        inputs, guard = self.work.absolute() / "input", self.work.absolute() / "guard"
+        for place, source in mounts.items():
+            (inputs / place).parent.mkdir(parents=True, exist_ok=True)
+            (inputs / place).symlink_to(source.resolve())
+        guard.mkdir()
+        (guard / "sitecustomize.py").write_text(GUARD)
+        rerun = dict([shell["RERUN"].split("=")]) if shell["RERUN"] else {}
+        return {
+            **shell,
+            **rerun,
+            "PATH": f"{shell['ENVIRONMENT']}/bin:{os.environ['PATH']}",
+            "HOME": os.environ.get("HOME", "/"),
+            "LANG": "C.UTF-8",
+            "PIP_CONFIG_FILE": "/dev/null",
+            "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+            "PYTHONPATH": str(guard),
+            "TMPDIR": shell["SCRATCH"],
+            "CSPINE_INPUT": str(inputs),
+            "CSPINE_PACKAGES": str(self.work.absolute() / "scratch" / "packages"),
+            "KAGGLE_KERNEL_RUN_TYPE": "Batch",
+        }
+
+
+def _wait(
+    process: "subprocess.Popen[bytes]", deadline: float, limit_mib: float
+) -> tuple[float, Literal["", "time", "memory"]]:
+    """Wait for a session's leader; peak memory in MiB, and the limit that it was ended for."""
+    peak = 0.0
+    while process.poll() is None:
+        peak = max(peak, _memory_mib(process.pid))
+        if peak > limit_mib:
+            _end(process)
+            return peak, "memory"
+        if time.monotonic() > deadline:
+            _end(process)
+            return peak, "time"
+        time.sleep(POLL_S)
+    return peak, ""
+
+
+def _end_left_over(session: int) -> int:
+    """Kill what is still alive of a session whose leader ended; returns how many that were.
+
+    Helpers that end by themselves when their pipe closes get a moment to do so.
+    """
+    patience = time.monotonic() + LEAVE_S
+    while session_processes(session) and time.monotonic() < patience:
+        time.sleep(0.01)
+    found = session_processes(session)
+    for pid in found:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + GRACE_S
+    while session_processes(session) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return len(found)
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    for sign, patience in ((signal.SIGTERM, GRACE_S), (signal.SIGKILL, None)):
+        try:
+            os.killpg(process.pid, sign)
+            process.wait(patience)
+            return
+        except subprocess.TimeoutExpired:
+            continue
+        except ProcessLookupError:
+            return

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -115,12 +116,14 @@ def test_a_killed_run_ends_with_the_same_submission(run, tmp_path):
     assert ours.read_bytes() == (run / "submissions" / "tiny" / "submission.csv").read_bytes()
 
 
-def kernel_on(run: Path, bundle: Path, folder: Path, uids: list[str]) -> tuple[pd.Series, list]:
+def kernel_on(
+    run: Path, bundle: Path, folder: Path, uids: list[str], hours: float | None = None
+) -> tuple[pd.Series, list]:
     """Run the kernel on a competition folder whose test.csv names `uids`; probabilities and log."""
     rows = [(f"{uid}_{t}", uid, t) for uid in uids for t in TARGETS]
     frame = pd.DataFrame(rows, columns=["row_id", "StudyInstanceUID", "prediction_type"])
     frame.to_csv(folder / "test.csv", index=False)
-    run_kernel(folder, bundle, folder / "out" / "submission.csv")
+    run_kernel(folder, bundle, folder / "out" / "submission.csv", hours=hours)
     found = pd.read_csv(folder / "out" / "submission.csv").set_index("row_id")["fractured"]
     assert found.index.tolist() == frame["row_id"].tolist()
     assert found.between(0, 1, inclusive="neither").all()
@@ -158,6 +161,32 @@ def test_bad_studies_cost_only_themselves(run, bundle, tmp_path):
         assert by_study[uid]["cause"]
     assert short in by_study
     assert next(e for e in log if e["event"] == "end")["studies"] == 7
+
+
+def test_half_the_time_gives_less_effort_and_a_whole_submission(run, bundle, tmp_path, monkeypatch):
+    """On a real clock: networks that would need 12 s for these studies, and 6 s."""
+    source = sorted((run / "competition" / "test_images").iterdir())
+    uids = [f"1.{i}" for i in range(12)]
+    (tmp_path / "test_images").mkdir()
+    for i, uid in enumerate(uids):
+        (tmp_path / "test_images" / uid).symlink_to(source[i % len(source)])
+    predict = Ensemble.predict
+
+    def slow(self, volume, folder, effort):
+        full = self.efforts[0]
+        share = effort.folds * len(effort.members) / effort.stride
+        time.sleep(share / (full.folds * len(full.members)))
+        found = predict(self, volume, folder, effort)
+        shares = dict.fromkeys(effort.members, share / 4 / len(effort.members))
+        return replace(found, costs=replace(found.costs, members_s=shares))
+
+    monkeypatch.setattr(Ensemble, "predict", slow)
+    start = time.monotonic()
+    _, log = kernel_on(run, bundle, tmp_path, uids, hours=6 / 3600)
+    assert time.monotonic() - start < 12
+    assert len([e for e in log if e["event"] == "study"]) == len(uids)
+    assert any(e["event"] == "degraded" for e in log)
+    assert {e["source"] for e in log if e["event"] == "study"} & {"image", "header"}
 
 
 def test_a_damaged_bundle_still_gives_priors_and_says_why(run, bundle, tmp_path):

@@ -163,10 +163,10 @@ def test_bad_studies_cost_only_themselves(run, bundle, tmp_path):
     assert next(e for e in log if e["event"] == "end")["studies"] == 7
 
 
-def test_half_the_time_gives_less_effort_and_a_whole_submission(run, bundle, tmp_path, monkeypatch):
-    """On a real clock: networks that would need 12 s for these studies, and 6 s."""
+def test_little_time_gives_less_effort_and_a_whole_submission(run, bundle, tmp_path, monkeypatch):
+    """On a real clock: networks that would need 24 s for these studies, and 8 s."""
     source = sorted((run / "competition" / "test_images").iterdir())
-    uids = [f"1.{i}" for i in range(12)]
+    uids = [f"1.{i}" for i in range(24)]
     (tmp_path / "test_images").mkdir()
     for i, uid in enumerate(uids):
         (tmp_path / "test_images" / uid).symlink_to(source[i % len(source)])
@@ -182,11 +182,13 @@ def test_half_the_time_gives_less_effort_and_a_whole_submission(run, bundle, tmp
 
     monkeypatch.setattr(Ensemble, "predict", slow)
     start = time.monotonic()
-    _, log = kernel_on(run, bundle, tmp_path, uids, hours=6 / 3600)
-    assert time.monotonic() - start < 12
-    assert len([e for e in log if e["event"] == "study"]) == len(uids)
-    assert any(e["event"] == "degraded" for e in log)
-    assert {e["source"] for e in log if e["event"] == "study"} & {"image", "header"}
+    _, log = kernel_on(run, bundle, tmp_path, uids, hours=8 / 3600)
+    assert time.monotonic() - start < 20
+    studies = [e for e in log if e["event"] == "study"]
+    assert sorted(e["study_uid"] for e in studies) == sorted(uids)
+    assert all(e["source"] in ("image", "header") for e in studies)
+    less = [e for e in log if e["event"] == "degraded"]
+    assert less or any("no time" in e.get("cause", "") for e in studies)
 
 
 def test_a_damaged_bundle_still_gives_priors_and_says_why(run, bundle, tmp_path):

@@ -43,7 +43,7 @@ ITEM, END = 0xE000FFFE, 0xE0DDFFFE
 RLE = "1.2.840.10008.1.2.5"
 JPEG = "1.2.840.10008.1.2.4"
 
-Decoder = Callable[[bytes], NDArray[Any]]
+Decoder = Callable[[bytes], Any]
 
 
 def _codecs() -> dict[str, list[Decoder]]:

@@ -23,7 +23,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PROBE = ROOT / "kernels" / "probe" / "probe.py"
 IMPORTED_AS = {"cv2": "opencv-python-headless", "gdcm": "python-gdcm", "yaml": "pyyaml"}
 IMPORTED_AS |= {"sklearn": "scikit-learn"}
-NOT_IN_KERNEL = {"accelerate", "kaggle", "matplotlib", "nibabel", "optuna", "pandera", "ray"}
+NOT_IN_KERNEL = {"accelerate", "kaggle", "matplotlib", "nibabel", "optuna", "packaging", "pandera"}
+NOT_IN_KERNEL |= {"ray"}
 OPTIONAL_IN_KERNEL = {"imagecodecs"}
 
 

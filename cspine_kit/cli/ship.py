@@ -33,7 +33,9 @@ def _bundle(args: argparse.Namespace) -> int:
     out = args.out or paths.bundle
     score = build_bundle(config, paths, out)["score"]
     write_kernel_metadata(config, args.kernel_folder)
-    write_probe_metadata(config, args.kernel_folder.with_name("probe"))
+    probe = args.kernel_folder.with_name("probe")
+    if probe.is_dir():
+        write_probe_metadata(config, probe)
     sizes = sizes_of(out)
     wheels = {name: size for name, size in sizes.items() if name.endswith(".whl")}
     print(f"bundle in {out}: {len(sizes)} files, {sum(sizes.values()) / 1e6:.1f} MB")

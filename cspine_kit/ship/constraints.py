@@ -15,7 +15,7 @@ from typing import Any
 from cspine_kit.core.config import Config
 from cspine_kit.core.errors import DataError
 from cspine_kit.core.runs import publish, read_json, write_json
-from cspine_kit.ship.bundle import write_kernel_metadata
+from cspine_kit.ship.service import KERNEL_METADATA, kernel_metadata
 
 KERNEL_PACKAGES = (
     *("huggingface-hub", "joblib", "lightgbm", "numpy", "opencv-python-headless", "pandas"),
@@ -120,12 +120,10 @@ def refresh(probe_json: Path, out: Path) -> list[str]:
 
 def write_probe_metadata(config: Config, folder: Path) -> None:
     """Write `kernel-metadata.json` beside probe.py: as submit.py's, so that it sees its mounts."""
-    write_kernel_metadata(config, folder)
-    path = folder / "kernel-metadata.json"
     slug = f"{config.bundle.kernel}-probe"
     own = {
         "id": f"{config.bundle.owner}/{slug}",
         "title": slug.replace("-", " "),
         "code_file": "probe.py",
     }
-    write_json(path, {**read_json(path), **own})
+    write_json(folder / KERNEL_METADATA, {**kernel_metadata(config), **own})

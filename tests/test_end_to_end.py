@@ -18,10 +18,10 @@ from chain import CHAIN, CONFIG, folder_of
 from cspine_kit.cli import main
 from cspine_kit.core.anatomy import LEVELS, TARGETS
 from cspine_kit.core.tables import read_table
+from cspine_kit.data.volumes import read_volume
 from cspine_kit.ship.bundle import open_bundle
 from cspine_kit.ship.ensemble import Ensemble
 from cspine_kit.ship.kernel import run_kernel
-from cspine_kit.ship.reading import load_volume
 
 ROOT = Path(__file__).resolve().parents[1]
 HEARING = """
@@ -215,7 +215,7 @@ def test_kernel_and_out_of_fold_run_agree(run, bundle, tmp_path):
     expected = oof[oof["study_uid"] == uid].reset_index(drop=True)
     ensemble = Ensemble(open_bundle(bundle, tmp_path))
     folder = run / "competition" / "train_images" / uid
-    volume, _ = load_volume(folder, uid, ensemble.config.cache)
+    volume, _ = read_volume(folder, ensemble.config.cache, uid)
     slices, _ = ensemble.tables(volume, folder)
     slices = slices[slices["model_fold"] == expected["fold"].iloc[0]]
     slices = slices.sort_values(["member", "slice_idx"], ignore_index=True)

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cspine_kit.core.anatomy import OVERALL
 from cspine_kit.core.config import Config
 from cspine_kit.core.errors import ArtifactError
 from cspine_kit.core.paths import Competition, RunPaths
@@ -21,12 +20,10 @@ from cspine_kit.ship.submission import (
     score_submission,
 )
 from cspine_kit.ship.test_set import (
-    expected_prevalence,
     hidden_scores,
     predictions_on_test,
     render_shift,
     shift_on_test,
-    training_labels,
 )
 
 SUBMISSION = "submission.csv"
@@ -49,28 +46,16 @@ def _format(table: pd.DataFrame, hidden: bool) -> list[str]:
     return lines
 
 
-def _ships(table: pd.DataFrame) -> str:
-    return str(table.loc[table["ships"].astype(bool), "model"].iloc[0])
-
-
-def _test_set(
-    config: Config, paths: RunPaths, submission: Path, predictions: pd.DataFrame, *, ships: str
-) -> list[str]:
+def _test_set(paths: RunPaths, submission: Path, predictions: pd.DataFrame) -> list[str]:
     """Lines on what the test set looks like beside the training set; writes shift.csv."""
     if predictions.empty:
         return ["no study was predicted from its image: see the kernel log"]
-    labels = training_labels(paths)
-    share = expected_prevalence(predictions, ships, labels, config.stack.form)
-    lines = [
-        f"fractured studies: {labels[OVERALL].mean():.2f} of the training set, "
-        f"about {share:.2f} of the test set as {ships} sees it (option stack.prevalence)"
-    ]
     report = shift_on_test(paths, submission)
-    if report is not None:
-        with publish(submission.with_name("shift.csv")) as temporary:
-            report.to_csv(temporary, index=False)
-        lines += render_shift(report)
-    return lines
+    if report is None:
+        return []
+    with publish(submission.with_name("shift.csv")) as temporary:
+        report.to_csv(temporary, index=False)
+    return render_shift(report)
 
 
 def run_results(config: Config, paths: RunPaths, submissions: Path) -> str:
@@ -110,7 +95,7 @@ def run_results(config: Config, paths: RunPaths, submissions: Path) -> str:
             f"A {score['metric_per_exam']:.4f} (95 % {low:.4f} to {high:.4f}), "
             f"B {score['metric_global']:.4f}"
         )
-    lines += ["", *_test_set(config, paths, submission, predictions, ships=_ships(table))]
+    lines += ["", *_test_set(paths, submission, predictions)]
     results = folder / "results.csv"
     with publish(results) as temporary:
         table.to_csv(temporary, index=False)

@@ -1,7 +1,7 @@
 """Every model on the test set: what the kernel predicted, and baselines that it does not run.
 
 In: a run folder and the files beside a submission. Out: scores on the hidden truth where there is
-one, the shift of the test set's features, and the prevalence it seems to have. Example::
+one, and the shift of the test set's features. Example::
 
     predictions = predictions_on_test(config, paths, submission)    # contract `predictions`
     scores = hidden_scores(predictions, truth, priors)
@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cspine_kit.core.anatomy import OVERALL, TARGETS
+from cspine_kit.core.anatomy import TARGETS
 from cspine_kit.core.config import Config
-from cspine_kit.core.metric import Form, evaluate
+from cspine_kit.core.metric import evaluate
 from cspine_kit.core.paths import RunPaths
 from cspine_kit.core.runs import read_json
 from cspine_kit.core.tables import CONTRACTS, read_table
@@ -119,24 +119,3 @@ def render_shift(report: pd.DataFrame, shown: int = 5) -> list[str]:
             f" -> {row['median']:.3g}{'  SHIFTED' if row['shifted'] else ''}"
         )
     return lines
-
-
-def expected_prevalence(
-    predictions: pd.DataFrame, model: str, labels: pd.DataFrame, form: Form
-) -> float:
-    """Share of fractured studies in the test set, as a model's overall probabilities imply it.
-
-    Args:
-        predictions: of `predictions_on_test`.
-        model: what ships.
-        labels: of the training studies.
-        form: what the model's probabilities minimize; its weights are taken out first.
-    """
-    from cspine_kit.stack.calibrate import estimate_prior
-    from cspine_kit.stack.rivals import metric_ratio
-
-    own = predictions[(predictions["model"] == model) & (predictions["target"] == OVERALL)]
-    p = own["prob"].to_numpy(np.float64)
-    y = labels[list(TARGETS)].to_numpy(np.float64)
-    plain = p / (p + metric_ratio(y, form)[-1] * (1.0 - p))
-    return estimate_prior(plain, float(y[:, -1].mean()))

@@ -212,11 +212,3 @@ def shift_prior(probs: FloatArray, trained: float, expected: float) -> FloatArra
         trained, expected: shares of positives in (0, 1).
     """
     return sigmoid(logit(probs) + float(logit(np.array(expected)) - logit(np.array(trained))))
-
-
-def estimate_prior(probs: FloatArray, trained: float, *, iterations: int = 200) -> float:
-    """Share of positives in an unlabelled set (expectation maximization, Saerens et al. 2002)."""
-    expected = trained
-    for _ in range(iterations):
-        expected = float(np.clip(shift_prior(probs, trained, expected).mean(), 1e-4, 1.0 - 1e-4))
-    return expected

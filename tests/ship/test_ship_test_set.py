@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cspine_kit.core.anatomy import OVERALL, TARGETS
+from cspine_kit.core.anatomy import TARGETS
 from cspine_kit.core.metric import metric
-from cspine_kit.ship.test_set import expected_prevalence, hidden_scores, render_shift
+from cspine_kit.ship.test_set import hidden_scores, render_shift
 
 
 def draw(n: int, rate: float, seed: int) -> tuple[pd.DataFrame, np.ndarray]:
@@ -38,17 +38,6 @@ def test_studies_without_predictions_count_with_the_priors() -> None:
     assert scores.loc["stack", "test_global"] == pytest.approx(metric(y, filled, "global"))
     constant = metric(y, np.full(y.shape, 0.25), "global")
     assert scores.loc["best_constant", "test_global"] == pytest.approx(constant)
-
-
-def test_prevalence_of_a_rarer_test_set_is_seen() -> None:
-    labels, _ = draw(4000, 0.5, 1)
-    truth, probs = draw(4000, 0.5, 2)
-    rng = np.random.default_rng(3)
-    keep = (truth[OVERALL] == 0) | (rng.random(len(truth)) < 0.3)
-    weighted = 2 * probs / (1 + probs)  # what form B makes of calibrated probabilities
-    rows = long(truth[keep.to_numpy()], weighted[keep.to_numpy()], "stack")
-    share = expected_prevalence(rows, "stack", labels, "global")
-    assert share == pytest.approx(float(truth.loc[keep, OVERALL].mean()), abs=0.03)
 
 
 def test_shift_names_what_moved() -> None:

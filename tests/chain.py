@@ -5,9 +5,9 @@ In: a new folder. Out: the folder after `CHAIN`. Example: `run_chain(tmp_path / 
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
-
-from cspine_kit.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ["--config", "configs/tiny.yaml"]
@@ -24,13 +24,14 @@ def folder_of(tmp: Path) -> Path:
 
 
 def run_chain(folder: Path) -> Path:
-    """Run every verb in a new folder; returns the folder."""
-    before = Path.cwd()
-    os.chdir(folder_of(folder))
-    try:
-        for verb in CHAIN:
-            if main([verb, *CONFIG]):
-                raise RuntimeError(f"cspine {verb} failed in {folder}")
-    finally:
-        os.chdir(before)
+    """Run every verb in a new folder, each in a process of its own as a user does."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    folder_of(folder)
+    for verb in CHAIN:
+        command = [sys.executable, "-m", "cspine_kit", verb, *CONFIG]
+        done = subprocess.run(
+            command, cwd=folder, env=env, capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise RuntimeError(f"cspine {verb} failed in {folder}: {done.stderr[-2000:]}")
     return folder

@@ -510,10 +510,9 @@ def disk_full_for_a_while(ground: Ground, count: int) -> Count:
     out = competition / "out" / "submission.csv"
 
     def replace(self: Path, target: Path) -> Path:
-        if Path(target).name == "submission.csv":
-            if 0 < len(finished(out)) < count:
-                failed.append(target)
-                raise OSError(errno.ENOSPC, "No space left on device", str(self))
+        if Path(target).name == "submission.csv" and 0 < len(finished(out)) < count:
+            failed.append(target)
+            raise OSError(errno.ENOSPC, "No space left on device", str(self))
         return rename(self, target)
 
     fault = ""

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,10 @@ from chain import CHAIN, CONFIG, folder_of
 from cspine_kit.cli import main
 from cspine_kit.core.anatomy import LEVELS, TARGETS
 from cspine_kit.core.tables import read_table
+from cspine_kit.data.volumes import read_volume
 from cspine_kit.ship.bundle import open_bundle
 from cspine_kit.ship.ensemble import Ensemble
 from cspine_kit.ship.kernel import run_kernel
-from cspine_kit.ship.reading import load_volume
 
 ROOT = Path(__file__).resolve().parents[1]
 HEARING = """
@@ -34,7 +35,7 @@ sys.exit(main(sys.argv[1:]))
 
 def stamps(folder: Path) -> dict[str, int]:
     """Modification times of what a finished run must not touch again."""
-    skip = ("run.json", "results.csv")
+    skip = ("run.json", "results.csv", "shift.csv")
     return {
         str(p.relative_to(folder)): p.stat().st_mtime_ns
         for p in folder.rglob("*")
@@ -115,12 +116,14 @@ def test_a_killed_run_ends_with_the_same_submission(run, tmp_path):
     assert ours.read_bytes() == (run / "submissions" / "tiny" / "submission.csv").read_bytes()
 
 
-def kernel_on(run: Path, bundle: Path, folder: Path, uids: list[str]) -> tuple[pd.Series, list]:
+def kernel_on(
+    run: Path, bundle: Path, folder: Path, uids: list[str], hours: float | None = None
+) -> tuple[pd.Series, list]:
     """Run the kernel on a competition folder whose test.csv names `uids`; probabilities and log."""
     rows = [(f"{uid}_{t}", uid, t) for uid in uids for t in TARGETS]
     frame = pd.DataFrame(rows, columns=["row_id", "StudyInstanceUID", "prediction_type"])
     frame.to_csv(folder / "test.csv", index=False)
-    run_kernel(folder, bundle, folder / "out" / "submission.csv")
+    run_kernel(folder, bundle, folder / "out" / "submission.csv", hours=hours)
     found = pd.read_csv(folder / "out" / "submission.csv").set_index("row_id")["fractured"]
     assert found.index.tolist() == frame["row_id"].tolist()
     assert found.between(0, 1, inclusive="neither").all()
@@ -160,6 +163,34 @@ def test_bad_studies_cost_only_themselves(run, bundle, tmp_path):
     assert next(e for e in log if e["event"] == "end")["studies"] == 7
 
 
+def test_little_time_gives_less_effort_and_a_whole_submission(run, bundle, tmp_path, monkeypatch):
+    """On a real clock: networks that would need 24 s for these studies, and 8 s."""
+    source = sorted((run / "competition" / "test_images").iterdir())
+    uids = [f"1.{i}" for i in range(24)]
+    (tmp_path / "test_images").mkdir()
+    for i, uid in enumerate(uids):
+        (tmp_path / "test_images" / uid).symlink_to(source[i % len(source)])
+    predict = Ensemble.predict
+
+    def slow(self, volume, folder, effort):
+        full = self.efforts[0]
+        share = effort.folds * len(effort.members) / effort.stride
+        time.sleep(share / (full.folds * len(full.members)))
+        found = predict(self, volume, folder, effort)
+        shares = dict.fromkeys(effort.members, share / 4 / len(effort.members))
+        return replace(found, costs=replace(found.costs, members_s=shares))
+
+    monkeypatch.setattr(Ensemble, "predict", slow)
+    start = time.monotonic()
+    _, log = kernel_on(run, bundle, tmp_path, uids, hours=8 / 3600)
+    assert time.monotonic() - start < 20
+    studies = [e for e in log if e["event"] == "study"]
+    assert sorted(e["study_uid"] for e in studies) == sorted(uids)
+    assert all(e["source"] in ("image", "header") for e in studies)
+    less = [e for e in log if e["event"] == "degraded"]
+    assert less or any("no time" in e.get("cause", "") for e in studies)
+
+
 def test_a_damaged_bundle_still_gives_priors_and_says_why(run, bundle, tmp_path):
     broken = tmp_path / "bundle"
     shutil.copytree(bundle, broken)
@@ -184,7 +215,7 @@ def test_kernel_and_out_of_fold_run_agree(run, bundle, tmp_path):
     expected = oof[oof["study_uid"] == uid].reset_index(drop=True)
     ensemble = Ensemble(open_bundle(bundle, tmp_path))
     folder = run / "competition" / "train_images" / uid
-    volume, _ = load_volume(folder, uid, ensemble.config.cache)
+    volume, _ = read_volume(folder, ensemble.config.cache, uid)
     slices, _ = ensemble.tables(volume, folder)
     slices = slices[slices["model_fold"] == expected["fold"].iloc[0]]
     slices = slices.sort_values(["member", "slice_idx"], ignore_index=True)

@@ -1,10 +1,16 @@
 """Verbs of the phantom room: synthetic competitions and pictures of studies."""
 
+from __future__ import annotations
+
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cspine_kit.cli.verb import Verb
 from cspine_kit.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from cspine_kit.core.config import PhantomConfig
 
 
 def _phantom_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,23 +30,22 @@ def _phantom_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--jobs", type=int, default=0, help="processes; 0 = the usable cores")
 
 
-def _phantom(args: argparse.Namespace) -> int:
+def _spec(args: argparse.Namespace) -> PhantomConfig:
+    """The arguments as a checked `PhantomConfig`.
+
+    Raises:
+        ConfigError: a value out of range; names the option and the value.
+    """
     from pydantic import ValidationError
 
     from cspine_kit.core.config import PhantomConfig
-    from cspine_kit.phantom.competition import write_competition
 
-    if args.hostile:
-        from cspine_kit.phantom.hostile import write_hostile
-
-        write_hostile(args.out, seed=args.seed, size_px=args.size or 64, jobs=args.jobs)
-        print(f"hostile competition in {args.out}; {args.out / 'manifest.csv'} says what is wrong")
-        return 0
+    usual = 64 if args.hostile else 512
     try:
-        spec = PhantomConfig(
+        return PhantomConfig(
             studies=args.studies,
             test_studies=args.test_studies,
-            size_px=args.size if args.size is not None else 512,
+            size_px=args.size if args.size is not None else usual,
             difficulty=args.difficulty,
             masked=args.masked,
             boxed=args.boxed,
@@ -49,6 +54,18 @@ def _phantom(args: argparse.Namespace) -> int:
     except ValidationError as error:
         faults = [f"{e['loc'][0]}: {e['msg']} (got {e['input']})" for e in error.errors()]
         raise ConfigError("phantom: " + "; ".join(faults)) from error
+
+
+def _phantom(args: argparse.Namespace) -> int:
+    spec = _spec(args)
+    if args.hostile:
+        from cspine_kit.phantom.hostile import write_hostile
+
+        write_hostile(args.out, seed=spec.seed, size_px=spec.size_px, jobs=args.jobs)
+        print(f"hostile competition in {args.out}; {args.out / 'manifest.csv'} says what is wrong")
+        return 0
+    from cspine_kit.phantom.competition import write_competition
+
     write_competition(args.out, spec, jobs=args.jobs)
     print(f"phantom competition in {args.out}")
     return 0

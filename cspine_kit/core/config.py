@@ -34,11 +34,11 @@ class PhantomConfig(Section):
 
     studies: Count
     test_studies: Count
-    size_px: Count
+    size_px: Annotated[int, Field(ge=32, le=2048)]
     difficulty: Literal["easy", "real"] = "real"
     masked: Share = 0.5
     boxed: Share = 0.5
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
 
 
 class CompetitionConfig(Section):

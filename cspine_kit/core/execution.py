@@ -141,12 +141,13 @@ def map_studies(
 
 
 def require_some(outcome: Outcome[Result], what: str) -> dict[str, Result]:
-    """Results of a map, or an error where every single study failed.
+    """Results of a map, or an error where there is none.
 
     Raises:
         DataError: nothing succeeded; carries the first reason.
     """
-    if outcome.failures and not outcome.results:
-        first = next(iter(outcome.failures.values()))
-        raise DataError(f"{what}: all {len(outcome.failures)} studies failed; the first: {first}")
+    if not outcome.results:
+        first = next(iter(outcome.failures.values()), "there was nothing to read")
+        count = len(outcome.failures)
+        raise DataError(f"{what}: not one study succeeded ({count} failed); the first: {first}")
     return outcome.results

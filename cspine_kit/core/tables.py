@@ -183,7 +183,7 @@ def check_table(frame: pd.DataFrame, name: str) -> pd.DataFrame:
 
     contract = CONTRACTS[name]
     try:
-        checked = _schema(name).validate(frame, lazy=True)
+        checked = _schema(name).validate(frame.reset_index(drop=True), lazy=True)
     except SchemaErrors as error:
         cases = error.failure_cases.head(SHOWN_ROWS)
         shown = "; ".join(

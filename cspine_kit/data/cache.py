@@ -1,11 +1,12 @@
 """The cache: every study decoded once into one compact volume file.
 
-In: the `studies` table and a competition. Out: `<cache>/<study_uid>.npy`, beside each its row as
-JSON and its key, and the `volumes` table. Example::
+In: the tables `studies` and `slices` and a competition. Out: `<cache>/<study_uid>.npy`, beside each
+its row as JSON and its key, and the `volumes` table. Example::
 
-    volumes, failures = build_cache(studies, competition, config.cache, paths, jobs=2)
+    volumes, failures = build_cache(studies, slices, competition, config.cache, paths, jobs=2)
 
-A volume is made again only where its folder's listing, the config or the reader's version changed.
+A volume has the slices that the index lists: where one cannot be decoded, its neighbor stands in.
+It is made again only where its folder's listing, the config or the reader's version changed.
 """
 
 import hashlib
@@ -20,7 +21,7 @@ import pandas as pd
 
 from cspine_kit.core.config import CacheConfig
 from cspine_kit.core.errors import DataError
-from cspine_kit.core.execution import Backend, map_studies
+from cspine_kit.core.execution import Backend, map_studies, usable_cores
 from cspine_kit.core.paths import Competition, RunPaths
 from cspine_kit.core.runs import (
     fingerprint,
@@ -31,8 +32,8 @@ from cspine_kit.core.runs import (
     write_json,
 )
 from cspine_kit.core.tables import CONTRACTS
-from cspine_kit.data.dicom import READER_VERSION, read_study
-from cspine_kit.data.volumes import make_volume
+from cspine_kit.data.dicom import READER_VERSION
+from cspine_kit.data.volumes import FloatArray, read_volume
 
 log = logging.getLogger(__name__)
 
@@ -40,16 +41,28 @@ READ_MB_PER_S = 60.0
 """Rough rate at which one core turns files into a volume; only for the estimate told beforehand."""
 
 
-def volume_row(path: Path, folder: Path, study_uid: str, config: CacheConfig) -> dict[str, Any]:
-    """Read one study, write its volume to `path`, return its row of `volumes`."""
-    volume = make_volume(read_study(folder, study_uid), config)
+Job = tuple[Path, Path, str, FloatArray]
+"""Folder of the files, the volume's path, its key, and z of the slices that the index lists."""
+
+
+def volume_row(path: Path, job: Job, config: CacheConfig, threads: int) -> dict[str, Any]:
+    """Read one study, write its volume to `path`, return its row of `volumes`.
+
+    `stand_ins` in the row counts slices that could not be decoded.
+    """
+    folder, study_uid, z_mm = job[0], job[1].stem, job[3]
+    volume, _ = read_volume(folder, config, study_uid, threads=threads)
+    voxels, stand_ins = volume.voxels, len(z_mm) - len(volume.z_mm)
+    if stand_ins:
+        voxels = voxels[np.abs(z_mm[:, None] - volume.z_mm[None]).argmin(axis=1)]
     with path.open("wb") as handle:
-        np.save(handle, volume.voxels, allow_pickle=False)
-    nz, ny, nx = volume.voxels.shape
+        np.save(handle, voxels, allow_pickle=False)
+    nz, ny, nx = voxels.shape
     return {
         "study_uid": study_uid,
-        "dtype": str(volume.voxels.dtype),
-        "checksum": hashlib.sha256(volume.voxels.data).hexdigest(),
+        "stand_ins": stand_ins,
+        "dtype": str(voxels.dtype),
+        "checksum": hashlib.sha256(voxels.data).hexdigest(),
         **dict(zip(("nz", "ny", "nx"), (nz, ny, nx), strict=True)),
         **dict(zip(("spacing_z", "spacing_y", "spacing_x"), volume.spacing_mm, strict=True)),
         **dict(zip(("offset_y_px", "offset_x_px"), volume.offset_px, strict=True)),
@@ -59,11 +72,11 @@ def volume_row(path: Path, folder: Path, study_uid: str, config: CacheConfig) ->
     }
 
 
-def _cache_one(item: tuple[Path, Path, str], config: CacheConfig) -> dict[str, Any]:
+def _cache_one(job: Job, config: CacheConfig, threads: int) -> dict[str, Any]:
     """Write one volume and its row; the volume's key is written last."""
-    folder, path, key = item
+    _, path, key, _ = job
     with publish(path, key) as temporary:
-        row = volume_row(temporary, folder, path.stem, config)
+        row = volume_row(temporary, job, config, threads)
         write_json(_row_path(path), row, key)
     return row
 
@@ -98,6 +111,7 @@ def check_disk(studies: pd.DataFrame, config: CacheConfig, folder: Path, jobs: i
 
 def build_cache(
     studies: pd.DataFrame,
+    slices: pd.DataFrame,
     competition: Competition,
     config: CacheConfig,
     paths: RunPaths,
@@ -109,6 +123,7 @@ def build_cache(
 
     Args:
         studies: rows of the `studies` table.
+        slices: the `slices` table, or more of it than is needed.
         competition: where their files lie.
         config: spacing, field and window.
         paths: the run's folder; volumes go to its `cache`.
@@ -123,21 +138,32 @@ def build_cache(
     """
     paths.cache.mkdir(parents=True, exist_ok=True)
     rows: dict[str, dict[str, Any]] = {}
-    stale: dict[str, tuple[Path, Path, str]] = {}
+    stale: dict[str, Job] = {}
+    listed = dict(tuple(slices.sort_values("slice_idx").groupby("study_uid")["z_mm"]))
     for uid, split in zip(studies["study_uid"], studies["split"], strict=True):
         folder, path = competition.images(split, uid), paths.cache / f"{uid}.npy"
         key = fingerprint(READER_VERSION, listing_fingerprint(folder), config)
         if is_fresh(path, key) and is_fresh(_row_path(path), key):
             rows[uid] = read_json(_row_path(path))
         else:
-            stale[uid] = (folder, path, key)
+            stale[uid] = (folder, path, key, listed[uid].to_numpy(np.float64))
     failures: dict[str, str] = {}
     if stale:
+        # Processes share the cores; threads take what they leave.
+        threads = max(1, usable_cores() // min(jobs or usable_cores(), len(stale)))
         check_disk(studies[studies["study_uid"].isin(list(stale))], config, paths.cache, jobs)
         outcome = map_studies(
-            partial(_cache_one, config=config), stale, jobs=jobs, title="cache", backend=backend
+            partial(_cache_one, config=config, threads=threads),
+            stale,
+            jobs=jobs,
+            title="cache",
+            backend=backend,
         )
         rows.update(outcome.results)
         failures = outcome.failures
+    for uid, row in rows.items():
+        if row["stand_ins"]:
+            count = row["stand_ins"]
+            log.warning("study %s: %d slices show a neighbor, see cspine inspect", uid, count)
     table = [{**row, "path": str(paths.cache / f"{uid}.npy")} for uid, row in rows.items()]
     return pd.DataFrame(table, columns=list(CONTRACTS["volumes"].columns)), failures

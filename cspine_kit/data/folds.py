@@ -180,7 +180,11 @@ def check_folds(folds: pd.DataFrame, studies: pd.DataFrame, n: int, path: Path) 
         spread = folds.groupby(folds["study_uid"].map(of_study))["fold"].nunique()
         split = spread.index[spread > 1]
         if len(split):
-            raise DataError(f"folds {path}: {len(split)} groups lie in two folds: {_some(split)}")
+            raise DataError(
+                f"folds {path}: {len(split)} groups lie in two folds: {_some(split)}. Their "
+                "studies are of one patient or near-duplicates (index/groups.csv says why): give "
+                "each group one fold, or leave copies out with exclude:"
+            )
 
 
 def settle_folds(studies: pd.DataFrame, config: FoldsConfig, path: Path, seed: int) -> pd.DataFrame:

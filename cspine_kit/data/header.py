@@ -8,7 +8,6 @@ In: a folder and a file's name. Out: a frozen `Header`. Example::
 
 import math
 import os
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -64,8 +63,9 @@ class Header(NamedTuple):
 
 def file_number(name: str) -> float:
     """Trailing digits of a file's stem (`12.dcm`, `IMG_00012.dcm`), NaN where there are none."""
-    match = re.search(r"(\d+)$", Path(name).stem)
-    return float(match.group(1)) if match else MISSING
+    stem = name.rpartition(".")[0] or name
+    digits = stem[len(stem.rstrip("0123456789")) :]
+    return float(digits) if digits else MISSING
 
 
 def floats(value: Any, count: int) -> tuple[float, ...] | None:
@@ -79,12 +79,13 @@ def floats(value: Any, count: int) -> tuple[float, ...] | None:
 
 def number(value: Any) -> float:
     """The first number of a value, single or multiple; NaN where there is none."""
-    if isinstance(value, (MultiValue, list, tuple)):
-        value = value[0] if len(value) else None
+    if value is None:
+        return MISSING
     try:
         return float(value)
     except (TypeError, ValueError):
-        return MISSING
+        several = isinstance(value, (MultiValue, list, tuple)) and len(value) > 0
+        return number(value[0]) if several else MISSING
 
 
 def _whole(value: Any, default: int) -> int:
@@ -96,7 +97,7 @@ def _whole(value: Any, default: int) -> int:
 
 def _padding(get: Callable[[str], Any], signed: bool, bits: int) -> tuple[int, int] | None:
     """Range of stored values that mean "outside the field" (PS3.3 C.7.5.1.1.2)."""
-    ends = [number(get(tag)) for tag in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
+    ends = [number(get("PixelPaddingValue")), number(get("PixelPaddingRangeLimit"))]
     if math.isnan(ends[0]):
         return None
     # Writers disagree on the sign of these values' type; only the bit pattern counts.

@@ -1,37 +1,52 @@
 """The geometry-true study and slice tables of a competition folder.
 
-In: a `Competition`. Out: rows of `studies` and `slices`, and why studies are missing. Example::
+In: a `Competition`. Out: rows of `studies` and `slices`, which studies belong together, and why
+studies are missing. Example::
 
-    studies, slices, failures = build_index(competition, config.exclude, jobs=2)
+    index = build_index(competition, config.exclude, jobs=2)
+    index.studies, index.failures
 
-Headers only, except for the few studies with a mask, whose pixels prove that it sits on bone. With
-`scratch` every finished study is kept there, so that an interrupted run resumes.
+All headers are read; of the pixels, every 5 mm for a thumbnail, and all of the few studies with a
+mask, to prove that it sits on bone. With `scratch` every finished study is kept there, so that an
+interrupted run resumes.
 """
 
 import json
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from cspine_kit.core.anatomy import LEVELS, OVERALL, TARGETS
 from cspine_kit.core.errors import DataError
-from cspine_kit.core.execution import Backend, map_studies
+from cspine_kit.core.execution import Backend, Outcome, map_studies, require_some
 from cspine_kit.core.paths import Competition, is_safe_uid
 from cspine_kit.core.runs import fingerprint, is_fresh, listing_fingerprint, publish
 from cspine_kit.core.tables import CONTRACTS, MASK_COLUMNS, SPINE_BOX_COLUMNS
 from cspine_kit.data.dicom import READER_VERSION, read_geometry, read_study
+from cspine_kit.data.frames import Frames, LostFiles
 from cspine_kit.data.geometry import Geometry
 from cspine_kit.data.masks import MaskArray, read_mask
+from cspine_kit.data.twins import Thumbnail, group_studies, make_thumbnail, pack, unpack
 
 BOX_COLUMNS = ("box_x", "box_y", "box_w", "box_h")
 
 Job = tuple[Path, Path | None, str]
 """Folder of the files, the mask where there is one, and the key of both."""
 Record = dict[str, Any]
+
+
+class Index(NamedTuple):
+    """What `build_index` found: tables `studies` and `slices`; study_uid, group and reason of every
+    training study (`twins.group_studies`); and the reason for each study that is in none."""
+
+    studies: pd.DataFrame
+    slices: pd.DataFrame
+    groups: pd.DataFrame
+    failures: dict[str, str]
 
 
 def _read_csv(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
@@ -114,8 +129,16 @@ def slice_columns(geometry: Geometry) -> dict[str, list[Any]]:
     }
 
 
+def _thumbnail(folder: Path, geometry: Geometry) -> Thumbnail | None:
+    """The study's thumbnail from a few of its files; None where they cannot be decoded."""
+    try:
+        return make_thumbnail(geometry, Frames(folder, geometry).hu)
+    except LostFiles:
+        return None
+
+
 def index_study(job: Job, study_uid: str) -> Record:
-    """One study: `study` (a row without labels and boxes) and `slices` (columns).
+    """One study: `study` (a row without labels and boxes), `slices` (columns), patient, thumbnail.
 
     Raises:
         StudyError: nothing to read, or a mask that sits on no bone.
@@ -125,9 +148,11 @@ def index_study(job: Job, study_uid: str) -> Record:
     if mask_path is None:
         geometry = read_geometry(folder, study_uid)
         masks = dict.fromkeys((*MASK_COLUMNS, *SPINE_BOX_COLUMNS), [np.nan] * len(geometry.z_mm))
+        thumbnail = _thumbnail(folder, geometry)
     else:
         study = read_study(folder, study_uid)
         geometry, masks = study, mask_columns(read_mask(mask_path, study))
+        thumbnail = make_thumbnail(study, lambda z: study.hu[z])
     row = {
         "study_uid": study_uid,
         "n_slices": len(geometry.z_mm),
@@ -139,7 +164,12 @@ def index_study(job: Job, study_uid: str) -> Record:
         "has_mask": mask_path is not None,
         "problems": " ".join(geometry.problems),
     }
-    return {"study": row, "slices": {**slice_columns(geometry), **masks}}
+    return {
+        "study": row,
+        "slices": {**slice_columns(geometry), **masks},
+        "patient": geometry.headers[0].patient_id,
+        "thumbnail": pack(thumbnail),
+    }
 
 
 def _index_one(item: tuple[str, Job], scratch: Path | None) -> Record:
@@ -195,7 +225,7 @@ def build_index(
     jobs: int,
     scratch: Path | None = None,
     backend: Backend = "local",
-) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, str]]:
+) -> Index:
     """Index every training and test study.
 
     Args:
@@ -204,9 +234,6 @@ def build_index(
         jobs: processes, 0 = usable cores.
         scratch: folder where finished studies are kept for the next run.
         backend: "ray" spreads studies over a cluster whose nodes share these folders.
-
-    Returns:
-        Rows of `studies`, rows of `slices`, and the reason for each study that is in neither.
 
     Raises:
         DataError: train.csv cannot be used, or not one study can be read.
@@ -229,11 +256,7 @@ def build_index(
         )
         records.update(outcome.results)
         failures.update(outcome.failures)
-    if not records:
-        raise DataError(
-            f"no study in {competition.root} can be read ({len(failures)} failed); the first: "
-            f"{next(iter(failures.values()), 'train.csv is empty')}"
-        )
+    require_some(Outcome(records, failures), f"index of {competition.root}")
     rows, slices = [], []
     for uid, record in records.items():
         training = uid in wanted["train"]
@@ -250,4 +273,9 @@ def build_index(
         )
     studies = pd.DataFrame(rows, columns=list(CONTRACTS["studies"].columns))
     table = pd.concat(slices, ignore_index=True)[list(CONTRACTS["slices"].columns)]
-    return studies, table, failures
+    training_records = {uid: record for uid, record in records.items() if uid in wanted["train"]}
+    groups = group_studies(
+        {uid: record["patient"] for uid, record in training_records.items()},
+        {uid: unpack(record["thumbnail"]) for uid, record in training_records.items()},
+    )
+    return Index(studies, table, groups, failures)

@@ -18,8 +18,8 @@ from cspine_kit.core.errors import StudyError
 from cspine_kit.core.runs import publish
 from cspine_kit.data.dicom import Study, list_files, read_headers, read_study
 from cspine_kit.data.header import Header
+from cspine_kit.data.neck import BEHIND_MM, Survey
 from cspine_kit.data.problems import PROBLEMS
-from cspine_kit.data.volumes import neck_center
 
 SHOWN_HU = (-300, 1200)
 """Window of the picture."""
@@ -100,10 +100,11 @@ def draw_study(study: Study, path: Path) -> None:
     """
     import cv2
 
-    y, x = (
-        int(np.clip(round(c), 0, size - 1))
-        for c, size in zip(neck_center(study), study.shape, strict=True)
-    )
+    survey = Survey(study)
+    y, x = survey.center({z: survey.coarse(study.hu[z]) for z in survey.slices})
+    # The coronal view cuts through the vertebral bodies, in front of the spine's middle.
+    y = max(0.0, y - BEHIND_MM / study.spacing_mm[1])
+    y, x = round(y), round(x)
     step_z, step_y, step_x = study.spacing_mm
     planes = [
         (study.hu[len(study.hu) // 2], step_y, step_x),

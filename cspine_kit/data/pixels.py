@@ -6,11 +6,14 @@ In: a path and its `Header`. Out: int16 (rows, cols) HU. Example::
     hu = to_hu(stored, header)
 
 pydicom with gdcm is the decoder of record, run in a process of its own (`isolated`). Plain
-little-endian pixels are read where they lie, and imagecodecs decodes the rest where it is
-installed: faster, and without holding the interpreter's lock, so that threads help. Tests prove
-that all agree to the pixel.
+little-endian pixels are read where they lie; `lossless` (where numba is installed) and imagecodecs
+decode the rest: faster, and without holding the interpreter's lock, so that threads help. Tests
+prove that all agree to the pixel.
 """
 
+import contextlib
+import importlib
+import importlib.util
 import os
 import struct
 from collections.abc import Callable
@@ -37,29 +40,41 @@ MAX_FRAME_BYTES = 64 << 20
 ITEM, END = 0xE000FFFE, 0xE0DDFFFE
 
 
-def _codecs() -> dict[str, Callable[[bytes], NDArray[Any]]]:
-    """Fast decoders by transfer syntax, as far as imagecodecs is installed and has them."""
+RLE = "1.2.840.10008.1.2.5"
+JPEG = "1.2.840.10008.1.2.4"
+
+Decoder = Callable[[bytes], Any]
+
+
+def _codecs() -> dict[str, list[Decoder]]:
+    """Fast decoders by transfer syntax, the fastest first, as far as they are installed."""
+    found: dict[str, list[Decoder]] = {}
+    if importlib.util.find_spec("numba") is not None:
+        found = {f"{JPEG}.57": [_lossless], f"{JPEG}.70": [_lossless]}
     try:
-        import imagecodecs as codecs
+        codecs: Any = importlib.import_module("imagecodecs")
     except ImportError:
-        return {}
+        return found
     names = {
         "jpeg8_decode": (".50", ".51", ".57", ".70"),
         "jpegls_decode": (".80",),
         "jpeg2k_decode": (".90",),
     }
-    found = {
-        f"1.2.840.10008.1.2.4{end}": getattr(codecs, name)
-        for name, ends in names.items()
-        for end in ends
-        if hasattr(codecs, name)
-    }
+    for name, ends in names.items():
+        for end in ends if hasattr(codecs, name) else ():
+            found.setdefault(JPEG + end, []).append(getattr(codecs, name))
     if hasattr(codecs, "packbits_decode"):
-        found[RLE] = codecs.packbits_decode
+        found[RLE] = [codecs.packbits_decode]
     return found
 
 
-RLE = "1.2.840.10008.1.2.5"
+def _lossless(data: bytes) -> NDArray[Any]:
+    """The kit's own JPEG Lossless decoder; numba is loaded with the first file that needs it."""
+    from cspine_kit.data.lossless import decode_lossless
+
+    return decode_lossless(data)
+
+
 CODECS = _codecs()
 
 
@@ -114,7 +129,7 @@ def _check_stream(data: bytes, header: Header) -> None:
         raise ValueError(f"the stream is {found}, the header says {header.rows, header.cols}")
 
 
-def _rle(data: bytes, header: Header) -> NDArray[Any]:
+def _rle(data: bytes, header: Header, unpack: Decoder) -> NDArray[Any]:
     """RLE (PS3.5 Annex G): one PackBits segment per byte of a value, the high byte first.
 
     Raises:
@@ -131,7 +146,7 @@ def _rle(data: bytes, header: Header) -> NDArray[Any]:
         raise ValueError("the RLE header is damaged")
     out = np.empty((size, planes), np.uint8)
     for plane, (start, end) in enumerate(zip(offsets[:planes], ends, strict=True)):
-        decoded = np.frombuffer(CODECS[RLE](data[start:end]), np.uint8)
+        decoded = np.frombuffer(unpack(data[start:end]), np.uint8)
         if not size <= len(decoded) <= size + 2:
             raise ValueError(f"an RLE segment holds {len(decoded)} bytes, {size} expected")
         out[:, planes - 1 - plane] = decoded[:size]
@@ -157,12 +172,10 @@ def _native(path: Path, header: Header, out: HuArray | None) -> Stored:
     return buffer if wide else buffer.astype(np.int16 if header.signed else np.uint16)
 
 
-def _fast(path: Path, header: Header) -> Stored:
-    """Decode with imagecodecs. Any doubt is an error: the decoder of record then decides."""
-    data = _frame_bytes(path.read_bytes(), header.pixels_at)
-    _check_stream(data, header)
+def _fast(data: bytes, header: Header, decoder: Decoder) -> Stored:
+    """Decode a checked stream. Any doubt is an error: the decoder of record then decides."""
     dtype = np.dtype(np.uint16 if header.bits_allocated == 16 else np.uint8)
-    decoded = _rle(data, header) if header.syntax == RLE else CODECS[header.syntax](data)
+    decoded = _rle(data, header, decoder) if header.syntax == RLE else decoder(data)
     frame = np.asarray(decoded).reshape(header.rows, header.cols)
     if frame.dtype.itemsize != dtype.itemsize:
         raise ValueError(f"decoded {frame.dtype}, {dtype} expected")
@@ -189,17 +202,19 @@ def decode_of_record(path: Path, header: Header) -> Stored:
 
 
 def _trusts_fast(header: Header) -> bool:
-    """True where imagecodecs needs no interpretation of sign or of missing bits."""
+    """True where a fast decoder needs no interpretation of sign or of missing bits."""
     plain = not header.signed or header.bits_stored == header.bits_allocated
-    return header.syntax in CODECS and header.pixels_at > 0 and plain
+    return header.pixels_at > 0 and plain
 
 
 def _encapsulated(path: Path, header: Header) -> Stored:
-    if _trusts_fast(header):
-        try:
-            return _fast(path, header)
-        except Exception:  # noqa: BLE001 - whatever it is, the decoder of record decides
-            return decode_isolated(str(path.parent), path.name)
+    decoders = CODECS.get(header.syntax, []) if _trusts_fast(header) else []
+    with contextlib.suppress(Exception):  # whatever it is, the decoder of record decides
+        data = _frame_bytes(path.read_bytes(), header.pixels_at) if decoders else b""
+        _check_stream(data, header)
+        for decoder in decoders:
+            with contextlib.suppress(Exception):
+                return _fast(data, header, decoder)
     return decode_isolated(str(path.parent), path.name)
 
 

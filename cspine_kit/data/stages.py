@@ -5,6 +5,9 @@ Example: `prepare(config, paths)`.
 """
 
 import logging
+from pathlib import Path
+
+import pandas as pd
 
 from cspine_kit.core.config import Config
 from cspine_kit.core.errors import DataError
@@ -15,6 +18,7 @@ from cspine_kit.core.runs import (
     fingerprint,
     is_fresh,
     listing_fingerprint,
+    publish,
     run_record,
     stored_key,
     write_json,
@@ -69,13 +73,14 @@ def index_key(config: Config, competition: Competition) -> str:
 
 
 def run_index(config: Config, paths: RunPaths) -> None:
-    """Write `studies` and `slices`; studies that cannot be read are named in `failures.json`."""
+    """Write `studies`, `slices` and `index/groups.csv`; `failures.json` names what is left out."""
     competition = require_competition(config)
     key = index_key(config, competition)
-    if is_fresh(paths.table("studies"), key) and is_fresh(paths.table("slices"), key):
+    made = (paths.table("studies"), paths.table("slices"), _groups_path(paths))
+    if all(is_fresh(path, key) for path in made):
         return
     with run_record(paths.root / "index", "index", inputs={"key": key}) as results:
-        studies, slices, failures = build_index(
+        studies, slices, groups, failures = build_index(
             competition,
             config.exclude,
             jobs=config.execution.jobs,
@@ -83,17 +88,29 @@ def run_index(config: Config, paths: RunPaths) -> None:
             backend=config.execution.backend,
         )
         write_json(paths.root / "index" / "failures.json", failures)
+        together = groups[groups["reason"] != ""]
         results.update(studies=len(studies), slices=len(slices), failures=len(failures))
+        results["grouped"] = len(together)
+        with publish(_groups_path(paths), key) as temporary:
+            groups.to_csv(temporary, index=False)
         write_table(slices, paths.table("slices"), "slices", key)
         write_table(studies, paths.table("studies"), "studies", key)
     if failures:
         log.warning("index: %d studies left out, see index/failures.json", len(failures))
+    for uid, reason in together[["study_uid", "reason"]].itertuples(index=False):
+        log.warning("index: study %s shares its fold with others: %s", uid, reason)
+
+
+def _groups_path(paths: RunPaths) -> Path:
+    """CSV study_uid, group, reason: which training studies may not be parted."""
+    return paths.root / "index" / "groups.csv"
 
 
 def run_folds(config: Config, paths: RunPaths) -> None:
     """Write or check the folds; an existing CSV wins over the generator."""
     studies = read_table(paths.table("studies"), "studies")
-    training = studies[studies["split"] == "train"]
+    groups = pd.read_csv(_groups_path(paths), dtype=str)[["study_uid", "group"]]
+    training = studies[studies["split"] == "train"].merge(groups, on="study_uid", how="left")
     settle_folds(training, config.folds, paths.folds, config.seed)
 
 
@@ -111,6 +128,7 @@ def run_cache(config: Config, paths: RunPaths) -> None:
     with run_record(paths.cache, "cache", inputs={"key": key}) as results:
         volumes, failures = build_cache(
             studies[studies["split"] == "train"],
+            read_table(paths.table("slices"), "slices"),
             competition,
             config.cache,
             paths,

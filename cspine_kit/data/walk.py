@@ -37,10 +37,10 @@ TAGS = {
 }
 """Keywords that a header needs, by tag."""
 
-SHORTS = (
+SHORTS = {
     *("SamplesPerPixel", "Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation"),
     *("PixelPaddingValue", "PixelPaddingRangeLimit"),
-)
+}
 """Keywords whose value is one 16-bit number."""
 
 
@@ -112,15 +112,19 @@ def walk(data: bytes) -> Found | None:
             return None
         explicit = syntax != IMPLICIT
         while True:
+            start = at + 8
             if explicit:
-                tag, start, length = _element(data, at)
+                tag, vr, length = _EXPLICIT.unpack_from(data, at)
+                if vr in LONG_VRS:
+                    start, length = at + 12, _LONG.unpack_from(data, start)[0]
             else:
-                (tag, length), start = _IMPLICIT.unpack_from(data, at), at + 8
-            if tag == PIXELS_TAG:
-                return Found(values, syntax, start, -1 if length == UNDEFINED else length)
+                tag, length = _IMPLICIT.unpack_from(data, at)
             # An undefined length leads past the end, where the next element cannot be read.
             at = start + length
-            if tag in NAMES and length:
-                values[NAMES[tag]] = _value(NAMES[tag], data[start:at])
+            if tag in NAMES:
+                if length:
+                    values[NAMES[tag]] = _value(NAMES[tag], data[start:at])
+            elif tag == PIXELS_TAG:
+                return Found(values, syntax, start, -1 if length == UNDEFINED else length)
     except (struct.error, UnicodeDecodeError):
         return None

@@ -39,11 +39,10 @@ UID_ROOT = "1.2.826.0.1.3680043"
 UID_NUMBERS = 32_000
 """Study numbers in the real competition lie below this."""
 
-GENERATOR = 6
+GENERATOR = 8
 """Changes whenever the same spec gives other bytes."""
 
 BOX_COLUMNS = ("StudyInstanceUID", "x", "y", "width", "height", "slice_number")
-EASY_VARIETY = 0.4
 
 
 @dataclass(frozen=True)
@@ -56,6 +55,8 @@ class StudyPlan:
     masked: bool
     boxed: bool
     seed: int
+    place: float = 0.5
+    """Evenly spread over the studies, 0..1: what is drawn systematically follows it."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ def plan_studies(spec: PhantomConfig) -> list[StudyPlan]:
     broken_ones = train[labels[train].any(axis=1)]
     boxed = set(rng.permutation(broken_ones)[: round(spec.boxed * len(broken_ones))])
     masked = set(rng.permutation(train)[: round(spec.masked * len(train))])
+    places = (rng.permutation(total) + 0.5) / total
     return [
         StudyPlan(
             study_uid=f"{UID_ROOT}.{number}",
@@ -89,6 +91,7 @@ def plan_studies(spec: PhantomConfig) -> list[StudyPlan]:
             masked=i in masked,
             boxed=i in boxed,
             seed=derive_seed("phantom", spec.seed, int(number)),
+            place=float(places[i]),
         )
         for i, number in enumerate(numbers)
     ]
@@ -104,9 +107,9 @@ def render_study(plan: StudyPlan, *, size_px: int, difficulty: str) -> Study:
         return np.random.default_rng(derive_seed(plan.seed, stage))
 
     easy = difficulty == "easy"
-    neck = draw_neck(rng("neck"), variety=EASY_VARIETY if easy else 1.0)
+    neck = draw_neck(rng("neck"), variety=1.0)
     found = [] if easy else wear_out(rng("wear"), neck.bones, neck.spaces)
-    scan = draw_scan(rng("scan"), neck, size_px=size_px, difficulty=difficulty)
+    scan = draw_scan(rng("scan"), neck, size_px=size_px, difficulty=difficulty, place=plan.place)
     injuries: dict[str, str] = {}
     for level, fractured in zip(LEVELS, plan.labels, strict=True):
         if fractured:
@@ -116,11 +119,12 @@ def render_study(plan: StudyPlan, *, size_px: int, difficulty: str) -> Study:
     softness = max(scan.spacing_mm[1], 0.5 * scan.thickness_mm)
     shot = render(rng("body"), neck, scan.grid, softness_mm=softness, contrast=scan.contrast)
     hu = picture(rng("picture"), shot.hu, scan)
-    z = scan.origin_mm[2]
+    z = float(scan.axes[2] @ np.array(scan.origin_mm))
     centers = {level: round(neck.bones[level].position[2] + z, 3) for level in LEVELS}
     truth = {
         "center_z_mm": centers,
         "reversed": scan.reversed,
+        "tilt_deg": round(scan.tilt_deg, 3),
         "injuries": injuries,
         "findings": found,
     }

@@ -44,7 +44,8 @@ def slice_files(study_uid: str, scan: Scan, stored: NDArray[np.int16]) -> Iterat
 
     series_uid = f"{study_uid}.1"
     patient = study_uid.rsplit(".", 1)[1]
-    x, y = scan.grid.x[0] + scan.origin_mm[0], scan.grid.y[0] + scan.origin_mm[1]
+    right, down, up = scan.axes
+    corner = scan.grid.x[0] * right + scan.grid.y[0] * down + np.array(scan.origin_mm)
     for number, index in enumerate(scan.file_order, start=1):
         meta = FileMetaDataset()
         meta.MediaStorageSOPClassUID = CTImageStorage
@@ -58,9 +59,9 @@ def slice_files(study_uid: str, scan: Scan, stored: NDArray[np.int16]) -> Iterat
         file.SliceThickness = decimal(scan.thickness_mm)
         file.StudyInstanceUID, file.SeriesInstanceUID = study_uid, series_uid
         file.InstanceNumber = number
-        z = float(scan.grid.z[index]) + scan.origin_mm[2]
-        file.ImagePositionPatient = [decimal(v) for v in (x, y, z)]
-        file.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+        position = corner + float(scan.grid.z[index]) * up
+        file.ImagePositionPatient = [decimal(v) for v in position]
+        file.ImageOrientationPatient = [decimal(v) for v in (*right, *down)]
         file.SamplesPerPixel, file.PhotometricInterpretation = 1, "MONOCHROME2"
         file.PixelSpacing = [decimal(v) for v in scan.spacing_mm[1:]]
         file.BitsAllocated, file.BitsStored, file.HighBit = 16, scan.bits, scan.bits - 1
@@ -133,9 +134,11 @@ def write_mask(path: Path, scan: Scan, labels: NDArray[np.uint8]) -> None:
 
     data = np.ascontiguousarray(labels.transpose(2, 1, 0)[:, ::-1, ::-1])
     dz, dy, dx = scan.spacing_mm
-    grid, (x, y, z) = scan.grid, scan.origin_mm
-    affine = np.diag([-dx, dy, dz, 1.0])
-    affine[:3, 3] = -(grid.x[0] + x), -(grid.y[-1] + y), grid.z[-1] + z
+    grid, (right, down, up) = scan.grid, scan.axes
+    first = grid.x[0] * right + grid.y[-1] * down + grid.z[-1] * up + np.array(scan.origin_mm)
+    affine = np.eye(4)
+    affine[:3] = np.column_stack([dx * right, -dy * down, dz * up, first])
+    affine[:2] *= -1.0  # DICOM's x and y run the other way round
     image = nibabel.Nifti1Image(data, affine)  # type: ignore[no-untyped-call]
     image.set_qform(affine, 1)  # type: ignore[no-untyped-call]
     image.set_sform(affine, 1)  # type: ignore[no-untyped-call]

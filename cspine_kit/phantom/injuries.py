@@ -18,8 +18,8 @@ import numpy as np
 from cspine_kit.phantom.shapes import Block, Bone, Cut, Fragment, Region, Slit, Vector
 from cspine_kit.phantom.spine import BODY_MM, CANAL_MM, TRANSVERSE_MM
 
-EASY_GAP_MM = (2.6, 3.6)
-EASY_STEP_MM = (3.0, 5.0)
+EASY_GAP_MM = (3.2, 4.4)
+EASY_STEP_MM = (4.0, 6.0)
 
 REAL_GAP_MM = (0.3, 2.5)
 FAINT = 0.35

@@ -15,14 +15,17 @@ from numpy.typing import NDArray
 from cspine_kit.phantom.calibration import (
     FIELD_QUANTILES,
     REVERSED_SHARE,
+    TILT_DEG,
+    TILT_SHARE,
     draw_length,
-    draw_spacing,
     from_quantiles,
+    spacing_at,
 )
-from cspine_kit.phantom.shapes import Array, Grid
+from cspine_kit.phantom.shapes import Array, Grid, rotation
 from cspine_kit.phantom.spine import Neck
 
-EASY_FIELD_MM = 192.0
+EASY_FIELD_MM = (180.0, 205.0)
+EASY_SPACINGS_MM = (1.25, 1.5, 1.75, 2.0, 2.5, 3.0)
 EASY_REVERSED_SHARE = 0.06
 
 SYNTAX_SHARES = {"plain": 0.66, "jpeg_lossless": 0.28, "rle": 0.03, "jpeg_2000": 0.03}
@@ -55,6 +58,13 @@ class Scan:
     syntax: str
     origin_mm: tuple[float, float, float]
     """Patient position (x, y, z) of the phantom's own origin."""
+    tilt_deg: float = 0.0
+    """How far the slices are tilted against the table's axis."""
+
+    @property
+    def axes(self) -> NDArray[np.float64]:
+        """Rows: directions of the grid's x, y and z in patient coordinates."""
+        return rotation((self.tilt_deg, 0.0, 0.0)).T
 
     @property
     def file_order(self) -> list[int]:
@@ -78,25 +88,36 @@ def _grid(
     return Grid.make((count, size_px, size_px), spacing, (top, y - half, x - half))
 
 
+def _coverage(rng: np.random.Generator, neck: Neck, length: float) -> tuple[float, float]:
+    """z of the first slice and the length scanned: all of C1..C7, some scans the whole head."""
+    high, low = neck.axes["C1"][0][2] + 10.0, neck.axes["C7"][0][2] - 14.0
+    length = max(length, high - low)
+    top = high + rng.uniform(0.1, 1.0) * (length - (high - low))
+    if rng.random() < WHOLE_HEAD_SHARE:
+        head = rng.uniform(60, 110)
+        length, top = length + head, top + head
+    return float(top), float(length)
+
+
 def draw_easy_scan(rng: np.random.Generator, neck: Neck, size_px: int) -> Scan:
-    """One fixed field, slices 1.5-2 mm apart, all of C1..C7, little noise, no artifacts."""
-    spacing_z = float(rng.choice((1.5, 1.75, 2.0)))
-    pixel = EASY_FIELD_MM / size_px
+    """Coverage as in `real`, few and thick slices, a narrow range of fields, mild artifacts."""
+    spacing_z = float(rng.choice(EASY_SPACINGS_MM))
+    pixel = round(float(rng.uniform(*EASY_FIELD_MM)) / size_px, 6)
     spacing = (spacing_z, pixel, pixel)
-    top = neck.axes["C1"][0][2] + rng.uniform(14, 28)
-    bottom = neck.axes["C7"][0][2] - rng.uniform(18, 32)
-    count = round((top - bottom) / spacing_z) + 1
+    top, length = _coverage(rng, neck, draw_length(rng, spacing_z))
     x, y = float(rng.uniform(-6, 6)), 6.0 + float(rng.uniform(-6, 6))
     signed = bool(rng.random() < 0.5)
     return Scan(
-        grid=_grid(top=top, count=count, spacing=spacing, size_px=size_px, x=x, y=y),
+        grid=_grid(
+            top=top, count=round(length / spacing_z) + 1, spacing=spacing, size_px=size_px, x=x, y=y
+        ),
         spacing_mm=spacing,
         thickness_mm=spacing_z,
         reversed=bool(rng.random() < EASY_REVERSED_SHARE),
-        noise_hu=float(rng.uniform(12, 25)),
-        sharpness=0.5,
-        streaks=0.0,
-        contrast=False,
+        noise_hu=float(rng.uniform(10, 22)),
+        sharpness=float(rng.uniform(0.0, 0.8)),
+        streaks=float(rng.uniform(0.0, 0.6)),
+        contrast=bool(rng.random() < CONTRAST_SHARE),
         intercept=0 if signed else -1024,
         signed=signed,
         bits=16 if signed else 12,
@@ -106,20 +127,15 @@ def draw_easy_scan(rng: np.random.Generator, neck: Neck, size_px: int) -> Scan:
     )
 
 
-def draw_real_scan(rng: np.random.Generator, neck: Neck, size_px: int) -> Scan:
+def draw_real_scan(rng: np.random.Generator, neck: Neck, size_px: int, place: float) -> Scan:
     """Coverage, spacing and field as in the competition's headers; quality from good to poor."""
-    spacing_z, thickness = draw_spacing(rng)
+    spacing_z, thickness = spacing_at(place)
     if rng.random() < LARGE_MATRIX_SHARE:
         size_px = size_px * 3 // 2
     field = from_quantiles(rng, FIELD_QUANTILES)
     pixel = round(field / size_px, 6)
     spacing = (spacing_z, pixel, pixel)
-    high, low = neck.axes["C1"][0][2] + 10.0, neck.axes["C7"][0][2] - 14.0
-    length = max(draw_length(rng, spacing_z), high - low)
-    top = high + rng.uniform(0.1, 1.0) * (length - (high - low))
-    if rng.random() < WHOLE_HEAD_SHARE:
-        head = rng.uniform(60, 110)
-        length, top = length + head, top + head
+    top, length = _coverage(rng, neck, draw_length(rng, spacing_z))
     count = round(length / spacing_z) + 1
     x, y = float(rng.normal(0, 6)), float(rng.uniform(-8, 14))
     sharp = float(np.clip(rng.normal(0.65, 0.4), -0.4, 1.3))
@@ -146,10 +162,22 @@ def draw_real_scan(rng: np.random.Generator, neck: Neck, size_px: int) -> Scan:
             round(float(rng.uniform(-160, 60)), 1),
             round(float(rng.normal(0, 300)), 1),
         ),
+        tilt_deg=float(rng.uniform(*TILT_DEG)) if rng.random() < TILT_SHARE else 0.0,
     )
 
 
-def draw_scan(rng: np.random.Generator, neck: Neck, *, size_px: int, difficulty: str) -> Scan:
-    """Draw how a patient is scanned; `difficulty` is "easy" or "real"."""
-    draw = draw_easy_scan if difficulty == "easy" else draw_real_scan
-    return draw(rng, neck, size_px)
+def draw_scan(
+    rng: np.random.Generator, neck: Neck, *, size_px: int, difficulty: str, place: float
+) -> Scan:
+    """Draw how a patient is scanned.
+
+    Args:
+        rng: draws everything that is left to chance.
+        neck: the patient.
+        size_px: rows and columns.
+        difficulty: "easy" or "real".
+        place: of the study among all, 0..1; decides the slice spacing of a `real` study.
+    """
+    if difficulty == "easy":
+        return draw_easy_scan(rng, neck, size_px)
+    return draw_real_scan(rng, neck, size_px, place)

@@ -32,6 +32,8 @@ VAULT_CENTER: Vector = (0.0, 27.0, 69.0)
 VAULT_HALF: Vector = (69.0, 87.0, 66.0)
 VAULT_NOD = -20.0
 """Skull vault: center, half axes and how far its front is tilted up (degrees)."""
+JAW_JOINT: Vector = (0.0, -13.0, 44.0)
+"""Where the jaw hinges."""
 FORAMEN: tuple[Vector, Vector] = ((0, 6, -60), (0, 4, 28))
 """Axis of the foramen magnum's tube."""
 
@@ -92,16 +94,12 @@ def _jaw() -> list[Primitive]:
     return parts
 
 
-def _teeth(missing: NDArray[np.bool_]) -> list[Primitive]:
-    """Both rows of teeth; `missing` (2, 14) leaves gaps."""
+def _teeth(z: float, front: float, depth: float, missing: NDArray[np.bool_]) -> list[Primitive]:
+    """One row of teeth at height `z`; `missing` (14,) leaves gaps."""
     parts: list[Primitive] = []
-    angles = np.linspace(-1.0, 1.0, 14)
-    for row, (z, depth) in enumerate(((18.0, 34.0), (5.0, 32.0))):
-        for k, a in enumerate(angles):
-            if not missing[row, k]:
-                x = float(25.0 * np.sin(1.35 * a))
-                y = float(-94.0 + depth * a * a + (2.0 if row else 0.0))
-                parts.append(Bar((x, y, z - 4), (x, y, z + 5), 3.0, 2.6, (1, 1, 1)))
+    for a in np.linspace(-1.0, 1.0, 14)[~missing]:
+        x, y = float(25.0 * np.sin(1.35 * a)), float(front + depth * a * a)
+        parts.append(Bar((x, y, z - 4), (x, y, z + 5), 3.0, 2.6, (1, 1, 1)))
     return parts
 
 
@@ -120,7 +118,13 @@ def _larynx() -> list[Primitive]:
 
 
 def draw_head(
-    rng: np.random.Generator, c1: Vector, *, size: float, nod: float, variety: float
+    rng: np.random.Generator,
+    c1: Vector,
+    *,
+    size: float,
+    nod: float,
+    throat_mm: float,
+    variety: float,
 ) -> tuple[list[Bone], list[Space], list[Space]]:
     """Skull, face, jaw, teeth and hyoid on C1, and what fills it.
 
@@ -133,25 +137,22 @@ def draw_head(
     vault_turn = (nod + VAULT_NOD, 0.0, 0.0)
     thickness = 6.5 + variety * rng.uniform(-2.0, 2.0)
     thin = 1.6
-    jaw_drop = variety * rng.uniform(0, 6)
+    open_deg = variety * min(float(rng.exponential(5.0)), 26.0)
     missing = rng.random((2, 14)) < variety * 0.25 * rng.random()
+    joint = np.array(JAW_JOINT)
+    jaw_turn = (nod + open_deg, 0.0, 0.0)
+    opened = joint - rotation((open_deg, 0, 0)) @ joint
+    jaw_at = as_vector(np.array(c1) + size * (rotation(turn) @ opened))
+    upper, lower = _teeth(18.0, -94.0, 34.0, missing[0]), _teeth(5.0, -92.0, 32.0, missing[1])
     foramen: list[Primitive] = [Bar(*FORAMEN, 15, 15, (1, 1.15, 1), hole=True)]
     bones = [
         Bone("vault", scaled(_vault(thickness), size), vault_at, vault_turn, 0, 1350, 900, 1.8),
         Bone("skull_base", scaled(_base() + foramen, size), c1, turn, 0, 1000, 420, 1.6),
         Bone("face", scaled(_face(), size), c1, turn, 0, 850, 250, 1.2),
-        Bone("jaw", scaled(_jaw(), size), (x, y, z - jaw_drop), turn, 0, 1450, 500, 2.4),
-        Bone(
-            "teeth",
-            scaled(_teeth(missing), size),
-            (x, y, z - jaw_drop / 2),
-            turn,
-            0,
-            2400,
-            1500,
-            1.2,
-        ),
-        Bone("hyoid", scaled(_hyoid(), size), c1, turn, 0, 600, 200, 0.8),
+        Bone("jaw", scaled(_jaw(), size), jaw_at, jaw_turn, 0, 1450, 500, 2.4),
+        Bone("upper_teeth", scaled(upper, size), c1, turn, 0, 2400, 1500, 1.2),
+        Bone("lower_teeth", scaled(lower, size), jaw_at, jaw_turn, 0, 2400, 1500, 1.2),
+        Bone("hyoid", scaled(_hyoid(), size), (x, y, z + throat_mm), turn, 0, 600, 200, 0.8),
     ]
     air: list[Primitive] = []
     pair(air, ball((25, -62, 56), (16 - thin, 19 - thin, 18 - thin)))

@@ -58,7 +58,7 @@ SPINOUS_MM = {"C2": 17, "C3": 14, "C4": 14, "C5": 15, "C6": 21, "C7": 32, "T1": 
 """Length of the spinous process behind the canal."""
 
 LEAN_DEG = {
-    **{"C1": -2, "C2": -6, "C3": -3, "C4": 2, "C5": 8, "C6": 14, "C7": 20},
+    **{"C1": -18, "C2": -6, "C3": -3, "C4": 2, "C5": 8, "C6": 14, "C7": 20},
     **{"T1": 25, "T2": 28, "T3": 30},
 }
 """Forward lean of each vertebra in a neutral, lordotic neck."""
@@ -70,9 +70,9 @@ DISC_MM = 5.0
 def atlas() -> list[Primitive]:
     """C1: a ring without a body; the origin is the center of its canal."""
     parts: list[Primitive] = []
-    chain(parts, [(0, -16.0, 0), (8, -14.5, 0), (13, -10, 0)], 2.6, 1.9)
-    pair(parts, Bar((17.0, -5.0, 0), (16.5, -5.0, 0), 6.5, 6.5, (0.95, 1.2, 1.05)))
-    chain(parts, [(18, 1, 1), (17.5, 9, 1), (11, 17.5, 1), (0, 21.5, 0)], 2.7, 1.4)
+    chain(parts, [(0, -16.0, 0), (8, -14.5, 0), (13, -10, 0)], 2.6, 2.2)
+    pair(parts, Bar((16.5, -5.0, -3), (18.0, -5.0, 3.5), 6.5, 6.5, (0.95, 1.2, 1.05)))
+    chain(parts, [(18, 1, 1), (17.5, 9, 0), (11, 17.5, -1), (0, 21.5, -1)], 2.7, 1.5)
     pair(parts, Bar((19, -3, 0), (36, 1, -1), 4.0, 3.2, (1.0, 1.2, 1.0)))
     pair(parts, Bar((27, -0.5, -12), (27, -0.5, 12), 3.0, 3.0, hole=True))
     return parts
@@ -90,8 +90,8 @@ def axis() -> list[Primitive]:
     pair(parts, Bar((18.5, 3, -16), (18.5, 3, 14), 2.6, 2.6, hole=True))
     pair(parts, Bar((16, 13, -4), (2, 24, -4), 3.0, 3.4, (1.0, 1.0, 2.0)))
     tip = hy + CANAL_MM + SPINOUS_MM["C2"]
-    parts.append(Bar((0, 24, -4), (0, tip - 5, -6), 4.2, 4.0, (1.0, 1.0, 1.7)))
-    pair(parts, Bar((2, tip - 5, -7), (6.5, tip, -9), 3.4, 2.6, (1.0, 1.0, 1.3)))
+    parts.append(Bar((0, 24, -4), (0, tip - 5, -8), 4.2, 4.0, (1.0, 1.0, 1.7)))
+    pair(parts, Bar((2, tip - 5, -9), (6.5, tip, -11), 3.4, 2.6, (1.0, 1.0, 1.3)))
     return parts
 
 
@@ -106,14 +106,14 @@ def subaxial(level: str) -> list[Primitive]:
     if not last:
         pair(parts, Bar((hx - 1.2, -2, hz - 1), (hx - 0.8, hy - 3, hz + 1), 1.7, 2.0))
     pair(parts, Bar((hx - 2, hy - 3, 0.5), (pillar - 2, hy + 3.5, 0.5), 2.9, 2.9, (1, 1, 1.3)))
-    top, low = (pillar, hy + 3.5, hz + 2), (pillar, hy + 10.0, -hz - 2.5)
+    top, low = (pillar, hy + 3.5, hz + 2.5), (pillar, hy + 10.0, -hz - 3.5)
     pair(parts, Bar(top, low, 4.6, 4.8, (1.2, 0.78, 1.0)))
     pair(parts, Bar((hx - 2, -1.5, -1), (tip_x - 2, 0, -3), 2.3, 2.2))
     pair(parts, Bar((pillar, hy + 2, -1), (tip_x, 2.5, -3), 2.6, 2.8))
     hole_x, hole_r = hx + 5.6, (1.8 if last else 2.9)
     pair(parts, Bar((hole_x, 3.4, -12), (hole_x, 3.4, 12), hole_r, hole_r, hole=True))
     pair(parts, Bar((pillar - 1, hy + 9, -1), (1.5, back + 3, -3), 2.5, 2.7, (1.0, 1.0, 2.1)))
-    droop = -8.0 if last else -6.0
+    droop = {"C5": -10.0, "C6": -11.0, "C7": -15.0}.get(level, -9.0)
     if last:
         parts.append(Bar((0, back + 2, -3), (0, tip_y, droop), 3.2, 4.2, (1.0, 1.0, 1.5)))
     else:
@@ -155,6 +155,10 @@ class Neck:
     size: float
     girth: float
     nod: float
+    throat_mm: float
+    """How far hyoid, larynx, airway and thyroid lie above their usual place against the spine."""
+    lift_mm: float
+    """How far the shoulders are drawn up."""
     variety: float
     axes: dict[str, tuple[Vector, Vector]] = field(default_factory=dict)
     """Per vertebra: center of the body (of the ring for C1) and direction of its own z."""
@@ -176,15 +180,17 @@ def draw_neck(rng: np.random.Generator, *, variety: float = 1.0) -> Neck:
 
     The center of C4's body lies at (0, 0, 0).
     """
-    size = 1.0 + variety * rng.uniform(-0.09, 0.09)
-    lordosis = 1.0 + variety * rng.uniform(-0.9, 0.5)
-    pitch = variety * rng.uniform(-7, 7)
+    size = 0.98 * (1.0 + variety * float(np.clip(rng.normal(0.0, 0.1), -0.2, 0.28)))
+    lordosis = 1.0 + variety * rng.uniform(-1.0, 0.7)
+    pitch = variety * float(np.clip(rng.normal(4.0, 8.0), -14, 20))
     tilt, twist = variety * rng.uniform(-5, 5, 2)
     disc = DISC_MM * size * (1.0 + variety * rng.uniform(-0.35, 0.15))
     turns: dict[str, Vector] = {}
     for i, level in enumerate(SPINE):
         lean = 8 + pitch + lordosis * (LEAN_DEG[level] - 8)
         fade = max(0.0, 1.0 - i / 9.0)
+        own = 7.0 if level == "C1" else 2.0
+        lean += variety * float(np.clip(rng.normal(0, own), -2 * own, 2 * own))
         turns[level] = (lean, tilt * fade, twist * fade + variety * rng.uniform(-1, 1))
     at = _place(turns, size=size, disc=disc)
     marrow, cortex = 260 + variety * rng.uniform(-110, 110), 1050 + variety * rng.uniform(-250, 250)
@@ -195,18 +201,22 @@ def draw_neck(rng: np.random.Generator, *, variety: float = 1.0) -> Neck:
         parts = scaled(parts_of(level), own)
         position = as_vector(at[level])
         bones[level] = Bone(level, parts, position, turns[level], label, cortex, marrow, shell)
-    nod = turns["C1"][0] + variety * rng.uniform(-6, 6)
+    nod = 0.7 * (turns["C1"][0] - LEAN_DEG["C1"]) - 2.0 + variety * rng.uniform(-10, 10)
     c1, t1 = bones["C1"].position, bones["T1"].position
-    head, flesh, spaces = draw_head(rng, c1, size=size, nod=nod, variety=variety)
-    girdle, lungs = draw_shoulders(t1, size=size, lift=variety * float(rng.uniform(-25, 20)))
+    throat = variety * float(np.clip(rng.normal(0, 9), -20, 20))
+    lift = variety * float(np.clip(rng.normal(-2, 16), -35, 30))
+    head, flesh, spaces = draw_head(rng, c1, size=size, nod=nod, throat_mm=throat, variety=variety)
+    girdle, lungs = draw_shoulders(t1, size=size, lift=lift)
     ribs = [
         rib
         for order, level in enumerate(SPINE[-3:])
         for rib in draw_ribs(level, order, bones[level].position, size=size)
     ]
     x, y, z = bones["C5"].position
-    larynx = draw_larynx((x, y - 30 * size, z), size=size, calcium=variety * float(rng.random()))
+    larynx = draw_larynx(
+        (x, y - 30 * size, z + throat), size=size, calcium=variety * float(rng.random())
+    )
     bones |= {bone.name: bone for bone in (*head, *girdle, *ribs, larynx)}
     axes = {k: (bones[k].position, as_vector(rotation(turns[k]) @ (0.0, 0.0, 1.0))) for k in SPINE}
     girth = 1.0 + variety * float(rng.uniform(-0.12, 0.25))
-    return Neck(bones, [*lungs, *spaces], flesh, size, girth, nod, variety, axes)
+    return Neck(bones, [*lungs, *spaces], flesh, size, girth, nod, throat, lift, variety, axes)

@@ -37,6 +37,14 @@ AIR_HU, FAT_HU, SKIN_HU, DISC_HU, CORD_HU, SAC_HU = -1000, -100, 30, 95, 42, 15
 COARSE_MM = 4.0
 OUTLINE_BLEND_MM = 18.0
 
+AIRWAY: tuple[tuple[float, float, float], ...] = (
+    # radius mm, width and depth factor: pharynx, larynx, trachea
+    *((7.0, 1.9, 0.75), (6.5, 1.9, 0.75), (6.5, 0.8, 1.25), (6.0, 0.8, 1.25)),
+    *((8.0, 1.0, 1.0), (8.5, 1.0, 1.0), (8.5, 1.0, 1.0), (8.5, 1.0, 1.0)),
+)
+"""The airway between C2 and C3, C3 and C4, ...; moved up or down with the throat."""
+AIRWAY_STEP_MM = 16.0
+
 
 def _outline(neck: Neck) -> list[Primitive]:
     """Head, face, neck and shoulders as one melted shape in world coordinates."""
@@ -66,24 +74,29 @@ def _outline(neck: Neck) -> list[Primitive]:
         parts.append(bar((ax, ay - 2 * size, az), (bx, by - 2 * size, bz), 60, 60, wide))
     chest = [as_vector(t1 + size * np.array(p)) for p in ((0, -20, -40), (0, -20, -200))]
     parts.append(bar(chest[0], chest[1], 88, 110, (1.7, 1, 1)))
-    ends = [as_vector(t1 + size * np.array(p)) for p in ((50, 10, -18), (165, 8, -32))]
+    shoulders = ((50, 10, -18 + 0.4 * neck.lift_mm), (165, 8, -32 + neck.lift_mm))
+    ends = [as_vector(t1 + size * np.array(p)) for p in shoulders]
     pair(parts, bar(ends[0], ends[1], 50, 54, (1, 1.05, 1)))
     return parts
 
 
 def _airway(neck: Neck) -> list[Primitive]:
-    """Pharynx, larynx and trachea in front of the spine."""
+    """Pharynx, larynx and trachea in front of the spine; their heights vary against the levels."""
     size = neck.size
+    shift = neck.throat_mm / AIRWAY_STEP_MM
+    profile = np.array(AIRWAY)
     points: list[Vector] = []
     for level in SPINE[1:]:
         (x, y, z), _ = neck.axes[level]
-        points.append((x, y - (BODY_MM[level][1] + 14.0) * size, z))
+        before = float(np.interp(SPINE.index(level), (1, 3, 6), (13.0, 14.0, 19.0)))
+        points.append((x, y - (BODY_MM[level][1] + before) * size, z))
     top = (points[0][0], points[0][1] - 3.0, points[0][2] + 60.0 * size)
     parts: list[Primitive] = [Bar(top, points[0], 9.0, 6.0, (1.4, 0.9, 1.0))]
     for i, (a, b) in enumerate(pairwise(points)):
-        wide = (1.9, 0.75, 1.0) if i < 2 else (0.8, 1.25, 1.0) if i < 4 else (1.0, 1.0, 1.0)
-        r = (7.0, 6.5, 6.5, 6.0, 8.0, 8.5, 8.5, 8.5)[i] * size
-        parts.append(Bar(a, b, r, r, wide))
+        r, wide, deep = (
+            float(np.interp(i + shift, np.arange(len(profile)), column)) for column in profile.T
+        )
+        parts.append(Bar(a, b, r * size, r * size, (wide, deep, 1.0)))
     return parts
 
 
@@ -107,7 +120,7 @@ def _vessels(neck: Neck, hu: float) -> list[Space]:
             spaces.append(Space(Bar(a, b, 5.0, 5.0, (1.5, 0.8, 1)), 34.0))
         if above in ("C6", "C7"):
             lobes: list[Primitive] = []
-            a, b = ((16.0 * size, p[1] - 14.0 * size, p[2]) for p in ends)
+            a, b = ((16.0 * size, p[1] - 14.0 * size, p[2] + neck.throat_mm) for p in ends)
             pair(lobes, Bar(a, b, 7.0, 7.0, (0.9, 1.4, 1)))
             spaces += [Space(lobe, max(105.0, 0.6 * hu)) for lobe in lobes]
     return spaces
@@ -178,22 +191,27 @@ def _smooth_noise(rng: np.random.Generator, shape: tuple[int, ...], sigma: Vecto
     return (noise / max(1e-6, float(noise.std()))).astype(np.float32)
 
 
-def draw_body(rng: np.random.Generator, neck: Neck, grid: Grid, *, contrast: bool) -> Body:
-    """Draw the soft parts of a patient for a scan's grid.
+def _fat_planes(rng: np.random.Generator, neck: Neck, coarse: Grid, edge: Array) -> Array:
+    """Zero on the fat between muscles: layers that follow the skin, parted by planes that fan out
+    from the spine, the first in the midline of the nape; coarse (z, y, x)."""
+    levels = np.array([neck.axes[level][0] for level in SPINE[::-1]])
+    x, y = (np.interp(coarse.z, levels[:, 2], levels[:, axis])[:, None, None] for axis in (0, 1))
+    dx, dy = coarse.x[None, None, :] - x, coarse.y[None, :, None] - y
+    layer, fan = (_smooth_noise(rng, coarse.shape, (6.0, 3.0, 3.0)) for _ in range(2))
+    thick = float(rng.uniform(15.0, 20.0))
+    across = np.sin(np.pi * (edge + 6.0 * neck.variety * layer) / thick)
+    around = np.sin(3.0 * np.arctan2(np.abs(dx), dy) + 0.9 * neck.variety * fan)
+    return np.asarray(float(rng.uniform(1.0, 3.5)) * across * around, np.float32)
 
-    Below a variety of a half muscle is plain; above, fat planes divide it.
-    """
+
+def draw_body(rng: np.random.Generator, neck: Neck, grid: Grid, *, contrast: bool) -> Body:
+    """Draw the soft parts of a patient for a scan's grid."""
     coarse = _coarse_grid(grid)
     skin = Bone("skin", _outline(neck))
     field = distance_field(skin, Fragment(), coarse, margin=30.0)
     edge = np.full(coarse.shape, 30.0, np.float32)
     edge[field.window] = field.distance
-    plain = 1.0 - min(1.0, neck.variety)
-    if plain > 0.5:
-        septa = np.ones(coarse.shape, np.float32)
-    else:
-        noise = _smooth_noise(rng, coarse.shape, (5.0, 2.0, 2.0))
-        septa = noise + np.float32(0.5) * noise[:, :, ::-1]
+    septa = _fat_planes(rng, neck, coarse, edge)
     edge += neck.variety * 2.0 * _smooth_noise(rng, coarse.shape, (6.0, 5.0, 5.0))
     under: list[Space] = []
     canal: list[Vector] = []
@@ -214,10 +232,9 @@ def draw_body(rng: np.random.Generator, neck: Neck, grid: Grid, *, contrast: boo
     under += neck.flesh
     under += _vessels(neck, vessel_hu)
     under += [Space(part, AIR_HU) for part in _airway(neck)]
-    if neck.variety > 0.6:
-        tongue = as_vector(neck.size * np.array([0, -62, 2]) + neck.axes["C1"][0])
-        under.insert(0, Space(ball(tongue, (24, 30, 24)), 60.0))
+    tongue = as_vector(neck.size * np.array([0, -62, 2]) + neck.axes["C1"][0])
+    under.insert(0, Space(ball(tongue, (24, 30, 24)), 60.0))
     table = float(neck.axes["C1"][0][1] + 128 * neck.size + rng.uniform(0, 12))
-    fat = 4.0 + 3.0 * plain + neck.variety * float(rng.uniform(2, 18))
+    fat = 4.0 + neck.variety * float(rng.uniform(2, 18))
     muscle = 56 - neck.variety * float(rng.uniform(4, 24))
     return Body(coarse, edge, septa, fat, muscle, under, table)

@@ -47,11 +47,13 @@ from cspine_kit.vision.predict import (
 class Prediction:
     """What the networks say about one study, what it cost, and what stood in for what failed.
 
+    `table` holds rows of contract `predictions` of every model, `features` those of `aggregate`.
     `faults` maps a stage ("vertebra fold 0", "effnetv2s fold 1") to its cause; `levels_from` is
     "image", or "header_levels" where no vertebra model gave levels.
     """
 
     table: pd.DataFrame
+    features: pd.DataFrame
     costs: Costs
     faults: dict[str, str] = field(default_factory=dict)
     levels_from: str = "image"
@@ -188,7 +190,8 @@ class Ensemble:
         trace = Trace()
         slices, crops = self.tables(volume, folder, effort, trace)
         with trace.stage("stack"):
-            table = self.stack.predict_all(aggregate(slices, crops))
+            features = aggregate(slices, crops)
+            table = self.stack.predict_all(features)
         if not table["prob"].between(0, 1, inclusive="neither").all():
             raise StudyError(volume.study_uid, "a probability outside (0, 1)")
         seconds = trace.seconds
@@ -199,4 +202,4 @@ class Ensemble:
         )
         lost = sum(stage.startswith(f"{VERTEBRA} ") for stage in trace.faults)
         source = "header_levels" if lost == crops["model_fold"].nunique() else "image"
-        return Prediction(table, costs, trace.faults, source)
+        return Prediction(table, features, costs, trace.faults, source)

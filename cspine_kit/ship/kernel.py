@@ -1,7 +1,7 @@
 """The inference that Kaggle runs, run anywhere: test studies in, a full submission out, always.
 
-In: a competition folder and a bundle. Out: `submission.csv`, `kernel_log.jsonl` and
-`predictions.parquet` beside it. Example::
+In: a competition folder and a bundle. Out: `submission.csv`, and beside it `kernel_log.jsonl`,
+`predictions.parquet` and `features.parquet`. Example::
 
     report = run_kernel(Path("/kaggle/input/..."), bundle, Path("submission.csv"))
 
@@ -222,7 +222,7 @@ def run_kernel(
     Args:
         competition_dir: folder with test.csv and test_images/.
         bundle: folder that `build_bundle` wrote.
-        out: the submission; `kernel_log.jsonl` and `predictions.parquet` go beside it.
+        out: the submission; log, predictions and features go beside it.
         hours: time limit; by default the bundle's `kernel.hours`.
         spent_s: seconds of it that were spent before this call.
 
@@ -241,7 +241,7 @@ def run_kernel(
     log.write("priors_written", rows=len(wanted))
     if mismatch:
         log.write("fault", stage="listing", cause=mismatch)
-    tables: list[pd.DataFrame] = []
+    tables: dict[str, list[pd.DataFrame]] = {"predictions": [], "features": []}
     sources: Counter[str] = Counter()
     causes: dict[str, str] = {}
     stopped = None
@@ -262,20 +262,24 @@ def run_kernel(
                 _note(answer, log, causes)
                 if answer.probs is not None:
                     submission.put(answer.study_uid, answer.probs)
-                if answer.table is not None:
-                    tables.append(answer.table)
+                for name, rows in (("predictions", answer.table), ("features", answer.features)):
+                    if rows is not None:
+                        tables[name].append(rows)
         except Stopped:
             stopped = "SIGTERM"
             log.write("stopped", cause=stopped, studies=sum(sources.values()))
         finally:
             submission.write()
     read_submission(out, wanted["row_id"])
-    if tables:
+    for name, parts in tables.items():
+        path = out.with_name(f"{name}.parquet")
         try:
-            with publish(out.with_name("predictions.parquet")) as temporary:
-                pd.concat(tables, ignore_index=True).to_parquet(temporary, index=False)
+            path.unlink(missing_ok=True)
+            if parts:
+                with publish(path) as temporary:
+                    pd.concat(parts, ignore_index=True).to_parquet(temporary, index=False)
         except OSError as error:
-            log.write("fault", stage="predictions", cause=cause_of(error))
+            log.write("fault", stage=name, cause=cause_of(error))
     seconds = time.monotonic() - started
     report = KernelReport(len(wanted), dict(sources), causes, seconds, stopped)
     log.write("end", studies=len(submission.rows_of), sources=report.sources, seconds=seconds)

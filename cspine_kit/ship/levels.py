@@ -16,9 +16,8 @@ import pandas as pd
 
 from cspine_kit.core.anatomy import LEVELS
 from cspine_kit.core.runs import publish
-from cspine_kit.data.volumes import Volume
+from cspine_kit.data.volumes import Volume, read_volume
 from cspine_kit.ship.bundle import open_bundle
-from cspine_kit.ship.reading import load_volume
 
 
 @dataclass(frozen=True)
@@ -61,13 +60,13 @@ def study_levels(folder: Path, bundle: Path) -> StudyLevels:
 
     with tempfile.TemporaryDirectory() as scratch:
         ensemble = Ensemble(open_bundle(bundle, Path(scratch)))
-        volume, problems = load_volume(folder, folder.name, ensemble.config.cache)
+        volume, geometry = read_volume(folder, ensemble.config.cache)
         batch = ensemble.config.kernel.batch_size
         rows = [predict_vertebra(model, volume, batch) for model in ensemble.vertebra]
     mean = sum(frame.to_numpy(dtype=np.float64) for frame in rows) / len(rows)
     averaged = pd.DataFrame(mean, columns=rows[0].columns)
     averaged["slice_idx"] = rows[0]["slice_idx"].to_numpy()
-    return StudyLevels(volume, decode_study(averaged, volume), problems)
+    return StudyLevels(volume, decode_study(averaged, volume), geometry.problems)
 
 
 def draw_levels(found: StudyLevels, path: Path) -> None:

@@ -28,8 +28,7 @@ import numpy as np
 
 from cspine_kit.core.config import CacheConfig
 from cspine_kit.core.errors import CSpineError, StudyError
-from cspine_kit.data.dicom import read_study
-from cspine_kit.data.volumes import Volume, make_volume
+from cspine_kit.data.volumes import Volume, read_volume
 
 log = logging.getLogger(__name__)
 
@@ -37,14 +36,6 @@ PATIENCE_S = 600.0
 """A study of thousands of compressed slices needs about a minute."""
 
 TRIES = 2
-
-
-def load_volume(
-    folder: Path, study_uid: str, config: CacheConfig, *, threads: int = 0
-) -> tuple[Volume, tuple[str, ...]]:
-    """Read one study and make the volume the networks see; also the reader's problem codes."""
-    study = read_study(folder, study_uid, threads=threads)
-    return make_volume(study, config, threads=threads), study.problems
 
 
 @dataclass(frozen=True)
@@ -82,14 +73,14 @@ def cause_of(error: BaseException) -> str:
 def _read(uid: str, folder: Path, config: CacheConfig, scratch: Path) -> Reading:
     start = time.monotonic()
     try:
-        volume, problems = load_volume(folder, uid, config, threads=1)
+        volume, geometry = read_volume(folder, config, uid, threads=1)
         file = scratch / f"{uid}.npy"
         np.save(file, volume.voxels, allow_pickle=False)
     except Exception as error:  # noqa: BLE001 - whatever it is, it costs this study alone
         return Reading(uid, time.monotonic() - start, cause=cause_of(error))
     empty = np.empty((0, 0, 0), np.uint8)
     seconds = time.monotonic() - start
-    return Reading(uid, seconds, replace(volume, voxels=empty), file, problems)
+    return Reading(uid, seconds, replace(volume, voxels=empty), file, geometry.problems)
 
 
 def _serve(pipe: Connection, config: CacheConfig, scratch: Path) -> None:

@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cspine_kit.core.anatomy import TARGETS
+from cspine_kit.core.anatomy import OVERALL
 from cspine_kit.core.config import Config
 from cspine_kit.core.errors import ArtifactError
-from cspine_kit.core.metric import evaluate
 from cspine_kit.core.paths import Competition, RunPaths
 from cspine_kit.core.runs import publish, read_json
 from cspine_kit.ship.submission import (
@@ -21,30 +20,16 @@ from cspine_kit.ship.submission import (
     read_wanted_rows,
     score_submission,
 )
+from cspine_kit.ship.test_set import (
+    expected_prevalence,
+    hidden_scores,
+    predictions_on_test,
+    render_shift,
+    shift_on_test,
+    training_labels,
+)
 
 SUBMISSION = "submission.csv"
-
-
-def _hidden_scores(config: Config, paths: RunPaths, submission: Path) -> pd.DataFrame:
-    """Metric A and B of every model on the test truth: model, test_per_exam, test_global.
-
-    The submission file itself is scored as it lies; the other rows come from `predictions.parquet`,
-    with the bundle's prior for a study that has none.
-    """
-    truth = read_truth(Competition(config.competition.dir).solution_csv)
-    labels = truth[list(TARGETS)].to_numpy()
-    priors = np.array([read_json(paths.bundle / "priors.json")[t] for t in TARGETS])
-    tables = {"best_constant": np.broadcast_to(priors, labels.shape)}
-    predictions = pd.read_parquet(submission.with_name("predictions.parquet"))
-    for model, rows in predictions.groupby("model", sort=False):
-        wide = rows.pivot(index="study_uid", columns="target", values="prob")
-        wide = wide.reindex(index=truth["study_uid"], columns=list(TARGETS))
-        tables[str(model)] = wide.fillna(dict(zip(TARGETS, priors, strict=True))).to_numpy()
-    scores = {model: evaluate(labels, probs) for model, probs in tables.items()}
-    return pd.DataFrame(
-        [(model, s.per_exam, s.whole) for model, s in scores.items()],
-        columns=["model", "test_per_exam", "test_global"],
-    )
 
 
 def _format(table: pd.DataFrame, hidden: bool) -> list[str]:
@@ -56,11 +41,35 @@ def _format(table: pd.DataFrame, hidden: bool) -> list[str]:
             line += f" {row[form]:7.4f} {row[form + '_fold_mean']:7.4f}"
             line += f" ±{row[form + '_fold_std']:6.4f}"
         if hidden:
-            # Rivals that the kernel does not run have no score on the test set.
+            # The fitted rivals need the test features that the kernel leaves.
             values = (row["test_per_exam"], row["test_global"])
             line += "".join(f" {'-' if np.isnan(v) else format(v, '.4f'):>7s}" for v in values)
         lines.append(line)
     lines.append("* ships. A = per exam, B = global; lower is better; folds: mean ± std over folds")
+    return lines
+
+
+def _ships(table: pd.DataFrame) -> str:
+    return str(table.loc[table["ships"].astype(bool), "model"].iloc[0])
+
+
+def _test_set(
+    config: Config, paths: RunPaths, submission: Path, predictions: pd.DataFrame, *, ships: str
+) -> list[str]:
+    """Lines on what the test set looks like beside the training set; writes shift.csv."""
+    if predictions.empty:
+        return ["no study was predicted from its image: see the kernel log"]
+    labels = training_labels(paths)
+    share = expected_prevalence(predictions, ships, labels, config.stack.form)
+    lines = [
+        f"fractured studies: {labels[OVERALL].mean():.2f} of the training set, "
+        f"about {share:.2f} of the test set as {ships} sees it (option stack.prevalence)"
+    ]
+    report = shift_on_test(paths, submission)
+    if report is not None:
+        with publish(submission.with_name("shift.csv")) as temporary:
+            report.to_csv(temporary, index=False)
+        lines += render_shift(report)
     return lines
 
 
@@ -86,9 +95,12 @@ def run_results(config: Config, paths: RunPaths, submissions: Path) -> str:
     read_submission(submission, wanted["row_id"])
     table = pd.read_csv(scores_csv)
     hidden = competition.solution_csv.exists()
+    predictions = predictions_on_test(config, paths, submission)
     lines = []
     if hidden:
-        table = table.merge(_hidden_scores(config, paths, submission), on="model", how="left")
+        priors = read_json(paths.bundle / "priors.json")
+        truth = read_truth(competition.solution_csv)
+        table = table.merge(hidden_scores(predictions, truth, priors), on="model", how="left")
     lines += _format(table, hidden)
     if hidden:
         score = score_submission(submission, competition.solution_csv)
@@ -98,6 +110,7 @@ def run_results(config: Config, paths: RunPaths, submissions: Path) -> str:
             f"A {score['metric_per_exam']:.4f} (95 % {low:.4f} to {high:.4f}), "
             f"B {score['metric_global']:.4f}"
         )
+    lines += ["", *_test_set(config, paths, submission, predictions, ships=_ships(table))]
     results = folder / "results.csv"
     with publish(results) as temporary:
         table.to_csv(temporary, index=False)

@@ -37,6 +37,7 @@ SOURCES = ("image", "header_levels", "header", "priors")
 class Answer:
     """One study: probabilities by target (None: the priors stand), every model's rows, and why.
 
+    `table` and `features` are those of `Prediction`, None where the networks said nothing.
     `details` go into the log: effort, seconds per stage, slices, problems.
     """
 
@@ -44,6 +45,7 @@ class Answer:
     source: str
     probs: pd.Series | None = None
     table: pd.DataFrame | None = None
+    features: pd.DataFrame | None = None
     cause: str | None = None
     faults: Mapping[str, str] = field(default_factory=dict)
     details: Mapping[str, object] = field(default_factory=dict)
@@ -97,6 +99,7 @@ class Worker:
             found.levels_from,
             probs=shipped.set_index("target")["prob"],
             table=found.table,
+            features=found.features,
             cause=None if found.levels_from == "image" else next(iter(found.faults.values())),
             faults=found.faults,
             details={

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from cspine_kit.core.anatomy import LEVELS
 from cspine_kit.core.errors import TableError
 from cspine_kit.core.tables import FRACTURE_COLUMNS, VERTEBRA_COLUMNS
+from cspine_kit.stack.header_features import position_features
 from cspine_kit.stack.segments import FloatArray, IntArray, Segments
 from cspine_kit.stack.statistics import (
     MAX_STEP_MM,
@@ -32,6 +33,9 @@ from cspine_kit.stack.units import N_LEVELS, SHOWN, Levels, Units, find_levels, 
 
 ALL = "all"
 """Member name of features that belong to no single member."""
+
+SITE = "site"
+"""Signal of what slice positions say about scanner and protocol: read by the header heads only."""
 
 SLICE_COLUMNS = ("member", "study_uid", "slice_idx", "model_fold", "fold", "z_mm")
 CROP_COLUMNS = ("study_uid", "level", "model_fold", "z0", "z1", "center_z_mm", "confidence")
@@ -202,7 +206,10 @@ def aggregate(slices: pd.DataFrame, crops: pd.DataFrame) -> pd.DataFrame:
             numbers[own, 1:], numbers[own, 0], slice_idx[own], unit, levels
         )
         members[name] = {s: compute(level_slices) for s, compute in STATISTICS.items()}
-    shared = _shared(members, levels, _native(unit, numbers[own, 0], slice_idx[own]))
+    native = _native(unit, numbers[own, 0], slice_idx[own])
+    shared = _shared(members, levels, native)
+    site = position_features(numbers[own, 0], unit, native[1], slice_idx[own])
+    shared |= {f"{SITE}__{name}": np.repeat(value, N_LEVELS) for name, value in site.items()}
     columns = {
         f"{m}__{s}": v for m, values in {**members, ALL: shared}.items() for s, v in values.items()
     }

@@ -1,16 +1,16 @@
 """What the stack has to beat: fixed formulas on the slices, and the best constant.
 
-In: slice tables and crops (or the features made of them), labels for the constant. Out: rows of
+In: features (`aggregate`), labels for the constant. Out: probabilities (units, 8) by name, rows of
 contract `predictions`. Example::
 
-    rows = simple_predictions(slices, crops)     # every member, pooled mean, maxima, plain mean
+    rows = all_predictions(units, formulas(features), folds)   # members, pooled mean, maxima
     rows = pd.concat([rows, constant_predictions(labels, folds, "per_exam")])
 
 Formulas are computed per fold model and averaged over `model_fold` last, so that out-of-fold rows
 and the kernel's test rows go through the same code.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,7 @@ import pandas as pd
 from cspine_kit.core.anatomy import LEVELS, TARGETS
 from cspine_kit.core.errors import TableError
 from cspine_kit.core.metric import Form, best_constant
-from cspine_kit.stack.aggregate import ALL, aggregate, feature_columns
+from cspine_kit.stack.aggregate import ALL, feature_columns
 from cspine_kit.stack.segments import FloatArray
 
 MEAN_OF_MEMBERS = "mean_of_members"
@@ -34,9 +34,9 @@ def noisy_or(levels: FloatArray) -> FloatArray:
     return np.asarray(-np.expm1(np.log1p(-np.clip(levels, 0.0, 1.0 - EDGE)).sum(axis=1)))
 
 
-def members_of(features: pd.DataFrame) -> list[str]:
-    """Member names found in the feature columns, in order."""
-    names = dict.fromkeys(c.split("__")[0] for c in feature_columns(features))
+def members_of(columns: Iterable[str]) -> list[str]:
+    """Member names found in feature columns, in order."""
+    names = dict.fromkeys(c.split("__")[0] for c in columns)
     return [name for name in names if name != ALL]
 
 
@@ -60,7 +60,7 @@ def formulas(features: pd.DataFrame) -> dict[str, FloatArray]:
     look at the slices inside each level; `mean_of_members` averages the members' probabilities.
     """
     ordered = features.sort_values(["study_uid", "model_fold", "level"])
-    members = members_of(ordered)
+    members = members_of(feature_columns(ordered))
     weighted = _stacked(ordered, members, "fracture__weighted")
     visible = _stacked(ordered, members, "vertebra__slices")
     maximum = _stacked(ordered, members, "fracture__max").mean(axis=0)
@@ -136,19 +136,6 @@ def all_predictions(
             ),
         }
     )
-
-
-def formula_predictions(features: pd.DataFrame) -> pd.DataFrame:
-    """`formulas` as rows of contract `predictions`."""
-    ordered = features.sort_values(["study_uid", "model_fold", "level"])
-    units = ordered.iloc[::N_LEVELS]
-    fold = units.drop_duplicates("study_uid").set_index("study_uid")["fold"]
-    return all_predictions(units, formulas(ordered), fold)
-
-
-def simple_predictions(slices: pd.DataFrame, crops: pd.DataFrame) -> pd.DataFrame:
-    """Predictions of every formula straight from slices and crops (see `aggregate`)."""
-    return formula_predictions(aggregate(slices, crops))
 
 
 def constant_predictions(labels: pd.DataFrame, folds: pd.Series, form: Form) -> pd.DataFrame:

@@ -10,12 +10,18 @@ Weights are fitted inside the folds, on predictions of studies that no component
 mean stands beside them, because fitted weights often only fit.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pandas as pd
 
+from cspine_kit.core.anatomy import TARGETS
+from cspine_kit.stack.baselines import long_predictions, wide_predictions
 from cspine_kit.stack.segments import FloatArray
 from cspine_kit.stack.statistics import logit, sigmoid
+
+RANKED = "blend_rank"
+"""Model name of `rank_predictions`."""
 
 STEPS = 20
 """Picks of the greedy selection (with replacement): weights are multiples of 1/20."""
@@ -85,3 +91,20 @@ def rank_mean(models: Mapping[str, FloatArray]) -> FloatArray:
     place = ranks.argsort(axis=0, kind="stable").argsort(axis=0, kind="stable")
     typical = np.sort(odds, axis=1).mean(axis=0)
     return sigmoid(np.take_along_axis(typical, place, axis=0))
+
+
+def rank_predictions(predictions: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:
+    """Rank mean of some models inside each fold (test studies are one), as model `blend_rank`.
+
+    Args:
+        predictions: contract `predictions`.
+        models: names whose rows are there for the same studies.
+    """
+    wide = {name: wide_predictions(predictions, name) for name in models}
+    first = wide[models[0]]
+    fold = predictions.drop_duplicates("study_uid").set_index("study_uid")["fold"].loc[first.index]
+    mixed = first.copy()
+    for k in fold.unique():
+        rows = (fold == k).to_numpy()
+        mixed.loc[rows, list(TARGETS)] = rank_mean({n: w[rows].to_numpy() for n, w in wide.items()})
+    return long_predictions(RANKED, mixed.reset_index(), fold)

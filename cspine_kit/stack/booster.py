@@ -38,6 +38,7 @@ from cspine_kit.stack.blend import blend, greedy_weights, plain_weights, search_
 from cspine_kit.stack.calibrate import Finish, fit_finish, shift_prior
 from cspine_kit.stack.design import FeatureTable, level_design, overall_design
 from cspine_kit.stack.head import Head, Task, fit_head
+from cspine_kit.stack.header_heads import HEADS, HeaderHeads, fit_header_heads
 from cspine_kit.stack.linear import one_blas_thread
 from cspine_kit.stack.search import search
 from cspine_kit.stack.segments import FloatArray, IntArray
@@ -49,6 +50,9 @@ STACK_MODELS = (STACK, CALIBRATED, BLEND, f"{BLEND}_search", f"{BLEND}_mean")
 fixed formulas named in `COMPONENTS`."""
 
 COMPONENTS = (MEAN_OF_MEMBERS, "maximum", "top5_mean")
+BLENDED = (STACK, *COMPONENTS)
+"""What every blend mixes."""
+
 INNER_FOLDS = 4
 
 
@@ -56,16 +60,24 @@ INNER_FOLDS = 4
 class FoldHeads:
     """What is fitted without fold k; `blends` maps a blend's name to weights by component."""
 
+    header: HeaderHeads
     level: Head
     overall: Head
     finish: Finish
     blends: dict[str, dict[str, float]]
 
+    def predict(self, table: FeatureTable) -> FloatArray:
+        """Raw probabilities (n units, 8): the levels first, the overall from them."""
+        lifts = self.header.lifts(table.site)
+        levels = self.level.predict(level_design(table, lifts)).reshape(-1, N_LEVELS)
+        overall = self.overall.predict(overall_design(table, levels, lifts))
+        return np.column_stack([levels, overall])
+
     def models(
         self, table: FeatureTable, formula_probs: Mapping[str, FloatArray], clip: float
     ) -> dict[str, FloatArray]:
         """(n units, 8) probabilities of every model of `STACK_MODELS`."""
-        raw = predict_heads(self.level, self.overall, table)
+        raw = self.predict(table)
         parts = {STACK: raw, **{name: formula_probs[name] for name in COMPONENTS}}
         blends = {name: blend(parts, weights) for name, weights in self.blends.items()}
         models = {name: np.clip(p, clip, 1.0 - clip) for name, p in {STACK: raw, **blends}.items()}
@@ -153,6 +165,7 @@ class Stack:
                     name: head.save(temporary, f"fold_{k}_{name}")
                     for name, head in (("level", heads.level), ("overall", heads.overall))
                 }
+                folds[str(k)]["header"] = heads.header.save(temporary, f"fold_{k}_header")
                 folds[str(k)]["finish"] = heads.finish.to_json()
                 folds[str(k)]["blends"] = heads.blends
             meta: dict[str, Any] = {
@@ -176,6 +189,7 @@ class Stack:
 
         folds = {
             int(k): FoldHeads(
+                HeaderHeads.load(folder, v["header"]),
                 Head.load(folder, v["level"]),
                 Head.load(folder, v["overall"]),
                 Finish.from_json(v["finish"]),
@@ -192,12 +206,6 @@ class Stack:
             ships=raw["ships"],
             notes=raw["notes"],
         )
-
-
-def predict_heads(level: Head, overall: Head, table: FeatureTable) -> FloatArray:
-    """Raw probabilities (n units, 8): the levels first, the overall from them."""
-    levels = level.predict(level_design(table)).reshape(-1, N_LEVELS)
-    return np.column_stack([levels, overall.predict(overall_design(table, levels))])
 
 
 def inner_folds(labels: pd.DataFrame, seed: int, n: int = INNER_FOLDS) -> IntArray:
@@ -228,8 +236,11 @@ def _fit_fold(
     w = row_weights(y, config.form)
     w_level, w_overall = w[:, :N_LEVELS].ravel(), w[:, N_LEVELS]
     inner = inner_folds(labels, seed)
+    header, lifts = fit_header_heads(
+        table.site, y, inner, HEADS.model_copy(update={"form": config.form}), seed=seed
+    )
     task = Task(
-        level_design(table),
+        level_design(table, lifts),
         y[:, :N_LEVELS].ravel(),
         w_level / w_level.mean(),
         np.repeat(inner, N_LEVELS),
@@ -238,7 +249,9 @@ def _fit_fold(
         config = search(task, config, seed=derive_seed(seed, "search"))
     level, level_probs = fit_head(task, config, seed=derive_seed(seed, "level"))
     levels = level_probs.reshape(-1, N_LEVELS)
-    task = Task(overall_design(table, levels), y[:, N_LEVELS], w_overall / w_overall.mean(), inner)
+    task = Task(
+        overall_design(table, levels, lifts), y[:, N_LEVELS], w_overall / w_overall.mean(), inner
+    )
     overall, overall_probs = fit_head(task, config, seed=derive_seed(seed, "overall"))
     held_out = np.column_stack([levels, overall_probs])
     parts = {STACK: held_out, **{name: formula_probs[name] for name in COMPONENTS}}
@@ -247,7 +260,9 @@ def _fit_fold(
         f"{BLEND}_search": search_weights(parts, y, w),
         f"{BLEND}_mean": plain_weights(parts),
     }
-    return FoldHeads(level, overall, fit_finish(held_out, y, w, inner, clip=config.clip), blends)
+    return FoldHeads(
+        header, level, overall, fit_finish(held_out, y, w, inner, clip=config.clip), blends
+    )
 
 
 def _aligned_labels(labels: pd.DataFrame, study_uid: Any) -> pd.DataFrame:

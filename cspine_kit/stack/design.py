@@ -15,7 +15,7 @@ import pandas as pd
 
 from cspine_kit.core.anatomy import LEVELS
 from cspine_kit.core.errors import TableError
-from cspine_kit.stack.aggregate import ALL
+from cspine_kit.stack.aggregate import ALL, SITE
 from cspine_kit.stack.head import Design
 from cspine_kit.stack.segments import FloatArray, IntArray
 from cspine_kit.stack.statistics import RISING, logit, sigmoid
@@ -26,6 +26,11 @@ LENGTHS = ("run30", "run50", "extent30", "extent50", "noisyor", "slices")
 
 CORE = tuple(f"{ALL}__{name}" for name in ("fracture__odds", "smooth__odds"))
 DOUBT_RISING, DOUBT = 3.0, 10.0
+
+NATIVE = tuple(f"{ALL}__study__{name}" for name in ("slices", "step"))
+
+LIFT = f"{ALL}__header__lift"
+"""What headers alone add to a target's log-odds, by the header heads: the last level feature."""
 
 NOT_PROBABILITIES = ("std", "logsumexp", "entropy", "place", "asymmetry")
 
@@ -39,6 +44,7 @@ class FeatureTable:
     fold: IntArray
     values: FloatArray  # (n, 7, columns)
     columns: tuple[str, ...]
+    site: FloatArray  # (n, features): slice count and distance, and the signal `SITE`
 
     @property
     def n(self) -> int:
@@ -67,6 +73,8 @@ class FeatureTable:
             raise TableError(
                 f"features: each study needs C1..C7 exactly once; got {rows or 'none'}"
             )
+        of_site = np.array([c in NATIVE or c.split("__")[1] == SITE for c in columns])
+        own = np.array([c.split("__")[1] != SITE for c in columns])
         values = ordered[list(columns)].to_numpy(np.float64)
         finite = np.isfinite(values)
         if not finite.all():
@@ -78,8 +86,9 @@ class FeatureTable:
             first["study_uid"].to_numpy(dtype=object),
             first["model_fold"].to_numpy(np.int64),
             first["fold"].to_numpy(np.int64),
-            values.reshape(-1, N_LEVELS, len(columns)),
-            columns,
+            values[:, own].reshape(-1, N_LEVELS, int(own.sum())),
+            tuple(c for c, kept in zip(columns, own, strict=True) if kept),
+            values[::N_LEVELS, of_site],
         )
 
     def take(self, rows: Any) -> "FeatureTable":
@@ -90,6 +99,7 @@ class FeatureTable:
             model_fold=self.model_fold[rows],
             fold=self.fold[rows],
             values=self.values[rows],
+            site=self.site[rows],
         )
 
     def column(self, name: str) -> FloatArray:
@@ -125,17 +135,23 @@ def _doubt(columns: tuple[str, ...]) -> FloatArray:
     )
 
 
-def level_design(table: FeatureTable) -> Design:
-    """Every feature of every level; the level itself is the category."""
+def level_design(table: FeatureTable, lifts: FloatArray) -> Design:
+    """Every feature of every level, then `LIFT`; the level itself is the category.
+
+    Args:
+        table: n units.
+        lifts: (n, 8) of `header_heads`.
+    """
     flat = table.values.reshape(-1, len(table.columns))
-    rising = tuple(_is_rising(c) for c in table.columns)
+    lift = lifts[:, :N_LEVELS].reshape(-1, 1)
+    rising = (*(_is_rising(c) for c in table.columns), True)
     return Design(
-        line=_line_values(flat, table.columns),
-        tree=flat.astype(np.float32),
+        line=np.hstack([_line_values(flat, table.columns), lift]),
+        tree=np.hstack([flat, lift]).astype(np.float32),
         category=np.tile(np.arange(N_LEVELS), table.n),
         n_categories=N_LEVELS,
         rising=rising,
-        doubt=_doubt(table.columns),
+        doubt=np.append(_doubt(table.columns), DOUBT_RISING),
         line_rising=np.array(rising),
     )
 
@@ -145,10 +161,10 @@ def _noisy_odds(level_probs: FloatArray) -> FloatArray:
     return logit(-np.expm1(np.log1p(-level_probs).sum(axis=1)))
 
 
-def overall_design(table: FeatureTable, level_probs: FloatArray) -> Design:
+def overall_design(table: FeatureTable, level_probs: FloatArray, lifts: FloatArray) -> Design:
     """Level log-odds in three views (noisy-or, ranked, named) and what the study looks like.
 
-    The members' own noisy-or stands beside the level head's: on few studies it is the better one.
+    The members' own odds stand beside the level head's: on few studies they are the better ones.
     """
     odds = logit(level_probs)
     ranked = np.sort(odds, axis=1)[:, ::-1]
@@ -159,20 +175,22 @@ def overall_design(table: FeatureTable, level_probs: FloatArray) -> Design:
             *(_noisy_odds(sigmoid(member_odds)) for member_odds in seen),
             ranked[:, :3],
             seen[1].max(axis=1),
+            lifts[:, N_LEVELS],
         ]
     )
     context = [
         table.column(f"{ALL}__{name}")[:, 0]
         for name in ("patient__max", "patient__mean", "study__step", "study__extent")
     ]
-    rising = np.column_stack([summary, odds])
-    line = np.column_stack([summary, odds.mean(axis=1)])
+    named = np.column_stack([odds, *seen])
+    rising = np.column_stack([summary, named])
+    line = np.column_stack([summary, odds.mean(axis=1), named])
     return Design(
         line=line,
         tree=np.column_stack([rising, *context]).astype(np.float32),
         category=np.zeros(table.n, dtype=np.int64),
         n_categories=1,
         rising=(True,) * rising.shape[1] + (False,) * len(context),
-        doubt=np.ones(line.shape[1]),
+        doubt=np.append(np.ones(line.shape[1] - named.shape[1]), np.full(named.shape[1], DOUBT)),
         line_rising=np.ones(line.shape[1], dtype=bool),
     )

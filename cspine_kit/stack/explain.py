@@ -15,7 +15,7 @@ import pandas as pd
 
 from cspine_kit.core.anatomy import LEVELS
 from cspine_kit.stack.booster import Stack
-from cspine_kit.stack.design import FeatureTable, level_design
+from cspine_kit.stack.design import LIFT, FeatureTable, level_design
 from cspine_kit.stack.head import Design, Head
 from cspine_kit.stack.linear import EXTREME
 from cspine_kit.stack.segments import FloatArray
@@ -58,12 +58,14 @@ def contributions(stack: Stack, features: pd.DataFrame, top: int | None = None) 
         first inside each study and level.
     """
     table = FeatureTable.of(features, stack.columns)
-    names = [*stack.columns, LEVEL, BASE]
+    names = [*table.columns, LIFT, LEVEL, BASE]
     parts = np.zeros((table.n, N_LEVELS, len(names)))
     for k, heads in stack.folds.items():
         rows = table.model_fold == k
         if rows.any():
-            own = head_contributions(heads.level, level_design(table.take(rows)))
+            part = table.take(rows)
+            design = level_design(part, heads.header.lifts(part.site))
+            own = head_contributions(heads.level, design)
             parts[rows] = own.reshape(-1, N_LEVELS, len(names))
     code, uids = pd.factorize(table.study_uid, sort=True)
     mean = np.zeros((len(uids), N_LEVELS, len(names)))

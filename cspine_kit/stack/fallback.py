@@ -31,7 +31,7 @@ from cspine_kit.data.crops import LEVEL_EXTENT_MM, LEVEL_PITCH_MM
 from cspine_kit.stack.baselines import long_predictions
 from cspine_kit.stack.booster import inner_folds
 from cspine_kit.stack.header_features import position_features
-from cspine_kit.stack.header_heads import HEADER_STACK, HeaderHeads, fit_header_heads
+from cspine_kit.stack.header_heads import HEADS, HeaderHeads, fit_header_heads
 from cspine_kit.stack.linear import one_blas_thread
 from cspine_kit.stack.segments import FloatArray, Segments
 from cspine_kit.stack.statistics import logit
@@ -54,8 +54,6 @@ TYPICAL_SHIFTS_MM = (-15.0, 0.0, 15.0)
 FEW_SCANS = 10
 """Below this many masked studies, typical scans are fitted beside them."""
 
-HEADS = HEADER_STACK.model_copy(update={"seeds": 1, "rounds": 200, "patience": 20})
-
 
 class Geometry(Protocol):
     """What is read of a study: `data.geometry.Geometry` or anything like it."""
@@ -72,14 +70,19 @@ class Geometry(Protocol):
     def shape(self) -> tuple[int, int]:
         """Rows, columns."""
 
+    @property
+    def slice_numbers(self) -> FloatArray:
+        """File numbers (nz,), NaN where a name has none."""
+
 
 @dataclass(frozen=True)
 class Headers:
-    """One training study in `Geometry`'s words; `shown` (nz, 7) where it is masked."""
+    """One study of a run's tables in `Geometry`'s words; `shown` (nz, 7) where it is masked."""
 
     z_mm: FloatArray
     spacing_mm: tuple[float, float, float]
     shape: tuple[int, int]
+    slice_numbers: FloatArray
     shown: FloatArray | None = None
 
 
@@ -93,13 +96,23 @@ def _facts(geometry: Geometry) -> FloatArray:
 
 
 def _site_features(geometry: Geometry) -> FloatArray:
-    """What tells sites and protocols apart: the slice positions', matrix and pixel features."""
+    """What tells sites and protocols apart: slice positions, file numbers, matrix and pixels."""
     z, (step, pitch_y, pitch_x) = geometry.z_mm, geometry.spacing_mm
     one = Segments(np.zeros(1, dtype=np.int64), len(z))
     position = position_features(np.asarray(z, np.float64), one, np.array([step]))
     rows, cols = geometry.shape
     own = (len(z), rows, cols, pitch_y, pitch_x, pitch_y * rows)
-    return np.array([*own, *(float(v[0]) for v in position.values())], dtype=np.float64)
+    numbers = _numbering(np.asarray(geometry.slice_numbers, dtype=np.float64))
+    return np.array([*own, *numbers, *(float(v[0]) for v in position.values())], dtype=np.float64)
+
+
+def _numbering(numbers: FloatArray) -> tuple[float, float, float]:
+    """File numbers left out, the first one, and whether they ascend from chest to head."""
+    known = numbers[np.isfinite(numbers)]
+    if not len(known):
+        return 0.0, 1.0, 0.0
+    left_out = np.ptp(known) + 1.0 - len(known)
+    return float(left_out), float(known.min()), float(known[-1] < known[0])
 
 
 def _typical_scans(spacing_mm: tuple[float, float, float], shape: tuple[int, int]) -> list[Headers]:
@@ -111,11 +124,12 @@ def _typical_scans(spacing_mm: tuple[float, float, float], shape: tuple[int, int
         for shift in TYPICAL_SHIFTS_MM:
             middle = C4_TOP_MM + C4_SHARE * extent + shift + center
             shown = np.abs(below[:, None] - middle) <= LEVEL_EXTENT_MM / 2
-            scans.append(Headers(-below, spacing_mm, shape, shown.astype(np.float64)))
+            numbers = below + 1.0
+            scans.append(Headers(-below, spacing_mm, shape, numbers, shown.astype(np.float64)))
     return scans
 
 
-def read_training_headers(slices: pd.DataFrame, studies: pd.DataFrame) -> dict[str, Headers]:
+def read_headers(slices: pd.DataFrame, studies: pd.DataFrame) -> dict[str, Headers]:
     """Geometry and masks of every study of `studies`, by study_uid.
 
     Args:
@@ -137,6 +151,7 @@ def read_training_headers(slices: pd.DataFrame, studies: pd.DataFrame) -> dict[s
             own["z_mm"].to_numpy(np.float64),
             (row["spacing_z"], row["spacing_y"], row["spacing_x"]),
             (int(row["rows"]), int(row["cols"])),
+            own["slice_number"].to_numpy(np.float64),
             None if np.isnan(masks).all() else (masks > 0).astype(np.float64),
         )
     return headers
@@ -172,7 +187,7 @@ class HeaderFallback:
         """Rows of contract `predictions`, model `headers`: fold k by the heads without fold k.
 
         Args:
-            headers: of `read_training_headers`.
+            headers: of `read_headers`.
             fold: fold by study_uid.
         """
         x = np.array([_site_features(headers[uid]) for uid in fold.index])
@@ -183,6 +198,12 @@ class HeaderFallback:
         wide = pd.DataFrame(probs, columns=list(TARGETS))
         wide.insert(0, "study_uid", fold.index.to_numpy())
         return long_predictions(HEADERS, wide, fold)
+
+    def test_rows(self, headers: dict[str, Headers]) -> pd.DataFrame:
+        """Rows of contract `predictions`, model `headers`, fold -1."""
+        wide = pd.DataFrame([self.predict(h) for h in headers.values()])
+        wide.insert(0, "study_uid", list(headers))
+        return long_predictions(HEADERS, wide, pd.Series(-1, index=list(headers)))
 
     def save(self, folder: Path) -> None:
         """Write header.json and the boosters as LightGBM text, atomically."""
@@ -236,7 +257,7 @@ def fit_fallback(
     """Fit the level model on all masked studies, and header heads on the others of each fold.
 
     Args:
-        headers: of `read_training_headers`, every study of `labels`.
+        headers: of `read_headers`, every study of `labels`.
         labels: study_uid, the eight targets, fold, and optionally group.
         config: the stack's section; its form and clip are used.
         seed: the experiment's seed.
@@ -251,7 +272,7 @@ def fit_fallback(
     def fit(k: int) -> HeaderHeads:
         own, rest = derive_seed(seed, HEADERS, k), fold != k
         inner = inner_folds(labels[rest].reset_index(drop=True), own)
-        heads = fit_header_heads(x[rest], y[rest], inner, settings, seed=own)
+        heads, _ = fit_header_heads(x[rest], y[rest], inner, settings, seed=own)
         if progress is not None:
             progress()
         return heads

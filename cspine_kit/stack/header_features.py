@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from cspine_kit.core.errors import TableError
-from cspine_kit.stack.segments import FloatArray, Segments
+from cspine_kit.stack.segments import FloatArray, IntArray, Segments
 from cspine_kit.stack.units import SHOWN
 
 COLUMNS = (
@@ -32,7 +32,7 @@ def _decimals(values: FloatArray) -> FloatArray:
 
 
 def position_features(
-    z_mm: FloatArray, studies: Segments, alone_mm: FloatArray
+    z_mm: FloatArray, studies: Segments, alone_mm: FloatArray, slice_idx: IntArray | None = None
 ) -> dict[str, FloatArray]:
     """What slice positions along the table say about a scan's protocol, one value per study.
 
@@ -40,10 +40,13 @@ def position_features(
         z_mm: (n,) finite positions, in order (either way) inside each study.
         studies: which rows belong together.
         alone_mm: slice distance of each study, used where it has one slice only.
+        slice_idx: native index of each row where slices are left out: gaps are per native slice.
     """
     first = studies.starts
     gap = np.zeros(len(z_mm))
     gap[1:] = np.abs(np.diff(z_mm))
+    if slice_idx is not None:
+        gap[1:] /= np.maximum(np.diff(slice_idx), 1)
     alone = studies.counts == 1
     gap[first] = np.where(alone, alone_mm, gap[np.minimum(first + 1, len(z_mm) - 1)])
     span = np.maximum(studies.max(gap) + 1.0, 1.0)

@@ -99,7 +99,8 @@ def _fit_predict(
 ) -> FloatArray:
     """Probabilities (held, 8); everything is chosen and fitted on the other rows."""
     inner = inner_folds(labels[~held].reset_index(drop=True), seed)
-    return fit_header_heads(x[~held], y[~held], inner, config, seed=seed).predict(x[held])
+    heads, _ = fit_header_heads(x[~held], y[~held], inner, config, seed=seed)
+    return heads.predict(x[held])
 
 
 def header_predictions(

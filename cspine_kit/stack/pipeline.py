@@ -2,7 +2,8 @@
 
 In: tables `slices`, `studies`, `crops`, `oof_slices` and folds.csv of one run folder. Out: tables
 `features` and `predictions`, and `stack/` (models/ with stack.json and LightGBM text, header/ with
-the header-only fallback, scores.csv, importances.csv, contributions.csv, run.json). Example::
+the header-only fallback, scores.csv, importances.csv, contributions.csv, calibration.png,
+levels.png, run.json). Example::
 
     table = run_stack(load_config(Path("configs/demo.yaml")), RunPaths(Path("oof/demo")))
 
@@ -31,10 +32,20 @@ from cspine_kit.core.runs import (
 )
 from cspine_kit.core.tables import read_table, write_table
 from cspine_kit.stack.aggregate import aggregate
-from cspine_kit.stack.baselines import MEAN_OF_MEMBERS, constant_predictions
-from cspine_kit.stack.booster import BLEND, CALIBRATED, STACK, STACK_MODELS, Stack, fit_stack
+from cspine_kit.stack.baselines import CONSTANT, MEAN_OF_MEMBERS, constant_predictions
+from cspine_kit.stack.blend import RANKED, rank_predictions
+from cspine_kit.stack.booster import (
+    BLEND,
+    BLENDED,
+    CALIBRATED,
+    STACK,
+    STACK_MODELS,
+    Stack,
+    fit_stack,
+)
 from cspine_kit.stack.explain import contributions, importances
-from cspine_kit.stack.fallback import fit_fallback, read_training_headers
+from cspine_kit.stack.fallback import fit_fallback, read_headers
+from cspine_kit.stack.pictures import draw_calibration, draw_levels
 from cspine_kit.stack.rivals import rival_predictions
 from cspine_kit.stack.scores import score_table
 from cspine_kit.stack.shift import feature_reference
@@ -47,7 +58,7 @@ TOP_PARTS = 8
 
 SHIPPABLE = (STACK, CALIBRATED, BLEND)
 
-VERSION = 5
+VERSION = 7
 """Raised when the room's code gives other results from the same inputs."""
 
 INPUTS = ("slices", "studies", "crops", "oof_slices")
@@ -113,7 +124,7 @@ def run_stack(config: Config, paths: RunPaths) -> pd.DataFrame:
         labels = _labels(paths, slices)
         fold = labels.set_index("study_uid")["fold"]
         studies = read_table(paths.table("studies"), "studies")
-        headers = read_training_headers(
+        headers = read_headers(
             read_table(paths.table("slices"), "slices"),
             studies[studies["study_uid"].isin(fold.index)],
         )
@@ -141,12 +152,17 @@ def run_stack(config: Config, paths: RunPaths) -> pd.DataFrame:
                 fixed[~fixed["model"].isin(STACK_MODELS)],
                 rival_predictions(features, labels, config.stack.form, seed=config.seed),
                 fixed[fixed["model"].isin(STACK_MODELS)],
+                rank_predictions(fixed, BLENDED),
             ],
             ignore_index=True,
         )
-        baselines = tuple(m for m in dict.fromkeys(predictions["model"]) if m not in STACK_MODELS)
+        own = {*STACK_MODELS, RANKED}
+        baselines = tuple(m for m in dict.fromkeys(predictions["model"]) if m not in own)
         table = score_table(predictions, labels, fold, baselines=baselines)
         stack = _guarded(stack, table, config)
+        shown = list(dict.fromkeys((CONSTANT, MEAN_OF_MEMBERS, stack.ships)))
+        draw_calibration(predictions, labels, shown[1:], paths.stack / "calibration.png")
+        draw_levels(table, shown, paths.stack / "levels.png")
         table["ships"] = table["model"] == stack.ships
         write_table(predictions, paths.table("predictions"), "predictions", key)
         stack.save(paths.stack / "models")

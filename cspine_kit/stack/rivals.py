@@ -20,7 +20,7 @@ from cspine_kit.core.anatomy import TARGETS
 from cspine_kit.core.metric import Form, row_weights
 from cspine_kit.core.runs import derive_seed
 from cspine_kit.stack.aggregate import ALL, feature_columns
-from cspine_kit.stack.baselines import long_predictions, members_of
+from cspine_kit.stack.baselines import all_predictions, long_predictions, members_of
 from cspine_kit.stack.design import FeatureTable
 from cspine_kit.stack.linear import fit_ridge, one_blas_thread
 from cspine_kit.stack.segments import FloatArray
@@ -32,16 +32,22 @@ MLP_EPOCHS = 20
 EDGE = 1e-3
 
 
+def metric_ratio(y: FloatArray, form: Form) -> FloatArray:
+    """Mean weight of positives over that of negatives, by target (8,), in labels (n, 8)."""
+    w = row_weights(y, form)
+    positive = (w * y).sum(axis=0) / np.maximum(y.sum(axis=0), 1.0)
+    negative = (w * (1.0 - y)).sum(axis=0) / np.maximum((1.0 - y).sum(axis=0), 1.0)
+    known = (positive > 0) & (negative > 0)
+    return np.where(known, positive / np.maximum(negative, 1e-300), 1.0)
+
+
 def metric_odds(probs: FloatArray, y: FloatArray, form: Form) -> FloatArray:
     """Probabilities of an unweighted model, as the metric's weights want them.
 
     Minimizing a log loss in which positives weigh w1 and negatives w0 moves the best probability p
     to w1 p / (w1 p + w0 (1 - p)); w0 and w1 are the mean weights in the training labels.
     """
-    w = row_weights(y, form)
-    positive = (w * y).sum(axis=0) / np.maximum(y.sum(axis=0), 1.0)
-    negative = (w * (1.0 - y)).sum(axis=0) / np.maximum((1.0 - y).sum(axis=0), 1.0)
-    ratio = np.where((positive > 0) & (negative > 0), positive / np.maximum(negative, 1e-300), 1.0)
+    ratio = metric_ratio(y, form)
     shifted: FloatArray = ratio * probs / (ratio * probs + 1.0 - probs)
     return np.clip(shifted, EDGE, 1.0 - EDGE)
 
@@ -52,8 +58,9 @@ def _logistic_inputs(table: FeatureTable) -> FloatArray:
     return np.hstack([table.column(name) for name in names])
 
 
-def _fifth_place_inputs(table: FeatureTable, members: list[str]) -> FloatArray:
+def _fifth_place_inputs(table: FeatureTable) -> FloatArray:
     """(n, 22): mean, min and max over the study of each level's probability, and slices / 1000."""
+    members = members_of(table.columns)
     columns = [
         np.mean([table.column(f"{m}__study__{s}")[:, j] for m in members], axis=0)
         for j in range(len(TARGETS) - 1)
@@ -96,6 +103,18 @@ def _fit_mlp(x: FloatArray, y: FloatArray, unseen: FloatArray, seed: int) -> Flo
     return total / MLP_SEEDS
 
 
+RIVALS = {LOGISTIC: (_logistic_inputs, _fit_logistic), MLP: (_fifth_place_inputs, _fit_mlp)}
+
+
+def _table(features: pd.DataFrame) -> FeatureTable:
+    return FeatureTable.of(features, tuple(feature_columns(features)))
+
+
+def _labels_of(table: FeatureTable, labels: pd.DataFrame) -> FloatArray:
+    own = labels.set_index("study_uid").loc[pd.Index(table.study_uid), list(TARGETS)]
+    return own.to_numpy(np.float64)
+
+
 def rival_predictions(
     features: pd.DataFrame, labels: pd.DataFrame, form: Form, *, seed: int
 ) -> pd.DataFrame:
@@ -107,18 +126,13 @@ def rival_predictions(
         form: metric form their probabilities are corrected for.
         seed: of the networks.
     """
-    table = FeatureTable.of(features, tuple(feature_columns(features)))
-    uids = pd.Index(table.study_uid)
-    y = labels.set_index("study_uid").loc[uids, list(TARGETS)].to_numpy(np.float64)
-    inputs = {
-        LOGISTIC: (_logistic_inputs(table), _fit_logistic),
-        MLP: (_fifth_place_inputs(table, members_of(features)), _fit_mlp),
-    }
-    fold_of = pd.Series(table.model_fold, index=uids)
+    table = _table(features)
+    y = _labels_of(table, labels)
+    fold_of = pd.Series(table.model_fold, index=table.study_uid)
     rows = []
     with one_blas_thread():
-        for model, (x, fit) in inputs.items():
-            probs = np.zeros_like(y)
+        for model, (inputs, fit) in RIVALS.items():
+            x, probs = inputs(table), np.zeros_like(y)
             for k in np.unique(table.model_fold):
                 train, held = table.model_fold != k, table.model_fold == k
                 fitted = fit(x[train], y[train], x[held], derive_seed(seed, model, int(k)))
@@ -127,3 +141,28 @@ def rival_predictions(
             wide.insert(0, "study_uid", table.study_uid)
             rows.append(long_predictions(model, wide, fold_of))
     return pd.concat(rows, ignore_index=True)
+
+
+def rival_test_predictions(
+    features: pd.DataFrame,
+    labels: pd.DataFrame,
+    test_features: pd.DataFrame,
+    form: Form,
+    *,
+    seed: int,
+) -> pd.DataFrame:
+    """Rows of both rivals for test studies: fitted once on all out-of-fold rows.
+
+    Args:
+        features, labels, form, seed: as for `rival_predictions`.
+        test_features: rows of `aggregate` of test studies; fold models are averaged.
+    """
+    table, test = _table(features), _table(test_features)
+    y = _labels_of(table, labels)
+    fold_of = pd.Series(-1, index=np.unique(test.study_uid))
+    models = {}
+    with one_blas_thread():
+        for model, (inputs, fit) in RIVALS.items():
+            fitted = fit(inputs(table), y, inputs(test), derive_seed(seed, model, "test"))
+            models[model] = metric_odds(fitted, y, form)
+    return all_predictions(pd.DataFrame({"study_uid": test.study_uid}), models, fold_of)

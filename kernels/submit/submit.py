@@ -18,11 +18,12 @@ import traceback
 import zipfile
 from pathlib import Path
 
+START = time.monotonic()
+
 INPUT = Path(os.environ.get("CSPINE_INPUT", "/kaggle/input"))
 OUT = Path(os.environ.get("CSPINE_OUT", "submission.csv")).absolute()
 PACKAGES = Path(os.environ.get("CSPINE_PACKAGES", "/tmp/cspine_packages"))
 MAX_DEPTH = 4
-START_S = time.monotonic()
 
 
 def children(folder):
@@ -124,7 +125,8 @@ def main():
         from cspine_kit.ship.kernel import run_kernel
 
         tune_process()
-        print(run_kernel(competition, bundle, OUT, spent_s=time.monotonic() - START_S).summary())
+        spent_s = time.monotonic() - START
+        print(run_kernel(competition, bundle, OUT, spent_s=spent_s).summary())
     except BaseException:  # noqa: BLE001 - the rows already written must stand
         traceback.print_exc()
         print("the submission keeps the rows written so far", flush=True)

@@ -111,9 +111,9 @@ def throughput(ensemble: Ensemble, folders: dict[str, Path], rounds: int) -> Non
 def degradation(ensemble: Ensemble, folders: dict[str, Path], truth: pd.DataFrame) -> None:
     """Print loss and cost of every effort, and of the priors and headers below them."""
     from cspine_kit.data.dicom import read_geometry
-    from cspine_kit.ship.reading import load_volume
+    from cspine_kit.data.volumes import read_volume
 
-    volumes = {u: load_volume(f, u, ensemble.config.cache)[0] for u, f in folders.items()}
+    volumes = {u: read_volume(f, ensemble.config.cache, u)[0] for u, f in folders.items()}
     labels = truth.set_index("study_uid").loc[list(folders), list(TARGETS)].to_numpy()
 
     def score(name: str, probs: np.ndarray, seconds: float) -> None:

@@ -22,7 +22,8 @@ from slice_tables import make_world  # noqa: E402
 from cspine_kit.core.config import load_config  # noqa: E402
 from cspine_kit.stack.aggregate import aggregate  # noqa: E402
 from cspine_kit.stack.baselines import constant_predictions  # noqa: E402
-from cspine_kit.stack.booster import STACK_MODELS, fit_stack  # noqa: E402
+from cspine_kit.stack.blend import rank_predictions  # noqa: E402
+from cspine_kit.stack.booster import BLENDED, STACK_MODELS, fit_stack  # noqa: E402
 from cspine_kit.stack.rivals import rival_predictions  # noqa: E402
 from cspine_kit.stack.scores import FORMS, render_scores, score_table  # noqa: E402
 
@@ -55,7 +56,8 @@ def main() -> None:
         mine = own["model"].isin(STACK_MODELS)
         rivals = rival_predictions(features, world.labels, form, seed=0)
         constant = constant_predictions(world.labels, folds, form)
-        predictions = pd.concat([constant, own[~mine], rivals, own[mine]])
+        ranked = rank_predictions(own, BLENDED)
+        predictions = pd.concat([constant, own[~mine], rivals, own[mine], ranked])
         for rival in ("visibility_weighted_mean", "mlp_5th_place", "logistic_regression"):
             table = score_table(predictions, world.labels, folds, baselines=(rival,))
             row = table.set_index("model").loc["stack"]

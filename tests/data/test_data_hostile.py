@@ -90,7 +90,7 @@ def test_mixed_sizes_are_resampled_where_they_belong(hostile, clean):
 
 def test_index_survives_it(hostile):
     competition, manifest = hostile
-    studies, slices, failures = build_index(competition, {}, jobs=1)
+    studies, slices, _, failures = build_index(competition, {}, jobs=1)
     fallback = manifest[manifest["listed"] & (manifest["outcome"] == "fallback")]
     assert set(fallback["study_uid"]) <= set(failures)
     assert set(manifest.loc["extra_folder", ["study_uid"]]).isdisjoint(studies["study_uid"])

@@ -66,7 +66,7 @@ def competition(tmp_path):
 
 
 def test_tables(competition):
-    studies, slices, failures = build_index(competition, {"1.2.3": "noisy"}, jobs=1)
+    studies, slices, _, failures = build_index(competition, {"1.2.3": "noisy"}, jobs=1)
     studies, slices = check_table(studies, "studies"), check_table(slices, "slices")
     assert list(studies["study_uid"]) == ["1.2.1", "1.2.2", "1.2.7"]
     assert list(studies["split"]) == ["train", "train", "test"]
@@ -86,7 +86,7 @@ def test_tables(competition):
 
 
 def test_masks_agree_in_both_directions(competition):
-    _, slices, _ = build_index(competition, {}, jobs=1)
+    _, slices, _, _ = build_index(competition, {}, jobs=1)
     for uid in ("1.2.1", "1.2.2"):
         own = slices[slices["study_uid"] == uid].sort_values("slice_idx")
         for level in range(1, 8):
@@ -138,7 +138,7 @@ def test_mask_follows_the_affine_and_must_sit_on_bone(tmp_path):
 
 def test_a_bad_mask_costs_only_its_study(competition):
     write_mask(competition.segmentation("1.2.1"), np.zeros((NZ, SIZE, SIZE), np.uint8))
-    studies, _, failures = build_index(competition, {}, jobs=1)
+    studies, _, _, failures = build_index(competition, {}, jobs=1)
     assert "no voxel" in failures["1.2.1"]
     assert set(studies["study_uid"]) == {"1.2.2", "1.2.3", "1.2.7"}
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -9,6 +10,7 @@ import pydicom
 from scans import STEP, write_scan
 
 from cspine_kit.data.inspect import draw_study, inspect_study
+from cspine_kit.data.problems import PROBLEMS
 
 
 def test_facts(tmp_path):
@@ -41,3 +43,9 @@ def test_picture(tmp_path):
     draw_study(inspect_study(tmp_path / "s")[1], tmp_path / "s.png")
     picture = cv2.imread(str(tmp_path / "s.png"), cv2.IMREAD_GRAYSCALE)
     assert picture.shape == (96, 3 * (96 + 6)) and picture.max() > 100
+
+
+def test_the_documentation_lists_every_problem():
+    text = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    rows = "\n".join(f"| `{code}` | {meaning} |" for code, meaning in PROBLEMS.items())
+    assert rows in text

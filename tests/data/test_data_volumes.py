@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from scans import PITCH, neck_hu, write_scan
+from scans import PITCH, STEP, neck_hu, write_scan
 
 from cspine_kit.core.config import CacheConfig
 from cspine_kit.core.errors import ArtifactError, DataError
@@ -12,9 +12,15 @@ from cspine_kit.core.tables import check_table
 from cspine_kit.data import cache as cache_room
 from cspine_kit.data.cache import build_cache
 from cspine_kit.data.dicom import read_study
-from cspine_kit.data.volumes import make_volume, neck_center, open_volume
+from cspine_kit.data.neck import BEHIND_MM, Survey
+from cspine_kit.data.volumes import make_volume, open_volume, read_volume
 
 CONFIG = CacheConfig(spacing_mm=2.0, field_mm=96.0, hu_low=-500, hu_high=1500)
+
+
+def neck_center(study):
+    survey = Survey(study)
+    return survey.center({z: survey.coarse(study.hu[z]) for z in survey.slices})
 
 
 @pytest.mark.parametrize("shift", [(0, 0), (8, -14), (-10, 15)])
@@ -22,7 +28,8 @@ def test_square_follows_the_spine(tmp_path, shift):
     write_scan(tmp_path, neck_hu(shift=shift))
     study = read_study(tmp_path)
     y, x = neck_center(study)
-    assert abs(y - (96 * 0.53 + shift[0])) < 6 and abs(x - (48 + shift[1])) < 4
+    behind = BEHIND_MM / PITCH
+    assert abs(y - (96 * 0.53 + shift[0] + behind)) < 6 and abs(x - (48 + shift[1])) < 4
     volume = make_volume(study, CONFIG)
     assert volume.voxels.shape == (24, 48, 48) and volume.voxels.dtype == np.uint8
     bone = np.argwhere(volume.voxels[0] > 100)
@@ -56,6 +63,13 @@ def competition(tmp_path):
     return Competition(tmp_path / "comp")
 
 
+def slices_of(*uids):
+    z_mm = [100.0 - STEP * z for z in range(24)]
+    return pd.concat(
+        pd.DataFrame({"study_uid": uid, "slice_idx": range(24), "z_mm": z_mm}) for uid in uids
+    )
+
+
 def studies_of(*uids):
     return pd.DataFrame(
         {"study_uid": uids, "split": "train", "n_slices": 24, "rows": 96, "cols": 96}
@@ -64,8 +78,8 @@ def studies_of(*uids):
 
 def test_cache_equals_kernel_and_is_kept(tmp_path, competition, monkeypatch):
     paths = RunPaths(tmp_path / "run")
-    studies = studies_of("1.2.1", "1.2.2", "1.2.9")
-    volumes, failures = build_cache(studies, competition, CONFIG, paths, jobs=1)
+    studies, every = studies_of("1.2.1", "1.2.2", "1.2.9"), slices_of("1.2.1", "1.2.2", "1.2.9")
+    volumes, failures = build_cache(studies, every, competition, CONFIG, paths, jobs=1)
     assert list(failures) == ["1.2.9"] and len(volumes) == 2
     checked = check_table(volumes, "volumes")
     study = read_study(competition.images("train", "1.2.2"), "1.2.2")
@@ -76,14 +90,15 @@ def test_cache_equals_kernel_and_is_kept(tmp_path, competition, monkeypatch):
     assert cached.offset_px == live.offset_px and cached.zoom == live.zoom
     assert cached.spacing_mm == live.spacing_mm and np.array_equal(cached.z_mm, live.z_mm)
 
-    def never(*_):
+    def never(*_, **__):
         raise AssertionError("read again")
 
-    monkeypatch.setattr(cache_room, "read_study", never)
-    again, _ = build_cache(studies.iloc[:2], competition, CONFIG, paths, jobs=1)
+    monkeypatch.setattr(cache_room, "read_volume", never)
+    again, _ = build_cache(studies.iloc[:2], every, competition, CONFIG, paths, jobs=1)
     pd.testing.assert_frame_equal(again, volumes)
     _, failures = build_cache(
         studies.iloc[:2],
+        every,
         competition,
         CONFIG.model_copy(update={"hu_low": -400.0}),
         paths,
@@ -92,9 +107,37 @@ def test_cache_equals_kernel_and_is_kept(tmp_path, competition, monkeypatch):
     assert len(failures) == 2 and "read again" in failures["1.2.1"]
 
 
+@pytest.mark.parametrize("shift", [(0, 0), (-30, 25)])
+def test_a_volume_is_the_same_whether_the_study_is_held_or_not(tmp_path, shift):
+    write_scan(tmp_path, neck_hu(shift=shift), reverse=True)
+    held = make_volume(read_study(tmp_path), CONFIG)
+    volume, geometry = read_volume(tmp_path, CONFIG)
+    assert np.array_equal(volume.voxels, held.voxels) and volume.offset_px == held.offset_px
+    assert geometry.reversed and geometry.problems == ()
+
+
+def test_an_undecodable_slice_is_shown_by_its_neighbor(tmp_path, competition):
+    folder = competition.images("train", "1.2.1")
+    whole = make_volume(read_study(folder), CONFIG)
+    path = folder / "11.dcm"
+    path.write_bytes(path.read_bytes()[:-5])
+    paths = RunPaths(tmp_path / "run")
+    slices = slices_of("1.2.1")
+    volumes, failures = build_cache(studies_of("1.2.1"), slices, competition, CONFIG, paths, jobs=1)
+    assert not failures
+    cached = open_volume(volumes.iloc[0], slices)
+    kept = np.delete(np.arange(24), 10)
+    assert np.array_equal(cached.voxels[kept], whole.voxels[kept])
+    assert any(np.array_equal(cached.voxels[10], whole.voxels[z]) for z in (9, 11))
+    volume, geometry = read_volume(folder, CONFIG)
+    assert len(volume.z_mm) == 23 and geometry.problems == ("undecodable_pixels", "gap")
+
+
 def test_damaged_cache_and_full_disk_are_errors(tmp_path, competition, monkeypatch):
     paths = RunPaths(tmp_path / "run")
-    volumes, _ = build_cache(studies_of("1.2.1"), competition, CONFIG, paths, jobs=1)
+    volumes, _ = build_cache(
+        studies_of("1.2.1"), slices_of("1.2.1"), competition, CONFIG, paths, jobs=1
+    )
     slices = pd.DataFrame({"slice_idx": range(23), "z_mm": -np.arange(23.0)})
     with pytest.raises(ArtifactError, match="the tables say"):
         open_volume(volumes.iloc[0], slices)
@@ -104,12 +147,12 @@ def test_damaged_cache_and_full_disk_are_errors(tmp_path, competition, monkeypat
     usage = type("Usage", (), {"free": 10})
     monkeypatch.setattr(cache_room.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(DataError, match="GB are free"):
-        build_cache(studies_of("1.2.2"), competition, CONFIG, paths, jobs=1)
+        build_cache(studies_of("1.2.2"), slices_of("1.2.2"), competition, CONFIG, paths, jobs=1)
 
 
 def test_real_ct_spine_inside(real_data):
     """A 511 mm radiotherapy field with a table: the square still holds the spine."""
     study = read_study(real_data / "head_neck_ct")
     y, x = neck_center(study)
-    # The dens, C4 and C6 as seen on the frames, native pixels.
-    assert abs(x - 250) < 12 and abs(y - 241) < 25
+    # From the front of the dens to the tip of C7 as seen on the frames, native pixels of 1 mm.
+    assert abs(x - 250) < 8 and abs(y - (214 + 300) / 2) < 8

@@ -13,8 +13,12 @@ import pytest
 from cspine_kit.core.anatomy import LEVELS, OVERALL, TARGETS
 from cspine_kit.core.config import PhantomConfig
 from cspine_kit.core.errors import DataError
+from cspine_kit.data.dicom import read_study
+from cspine_kit.data.masks import read_mask
 from cspine_kit.phantom import competition as writer
-from cspine_kit.phantom.competition import write_competition
+from cspine_kit.phantom import scanner
+from cspine_kit.phantom.competition import StudyPlan, write_competition
+from cspine_kit.phantom.files import write_dicom, write_mask
 
 SPEC = PhantomConfig(
     studies=5, test_studies=2, size_px=64, difficulty="easy", masked=1.0, boxed=1.0, seed=3
@@ -80,6 +84,23 @@ def test_masks_lie_on_bone_and_affine_is_physical(phantom):
         k_nii = k if z[-1] > z[0] else len(z) - 1 - k
         ras = image.affine @ [i, volume.shape[1] - 1 - j, k_nii, 1]
         np.testing.assert_allclose(ras[:3], lps * [-1, -1, 1], atol=1e-3)
+
+
+def test_an_oblique_study_is_read_where_it_lies(tmp_path, monkeypatch):
+    monkeypatch.setattr(scanner, "TILT_SHARE", 1.0)
+    plan = StudyPlan("1.2.3", "train", (0,) * 7, masked=True, boxed=False, seed=8)
+    study = writer.render_study(plan, size_px=48, difficulty="real")
+    assert abs(study.truth["tilt_deg"]) >= 3
+    write_dicom(tmp_path / "dicom", "1.2.3", study.scan, study.scan.digitize(study.hu))
+    write_mask(tmp_path / "mask.nii", study.scan, study.labels)
+    found = read_study(tmp_path / "dicom", "1.2.3")
+    assert "gantry_tilt" in found.problems
+    inside = study.hu > -1024
+    np.testing.assert_array_equal(found.hu[inside], study.hu[inside])
+    np.testing.assert_array_equal(read_mask(tmp_path / "mask.nii", found), study.labels)
+    for index, level in enumerate(LEVELS, start=1):
+        shown = found.z_mm[(study.labels == index).any(axis=(1, 2))]
+        assert shown.min() - 3 <= study.truth["center_z_mm"][level] <= shown.max() + 3
 
 
 def test_boxes_hold_the_break(phantom):

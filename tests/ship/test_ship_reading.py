@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from cspine_kit.core.config import CacheConfig, PhantomConfig
+from cspine_kit.data.volumes import read_volume
 from cspine_kit.phantom.competition import write_competition
 from cspine_kit.ship import reading
-from cspine_kit.ship.reading import ReadAhead, load_volume
+from cspine_kit.ship.reading import ReadAhead
 
 CACHE = CacheConfig(spacing_mm=3.0, field_mm=96, hu_low=-500, hu_high=1500)
 
@@ -32,7 +33,7 @@ def test_every_study_comes_once_as_it_is_read_here(folders, tmp_path):
     assert set(seen) == set(folders)
     assert not list(tmp_path.iterdir())
     for uid, voxels in seen.items():
-        volume, _ = load_volume(folders[uid], uid, CACHE)
+        volume, _ = read_volume(folders[uid], CACHE, uid)
         assert np.array_equal(volume.voxels, voxels)
 
 

@@ -35,7 +35,7 @@ class FakeEnsemble:
         rows = [(m, UID, t, p, -1) for m, p in (("stack", 0.3), ("mean", 0.9)) for t in TARGETS]
         table = pd.DataFrame(rows, columns=["model", "study_uid", "target", "prob", "fold"])
         faults = {} if self.source == "image" else {"vertebra fold 0": "no neck"}
-        return Prediction(table, Costs(0, 0.1, {"a": 0.2}, 0.01), faults, self.source)
+        return Prediction(table, table, Costs(0, 0.1, {"a": 0.2}, 0.01), faults, self.source)
 
     def _header(self, geometry):
         if isinstance(self.header, Exception):

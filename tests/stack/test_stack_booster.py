@@ -15,8 +15,7 @@ from cspine_kit.core.metric import metric
 from cspine_kit.stack.aggregate import aggregate, feature_columns
 from cspine_kit.stack.baselines import (
     constant_predictions,
-    formula_predictions,
-    simple_predictions,
+    formulas,
     wide_predictions,
 )
 from cspine_kit.stack.booster import STACK, Stack, fit_stack, inner_folds
@@ -54,7 +53,7 @@ def test_stack_beats_members_mean_and_constant(
 ) -> None:
     folds = world.folds.set_index("study_uid")["fold"]
     simple = pd.concat(
-        [formula_predictions(features), constant_predictions(world.labels, folds, "per_exam")]
+        [stack.predict_all(features), constant_predictions(world.labels, folds, "per_exam")]
     )
     own = score(world, stack.predict(features, STACK))
     for model in ("a", "b", "mean_of_members", "visibility_weighted_mean"):
@@ -118,11 +117,11 @@ def test_formulas_treat_oof_and_test_alike(world: World) -> None:
     uid = world.labels["study_uid"].iloc[0]
     slices = world.slices[world.slices["study_uid"] == uid]
     crops = world.crops[world.crops["study_uid"] == uid]
-    one = simple_predictions(slices, crops)
+    one = formulas(aggregate(slices, crops))
     slices = pd.concat([slices.assign(fold=-1, model_fold=k) for k in range(2)])
-    many = simple_predictions(slices, pd.concat([crops.assign(model_fold=k) for k in range(2)]))
-    assert (many["fold"] == -1).all()
-    np.testing.assert_allclose(one["prob"], many["prob"], rtol=1e-9)
+    many = formulas(aggregate(slices, pd.concat([crops.assign(model_fold=k) for k in range(2)])))
+    for name, probs in many.items():
+        np.testing.assert_allclose(probs, np.repeat(one[name], 2, axis=0), rtol=1e-9)
 
 
 def test_faults_are_named(
@@ -168,6 +167,11 @@ def test_search_stays_inside_its_budget_and_is_never_worse(
     pytest.importorskip("optuna")
     table = FeatureTable.of(features, tuple(feature_columns(features)))
     y = world.labels.set_index("study_uid").loc[table.study_uid, list(LEVELS)].to_numpy()
-    task = Task(level_design(table), y.ravel(), np.ones(y.size), np.arange(y.size) // 7 % 3)
+    task = Task(
+        level_design(table, np.zeros((table.n, 8))),
+        y.ravel(),
+        np.ones(y.size),
+        np.arange(y.size) // 7 % 3,
+    )
     found = search(task, config.model_copy(update={"search_minutes": 0.02}), seed=3)
     assert inner_loss(task, found, seed=3) <= inner_loss(task, config, seed=3)

@@ -17,7 +17,7 @@ from cspine_kit.stack.fallback import (
     Headers,
     fit_ends,
     fit_fallback,
-    read_training_headers,
+    read_headers,
 )
 from cspine_kit.stack.scores import auc
 
@@ -30,7 +30,9 @@ def draw_scan(rng: np.random.Generator, step: float, *, masked: bool) -> Headers
     top = 20.0 - 0.1 * z[-1] + rng.normal(scale=4.0)
     center = -(top + LEVEL_EXTENT_MM[0] / 2 + np.cumsum(LEVEL_PITCH_MM))
     shown = np.abs(z[:, None] - center) <= LEVEL_EXTENT_MM / 2
-    return Headers(z, (step, 0.4, 0.4), (512, 512), shown.astype(float) if masked else None)
+    numbers = np.arange(len(z)) + 1.0
+    mask = shown.astype(float) if masked else None
+    return Headers(z, (step, 0.4, 0.4), (512, 512), numbers, mask)
 
 
 def draw_study(n: int, *, masked: bool, signal: float) -> tuple[dict[str, Headers], pd.DataFrame]:
@@ -73,7 +75,9 @@ def test_few_or_no_masks_fall_back_on_typical_anatomy(masked: int) -> None:
     fallback = HeaderFallback(*fit_ends(scans), {})
     for n in (1, 2, 7, 90, 900):
         z = 40.0 - 2.0 * np.arange(n)
-        logits = fallback.vertebra_logits(Headers(z, (2.0, 0.5, 0.5), (512, 512)))
+        logits = fallback.vertebra_logits(
+            Headers(z, (2.0, 0.5, 0.5), (512, 512), np.full(n, np.nan))
+        )
         crops = decode_levels(z, logits, np.tile([0.0, 0.0, 9.0, 9.0], (n, 1)), np.arange(n))
         assert len(crops) == 7
         assert (np.diff(crops["center_z_mm"]) < 0).all()
@@ -115,14 +119,16 @@ def test_without_signal_the_constants_remain(n: int) -> None:
 def test_headers_are_read_from_the_tables_of_a_run() -> None:
     z = [3.0, 2.0, 1.0]
     frame = pd.DataFrame({"study_uid": "1.2", "slice_idx": [0, 1, 2], "z_mm": z})
+    frame["slice_number"] = [4.0, 5.0, np.nan]
     frame = pd.concat([frame, frame.assign(study_uid="1.3")], ignore_index=True)
     frame[list(MASK_COLUMNS)] = np.nan
     frame.loc[:2, list(MASK_COLUMNS)] = 0.0
     frame.loc[1, "mask_C2"] = 0.25
     studies = pd.DataFrame({"study_uid": ["1.2", "1.3"], "rows": 64, "cols": 32})
     studies = studies.assign(spacing_z=1.0, spacing_y=0.5, spacing_x=0.25)
-    headers = read_training_headers(frame.sample(frac=1.0, random_state=0), studies)
+    headers = read_headers(frame.sample(frac=1.0, random_state=0), studies)
     assert headers["1.2"].z_mm.tolist() == z
+    assert headers["1.2"].slice_numbers[:2].tolist() == [4.0, 5.0]
     assert headers["1.2"].spacing_mm == (1.0, 0.5, 0.25)
     shown = headers["1.2"].shown
     assert shown is not None
@@ -130,4 +136,4 @@ def test_headers_are_read_from_the_tables_of_a_run() -> None:
     assert shown.sum() == 1
     assert headers["1.3"].shown is None
     with pytest.raises(TableError, match=r"without a row.*1\.3"):
-        read_training_headers(frame[frame["study_uid"] == "1.2"], studies)
+        read_headers(frame[frame["study_uid"] == "1.2"], studies)

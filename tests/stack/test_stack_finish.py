@@ -3,10 +3,19 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from cspine_kit.core.anatomy import TARGETS
 from cspine_kit.core.metric import row_weights
-from cspine_kit.stack.blend import blend, greedy_weights, rank_mean, search_weights
+from cspine_kit.stack.baselines import long_predictions
+from cspine_kit.stack.blend import (
+    blend,
+    greedy_weights,
+    rank_mean,
+    rank_predictions,
+    search_weights,
+)
 from cspine_kit.stack.calibrate import (
     FITS,
     Calibrator,
@@ -103,6 +112,23 @@ def test_blends_find_the_better_model() -> None:
     ranks = rank_mean({"good": models["good"], "twin": models["twin"]})
     assert loss(labels, ranks) < loss(labels, models["noise"])
     assert ranks.shape == labels.shape
+
+
+def test_rank_mean_ranks_inside_each_fold() -> None:
+    rng = np.random.default_rng(4)
+    uids = [f"1.2.{i}" for i in range(12)]
+    fold = pd.Series(np.arange(12) % 2, index=uids)
+    tables = {}
+    for name in ("a", "b"):
+        wide = pd.DataFrame(rng.uniform(0.1, 0.9, size=(12, 8)), columns=list(TARGETS))
+        wide.insert(0, "study_uid", uids)
+        tables[name] = wide
+    rows = pd.concat([long_predictions(name, wide, fold) for name, wide in tables.items()])
+    mixed = rank_predictions(rows, ("a", "b"))
+    assert set(mixed["model"]) == {"blend_rank"}
+    alone = rank_predictions(rows[rows["fold"] == 1], ("a", "b"))
+    same = mixed[mixed["fold"] == 1].reset_index(drop=True)
+    pd.testing.assert_frame_equal(same, alone)
 
 
 def test_identity_calibrator_changes_nothing() -> None:

@@ -14,7 +14,7 @@ from cspine_kit.stack import rivals as rivals_room
 from cspine_kit.stack.aggregate import aggregate
 from cspine_kit.stack.booster import STACK, Stack, fit_stack
 from cspine_kit.stack.explain import BASE, contributions, importances
-from cspine_kit.stack.rivals import metric_odds, rival_predictions
+from cspine_kit.stack.rivals import metric_odds, rival_predictions, rival_test_predictions
 from cspine_kit.stack.scores import (
     auc,
     best_f1,
@@ -102,6 +102,22 @@ def test_rivals_are_out_of_fold(
     same = before["prob"].to_numpy() == after["prob"].to_numpy()
     assert same[before["fold"] == 2].all()
     assert same[before["fold"] != 2].mean() < 0.05  # equal only where both are clipped
+
+
+def test_rivals_predict_test_studies_and_average_fold_models(
+    larger: World, features: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rivals_room, "MLP_SEEDS", 1)
+    uids = larger.labels["study_uid"].iloc[:40]
+    test = features[features["study_uid"].isin(uids)]
+    copies = pd.concat([test.assign(fold=-1, model_fold=k) for k in range(3)])
+    rows = rival_test_predictions(features, larger.labels, copies, "per_exam", seed=0)
+    assert (rows["fold"] == -1).all()
+    assert rows.groupby("model").size().eq(40 * len(TARGETS)).all()
+    once = rival_test_predictions(
+        features, larger.labels, test.assign(fold=-1, model_fold=0), "per_exam", seed=0
+    )
+    np.testing.assert_allclose(rows["prob"], once["prob"], rtol=1e-9)
 
 
 def test_weights_of_the_metric_move_a_constant_to_the_best_constant() -> None:

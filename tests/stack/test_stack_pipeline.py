@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from slice_tables import World
 
-from cspine_kit.core.anatomy import TARGETS
+from cspine_kit.core.anatomy import LEVELS, TARGETS
 from cspine_kit.core.config import Config, load_config
 from cspine_kit.core.errors import ArtifactError, TableError
 from cspine_kit.core.paths import RunPaths
@@ -65,8 +65,10 @@ def test_run_writes_everything_and_skips_when_fresh(
         "maximum",
     }
     named |= {"top5_mean", "logistic_regression", "mlp_5th_place", "stack", "stack_calibrated"}
-    assert named | {"blend", "blend_mean"} <= models
+    assert named | {"blend", "blend_mean", "blend_rank"} <= models
     assert table["ships"].sum() == 1
+    assert (paths.stack / "calibration.png").exists()
+    assert (paths.stack / "levels.png").exists()
     assert table.loc[table["ships"], "model"].iloc[0] in ("stack", "stack_calibrated", "blend")
     gains = table[table["ships"]].iloc[0]
     assert gains["per_exam_gain_high"] < 0
@@ -100,3 +102,62 @@ def test_wrong_inputs_are_refused(world: World, config: Config, tmp_path: Path) 
     with pytest.raises(TableError, match=r"another fold"):
         run_stack(config, paths)
     assert not (paths.stack / "scores.csv").exists()
+
+
+def break_slices(slices: pd.DataFrame, fault: str) -> pd.DataFrame:
+    """The slice table with one fault of the kind that a broken run leaves behind."""
+    broken = slices.copy()
+    uid = broken["study_uid"].iloc[0]
+    own = broken["study_uid"] == uid
+    if fault == "missing member":
+        return broken[~(own & (broken["member"] == "b"))]
+    if fault == "extra column":
+        return broken.assign(surprise=1.0)
+    if fault == "duplicate key":
+        return pd.concat([broken, broken[own].head(1)], ignore_index=True)
+    if fault == "not a number":
+        broken.loc[broken[own].index[3], "fracture_C4"] = np.nan
+    if fault == "infinite position":
+        broken.loc[broken[own].index[3], "z_mm"] = np.inf
+    if fault == "other fold model":
+        broken.loc[own, "model_fold"] = (broken.loc[own, "fold"] + 1) % 3
+    return broken
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        ("missing member", r"member 'b'.*1\.2\.10"),
+        ("extra column", "surprise"),
+        ("duplicate key", r"member.*study_uid.*slice_idx"),
+        ("not a number", "fracture_C4"),
+        ("infinite position", r"z_mm.*1\.2\.10"),
+        ("other fold model", r"fold != model_fold.*1\.2\.10"),
+    ],
+)
+def test_broken_slices_are_named_and_leave_nothing_half_written(
+    world: World, config: Config, tmp_path: Path, fault: str, told: str
+) -> None:
+    paths = write_run(world, tmp_path)
+    break_slices(world.slices, fault).to_parquet(paths.table("oof_slices"))
+    with pytest.raises(TableError, match=told):
+        run_stack(config, paths)
+    written = {p.name for p in paths.stack.rglob("*")} if paths.stack.exists() else set()
+    assert written <= {"run.json"}
+    assert not paths.table("features").exists()
+    assert not paths.table("predictions").exists()
+
+
+def test_where_nothing_beats_the_plain_mean_the_mean_ships(
+    world: World, config: Config, tmp_path: Path
+) -> None:
+    """Slices that say the labels outright: the mean is as good as it gets."""
+    paths = write_run(world, tmp_path)
+    slices = world.slices.copy()
+    truth = world.labels.set_index("study_uid").loc[slices["study_uid"]]
+    for level in LEVELS:
+        slices[f"fracture_{level}"] = np.where(truth[level] > 0.5, 9.0, -9.0)
+    write_table(slices, paths.table("oof_slices"), "oof_slices", "k5")
+    table = run_stack(config, paths)
+    assert table.loc[table["ships"], "model"].tolist() == ["mean_of_members"]
+    assert Stack.load(paths.stack / "models").ships == "mean_of_members"

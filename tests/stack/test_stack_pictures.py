@@ -1,0 +1,42 @@
+"""The bins behind the calibration picture, and pictures that are files of their kind."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from slice_tables import World
+
+from cspine_kit.core.anatomy import TARGETS
+from cspine_kit.stack.baselines import long_predictions
+from cspine_kit.stack.pictures import draw_calibration, draw_levels, reliability
+from cspine_kit.stack.scores import score_table
+
+
+def test_bins_hold_the_truth_of_calibrated_probabilities() -> None:
+    rng = np.random.default_rng(0)
+    p = rng.uniform(size=4000)
+    bins = reliability((rng.random(4000) < p).astype(float), p)
+    assert len(bins) == 10
+    assert bins["count"].eq(400).all()
+    assert bins["predicted"].is_monotonic_increasing
+    assert bins["predicted"].between(bins["low"], bins["high"]).sum() >= 8
+    one = reliability(np.zeros(5), np.full(5, 0.2))
+    assert len(one) == 1
+    assert one.loc[0, "observed"] == 0
+    assert 0.2 < one.loc[0, "high"] < 0.6
+
+
+def test_pictures_are_written(world: World, tmp_path: Path) -> None:
+    folds = world.folds.set_index("study_uid")["fold"]
+    rng = np.random.default_rng(1)
+    rows = []
+    for name in ("one", "two"):
+        wide = pd.DataFrame(rng.uniform(0.05, 0.95, (len(folds), 8)), columns=list(TARGETS))
+        wide.insert(0, "study_uid", world.labels["study_uid"])
+        rows.append(long_predictions(name, wide, folds))
+    predictions = pd.concat(rows)
+    scores = score_table(predictions, world.labels, folds)
+    draw_calibration(predictions, world.labels, ["one", "two"], tmp_path / "c.png")
+    draw_levels(scores, ["one", "two"], tmp_path / "l.png")
+    for name in ("c.png", "l.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")

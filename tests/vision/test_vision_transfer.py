@@ -1,0 +1,19 @@
+"""Vertebra models trained on phantoms alone find C1..C7 on a real CT; needs a finished demo run."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from reader_levels import transfer_errors
+
+RUN = Path(__file__).resolve().parents[2] / "oof" / "demo"
+
+HALF_VERTEBRA_MM = 10.0
+"""Half of C3..C7's pitch on this patient, who is tall: 18 to 21 mm."""
+
+
+def test_the_demo_finds_the_levels_of_a_real_neck(real_data):
+    if not (RUN / "bundle" / "manifest.json").exists():
+        pytest.skip("no finished demo run in oof/demo; run make demo")
+    error = transfer_errors(RUN, real_data / "head_neck_ct")["ensemble"]
+    assert np.abs(error).max() <= HALF_VERTEBRA_MM

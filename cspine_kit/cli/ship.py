@@ -208,7 +208,7 @@ def _rehearse(args: argparse.Namespace) -> int:
     from cspine_kit.core.config import PhantomConfig
     from cspine_kit.core.paths import Competition
     from cspine_kit.core.runs import publish
-    from cspine_kit.phantom.competition import write_competition
+    from cspine_kit.phantom.competition import GENERATOR, write_competition
     from cspine_kit.phantom.hostile import write_hostile
     from cspine_kit.ship.constraints import read_pins
     from cspine_kit.ship.environment import build_environment
@@ -220,10 +220,10 @@ def _rehearse(args: argparse.Namespace) -> int:
     config, paths = open_run(args)
     ensure_competition(config)
     full = write_competition(
-        args.environments / "full",
+        args.environments / f"full_{GENERATOR}",
         PhantomConfig(studies=1, test_studies=3, size_px=512, masked=0, boxed=0, seed=29),
     )
-    hostile = write_hostile(args.environments / "hostile", seed=29)
+    hostile = write_hostile(args.environments / f"hostile_{GENERATOR}", seed=29)
     own = Competition(config.competition.dir) if config.competition.phantom else full
     out = paths.root / "rehearsal"
     result = rehearse(

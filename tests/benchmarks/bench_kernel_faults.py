@@ -43,7 +43,7 @@ def campaign(ground: faults.Ground, hostile: Path) -> list[Callable[[], faults.C
         lambda: faults.damaged_bundle(ground),
         lambda: faults.full_disk(ground, 20, 16, rows_fit=False),
         lambda: faults.full_disk(ground, 20, 40, rows_fit=True),
-        lambda: faults.disk_full_for_a_while(ground, 20, failures=5),
+        lambda: faults.disk_full_for_a_while(ground, 40),
         lambda: faults.clock_jumps(ground, 10),
         lambda: faults.terminated(ground, 20, after=5),
         lambda: faults.terminated(ground, 20, after=15),

@@ -503,16 +503,16 @@ def full_disk(ground: Ground, count: int, size_kib: int, *, rows_fit: bool) -> C
     return count_one(name, 1, result, lost, ended=done.returncode == 0)
 
 
-def disk_full_for_a_while(ground: Ground, count: int, failures: int) -> Count:
-    """Writes of the submission fail for a while in the middle: at the end nothing is missing."""
+def disk_full_for_a_while(ground: Ground, count: int) -> Count:
+    """The submission cannot be written between first and last study: in the end all is there."""
     competition = ground.competition("for_a_while", count)
-    rename, calls = pathlib.Path.replace, []
+    rename, failed = pathlib.Path.replace, []
+    out = competition / "out" / "submission.csv"
 
     def replace(self: Path, target: Path) -> Path:
-        if Path(target).name == "submission.csv":
-            calls.append(target)
-            if 2 <= len(calls) < 2 + failures:
-                raise OSError(errno.ENOSPC, "No space left on device", str(self))
+        if Path(target).name == "submission.csv" and 0 < len(finished(out)) < count:
+            failed.append(target)
+            raise OSError(errno.ENOSPC, "No space left on device", str(self))
         return rename(self, target)
 
     fault = ""
@@ -521,9 +521,9 @@ def disk_full_for_a_while(ground: Ground, count: int, failures: int) -> Count:
             result = run_here(ground, competition)
         except OSError as error:
             fault = f"ended by {error.strerror}"
-            result = read_result(competition, competition / "out" / "submission.csv")
+            result = read_result(competition, out)
     lost = ground.differing(result, [f"1.{n}" for n in range(1, count + 1)])
-    counted = count_one("disk full for a while", min(failures, len(calls) - 1), result, lost)
+    counted = count_one("disk full for a while", len(failed), result, lost)
     counted.remark = fault or counted.remark
     return counted
 

@@ -55,7 +55,7 @@ def test_a_full_disk_keeps_the_priors(ground):
 
 
 def test_a_disk_that_is_full_for_a_while_costs_nothing(ground):
-    accept(faults.disk_full_for_a_while(ground, 6, failures=2))
+    accept(faults.disk_full_for_a_while(ground, 20))
 
 
 def test_a_clock_that_jumps_changes_nothing(ground):

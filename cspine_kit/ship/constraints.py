@@ -18,11 +18,34 @@ from cspine_kit.core.runs import publish, read_json, write_json
 from cspine_kit.ship.service import KERNEL_METADATA, kernel_metadata
 
 KERNEL_PACKAGES = tuple(
-    """
-    huggingface-hub joblib lightgbm llvmlite numba numpy opencv-python-headless pandas pillow
-    pyarrow pydantic pydantic-core pydicom python-dateutil python-gdcm pytz pyyaml safetensors
-    scikit-learn scipy six threadpoolctl timm torch torchvision tqdm
-    """.split()
+    [
+        "huggingface-hub",
+        "joblib",
+        "lightgbm",
+        "llvmlite",
+        "numba",
+        "numpy",
+        "opencv-python-headless",
+        "pandas",
+        "pillow",
+        "pyarrow",
+        "pydantic",
+        "pydantic-core",
+        "pydicom",
+        "python-dateutil",
+        "python-gdcm",
+        "pytz",
+        "pyyaml",
+        "safetensors",
+        "scikit-learn",
+        "scipy",
+        "six",
+        "threadpoolctl",
+        "timm",
+        "torch",
+        "torchvision",
+        "tqdm",
+    ]
 )
 """What the kernel imports, and what those import where the version matters (pandas's dates,
 pydantic's core, numba's compiler, torchvision's pillow). Normalized names."""

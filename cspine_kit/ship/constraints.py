@@ -18,21 +18,35 @@ from cspine_kit.core.runs import publish, read_json, write_json
 from cspine_kit.ship.service import KERNEL_METADATA, kernel_metadata
 
 KERNEL_PACKAGES = (
-    *("huggingface-hub", "joblib", "lightgbm", "numpy", "opencv-python-headless", "pandas"),
-    *(
-        "pillow",
-        "pyarrow",
-        "pydantic",
-        "pydantic-core",
-        "pydicom",
-        "python-dateutil",
-        "python-gdcm",
-    ),
-    *("pytz", "pyyaml", "safetensors", "scikit-learn", "scipy", "six", "threadpoolctl", "timm"),
-    *("torch", "torchvision", "tqdm"),
+    "huggingface-hub",
+    "joblib",
+    "lightgbm",
+    "llvmlite",
+    "numba",
+    "numpy",
+    "opencv-python-headless",
+    "pandas",
+    "pillow",
+    "pyarrow",
+    "pydantic",
+    "pydantic-core",
+    "pydicom",
+    "python-dateutil",
+    "python-gdcm",
+    "pytz",
+    "pyyaml",
+    "safetensors",
+    "scikit-learn",
+    "scipy",
+    "six",
+    "threadpoolctl",
+    "timm",
+    "torch",
+    "torchvision",
+    "tqdm",
 )
 """What the kernel imports, and what those import where the version matters (pandas's dates,
-pydantic's core, torchvision's pillow). Normalized names."""
+pydantic's core, numba's compiler, torchvision's pillow). Normalized names."""
 
 _PIN = re.compile(r"(?P<name>[a-z0-9][a-z0-9-]*)==(?P<version>[^\s+;]+)")
 _PYTHON = re.compile(r"#\s*python:?\s*(\d+\.\d+)")

@@ -58,6 +58,9 @@ PUBLIC_PRIORS = dict(
 WRITE_EVERY_S = 1.0
 """The submission is replaced this often at most while studies finish."""
 
+LAST_WAITS_S = (1.0, 3.0, 6.0)
+"""Between tries of the last write."""
+
 RESERVE_SHARE = 0.05
 """The reserve takes no more than this share of a short time limit."""
 
@@ -102,13 +105,22 @@ class Submission:
         if time.monotonic() - self._written_s >= WRITE_EVERY_S:
             self.write()
 
-    def write(self) -> None:
+    def write(self) -> bool:
         """Replace the file atomically; where that fails, the complete one before it stands."""
+        self._written_s = time.monotonic()
         try:
             write_submission(self.wanted, self.probs, self.out)
         except OSError as error:
             self.log.write("fault", stage="write", cause=cause_of(error))
-        self._written_s = time.monotonic()
+            return False
+        return True
+
+    def finish(self) -> None:
+        """The last write: a disk that is full just then is given some time."""
+        for wait_s in (*LAST_WAITS_S, None):
+            if self.write() or wait_s is None:
+                return
+            time.sleep(wait_s)
 
 
 def _priors(bundle: Path, log: KernelLog) -> dict[str, float]:
@@ -269,7 +281,7 @@ def run_kernel(
             stopped = "SIGTERM"
             log.write("stopped", cause=stopped, studies=sum(sources.values()))
         finally:
-            submission.write()
+            submission.finish()
     read_submission(out, wanted["row_id"])
     for name, parts in tables.items():
         path = out.with_name(f"{name}.parquet")

@@ -117,7 +117,8 @@ def _numbering(numbers: FloatArray) -> tuple[float, float, float]:
 
 def _typical_scans(spacing_mm: tuple[float, float, float], shape: tuple[int, int]) -> list[Headers]:
     """Made-up masked studies with the level pitches and extents of `data.crops`."""
-    center = np.cumsum(LEVEL_PITCH_MM) - np.cumsum(LEVEL_PITCH_MM)[3]
+    center = np.concatenate([[0.0], np.cumsum(LEVEL_PITCH_MM)])
+    center -= center[3]
     scans = []
     for extent in TYPICAL_EXTENTS_MM:
         below = np.arange(0.0, extent + 0.5)

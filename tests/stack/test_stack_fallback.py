@@ -28,7 +28,7 @@ def draw_scan(rng: np.random.Generator, step: float, *, masked: bool) -> Headers
     """A scan whose C1 begins 20 mm plus a tenth of its extent below the top, give or take 4 mm."""
     z = -np.arange(0.0, rng.uniform(170.0, 240.0), step)
     top = 20.0 - 0.1 * z[-1] + rng.normal(scale=4.0)
-    center = -(top + LEVEL_EXTENT_MM[0] / 2 + np.cumsum(LEVEL_PITCH_MM))
+    center = -(top + LEVEL_EXTENT_MM[0] / 2 + np.concatenate([[0.0], np.cumsum(LEVEL_PITCH_MM)]))
     shown = np.abs(z[:, None] - center) <= LEVEL_EXTENT_MM / 2
     numbers = np.arange(len(z)) + 1.0
     mask = shown.astype(float) if masked else None

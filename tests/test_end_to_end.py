@@ -39,7 +39,7 @@ def stamps(folder: Path) -> dict[str, int]:
     return {
         str(p.relative_to(folder)): p.stat().st_mtime_ns
         for p in folder.rglob("*")
-        if p.is_file() and p.name not in skip and "submit" not in p.parts
+        if p.is_file() and p.name not in skip and "kernels" not in p.parts
     }
 
 

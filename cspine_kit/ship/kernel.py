@@ -39,6 +39,7 @@ from cspine_kit.core.runs import (
 )
 from cspine_kit.data.dicom import list_files
 from cspine_kit.ship.bundle import MANIFEST, open_bundle
+from cspine_kit.ship.events import SOURCES
 from cspine_kit.ship.governor import Governor
 from cspine_kit.ship.kernel_log import KernelLog
 from cspine_kit.ship.reading import ReadAhead, cause_of
@@ -48,7 +49,7 @@ from cspine_kit.ship.submission import (
     read_submission,
     write_submission,
 )
-from cspine_kit.ship.worker import SOURCES, Answer, Worker, answers
+from cspine_kit.ship.worker import Answer, Worker, answers
 
 PUBLIC_PRIORS = dict(
     zip(TARGETS, (0.103, 0.193, 0.051, 0.075, 0.110, 0.184, 0.256, 0.531), strict=True)

@@ -35,8 +35,3 @@ class KernelLog:
                 handle.write(line + "\n")
         except OSError as error:
             log.warning("%s cannot be written (%s): %s", self.path, error, line)
-
-
-def read_log(path: Path) -> list[dict[str, object]]:
-    """Events of a run, in the order in which they happened."""
-    return [json.loads(line) for line in path.read_text().splitlines()]

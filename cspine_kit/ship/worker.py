@@ -29,9 +29,6 @@ from cspine_kit.ship.reading import ReadAhead, Reading, cause_of
 if TYPE_CHECKING:
     from cspine_kit.ship.ensemble import Ensemble
 
-SOURCES = ("image", "header_levels", "header", "priors")
-"""Where a study's rows may come from, best first."""
-
 
 @dataclass(frozen=True)
 class Answer:

@@ -27,7 +27,7 @@ from cspine_kit.data.problems import PROBLEMS, FileError
 
 Taken = TypeVar("Taken")
 
-READER_VERSION = 3
+READER_VERSION = 4
 """Raised whenever the same files give another study or volume, so that caches are made anew."""
 
 

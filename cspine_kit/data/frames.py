@@ -9,8 +9,9 @@ Whoever needs the whole volume and whoever needs only a windowed square of it sh
 that a study is never held twice.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from threading import local
 
@@ -32,11 +33,15 @@ class LostFiles(Exception):
         super().__init__(f"{len(errors)} files cannot be decoded")
 
 
-def in_threads(work: Callable[[int], None], indices: Iterable[int], threads: int = 0) -> None:
-    """Call `work` on every index; decoders release the interpreter's lock. 0 = usable cores."""
-    with ThreadPoolExecutor(threads or usable_cores()) as pool:
-        for _ in pool.map(work, indices):
-            pass
+@contextmanager
+def _plain_opencv() -> Iterator[None]:
+    """OpenCV without threads of its own, which would compete with those that share out slices."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
 
 
 def orient(frame: HuArray, flips: tuple[bool, bool, bool]) -> HuArray:
@@ -118,7 +123,9 @@ class Frames:
         return out
 
     def each(self, work: Callable[[int], None], indices: Iterable[int], threads: int = 0) -> None:
-        """Call `work`, which decodes slices, on every index.
+        """Call `work`, which decodes slices, on every index, in `threads` (0 = usable cores).
+
+        Decoders release the interpreter's lock.
 
         Raises:
             LostFiles: names every file that could not be decoded, after all others were.
@@ -131,7 +138,16 @@ class Frames:
             except FileError as error:
                 lost.append(error)
 
-        in_threads(guarded, indices, threads)
+        left = iter(list(indices))
+
+        def some() -> None:  # one queue for all: a future per slice costs as much as its pixels
+            for index in left:
+                guarded(index)
+
+        count = threads or usable_cores()
+        with _plain_opencv(), ThreadPoolExecutor(count) as pool:
+            for done in [pool.submit(some) for _ in range(count)]:
+                done.result()
         if lost:
             raise LostFiles(lost)
 

@@ -112,10 +112,11 @@ def _is_localizer(header: Header) -> bool:
 def _coverage(series: list[Header]) -> tuple[int, int]:
     """Extent along the normal in whole mm, then the number of distinct positions."""
     normal = normal_of(series[0].orientation or AXIAL)
-    z = [float(np.dot(h.position_mm, normal)) for h in series if h.position_mm is not None]
-    if len(z) < 2:
+    told = [h.position_mm for h in series if h.position_mm is not None]
+    if len(told) < 2:
         return 0, len(series)
-    return round(max(z) - min(z)), len(np.unique(np.round(z, 2)))
+    z = np.array(told) @ normal
+    return round(float(np.ptp(z))), len(np.unique(np.round(z, 2)))
 
 
 def choose_series(
@@ -131,10 +132,11 @@ def choose_series(
         problems.add("localizer")
     groups: dict[tuple[object, ...], list[Header]] = {}
     one_each = len({h.series_uid for h in kept}) > max(2, len(kept) // 2)
+    turns = {o: tuple(np.round(o or AXIAL, 1)) for o in {h.orientation for h in kept}}
     for header in kept:
-        turn = tuple(np.round(header.orientation or AXIAL, 1))
         # Some de-identification gives every file a series of its own; that is no series at all.
-        groups.setdefault(("" if one_each else header.series_uid, turn), []).append(header)
+        series_uid = "" if one_each else header.series_uid
+        groups.setdefault((series_uid, turns[header.orientation]), []).append(header)
     axial = [
         group
         for group in groups.values()
@@ -199,17 +201,17 @@ def frame_spacing(header: Header, shared: tuple[float, float]) -> tuple[float, f
     return header.spacing_mm or shared
 
 
-def first_pixel_mm(
-    header: Header, position: FloatArray, spacing: tuple[float, float], flips: tuple[bool, ...]
+def _to_first_pixel_mm(
+    header: Header, shared: tuple[float, float], flips: tuple[bool, ...]
 ) -> FloatArray:
-    """Patient position (3,) of pixel [0, 0] after the flips."""
+    """From a file's position to pixel [0, 0] after the flips, (3,)."""
     orientation = np.array(header.orientation or AXIAL)
     transpose, flip_rows, flip_cols = flips
-    along_row = orientation[:3] * spacing[1] * (header.cols - 1)
-    along_col = orientation[3:] * spacing[0] * (header.rows - 1)
+    pitch_y, pitch_x = frame_spacing(header, shared)
+    along_row = orientation[:3] * pitch_x * (header.cols - 1)
+    along_col = orientation[3:] * pitch_y * (header.rows - 1)
     down, right = (along_row, along_col) if transpose else (along_col, along_row)
-    moved: FloatArray = position + (down if flip_rows else 0.0) + (right if flip_cols else 0.0)
-    return moved
+    return (down if flip_rows else np.zeros(3)) + (right if flip_cols else np.zeros(3))
 
 
 def _drop_duplicates(z: FloatArray, problems: set[str]) -> NDArray[np.int64]:
@@ -269,12 +271,16 @@ def settle_geometry(study_uid: str, headers: list[Header], found: tuple[str, ...
         problems.add("missing_spacing")
     guess = ASSUMED_FIELD_MM / max(series[0].rows, series[0].cols)
     shared = modal(told) if told else (guess, guess)
-    frames = [(h.rows, h.cols, *np.round(frame_spacing(h, shared), 4)) for h in series]
-    rows, cols, *pitch = modal(frames)
-    first = frames.index((rows, cols, *pitch))
+    pitches = [frame_spacing(h, shared) for h in series]
+    frames = [
+        (h.rows, h.cols, round(y, 4), round(x, 4))
+        for h, (y, x) in zip(series, pitches, strict=True)
+    ]
+    usual = modal(frames)
+    rows, cols = usual[:2]
     if len(set(frames)) > 1:
         problems.add("mixed_shapes")
-    pitch_y, pitch_x = frame_spacing(series[first], shared)
+    pitch_y, pitch_x = pitches[frames.index(usual)]
     if abs(pitch_y - pitch_x) > 0.01 * pitch_x:
         problems.add("nonsquare_pixels")
     gaps = -np.diff(z_mm)
@@ -291,10 +297,12 @@ def settle_geometry(study_uid: str, headers: list[Header], found: tuple[str, ...
     _note_values(series, problems)
     runs_down = _runs_down(np.array([h.number for h in series]), "shuffled_files", problems)
     _runs_down(np.array([h.instance for h in series]), "shuffled_instances", problems)
-    origins = [
-        first_pixel_mm(h, p, frame_spacing(h, shared), flips)
-        for h, p in zip(series, positions, strict=True)
-    ]
+    # Computed once for all that lie alike, usually for one group.
+    alike = [(h.orientation, h.spacing_mm, h.rows, h.cols) for h in series]
+    shifts = {
+        key: _to_first_pixel_mm(header, shared, flips)
+        for key, header in dict(zip(alike, series, strict=True)).items()
+    }
     transposed = flips[0]
     return Geometry(
         study_uid=study_uid,
@@ -302,7 +310,7 @@ def settle_geometry(study_uid: str, headers: list[Header], found: tuple[str, ...
         z_mm=z_mm,
         spacing_mm=(step, pitch_x, pitch_y) if transposed else (step, pitch_y, pitch_x),
         shape=(cols, rows) if transposed else (rows, cols),
-        origins_mm=np.array(origins),
+        origins_mm=positions + np.array([shifts[key] for key in alike]),
         axes=axes,
         flips=flips,
         reversed=runs_down,

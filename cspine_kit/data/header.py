@@ -71,7 +71,7 @@ def file_number(name: str) -> float:
 def floats(value: Any, count: int) -> tuple[float, ...] | None:
     """`count` finite numbers of a DICOM value, or None."""
     try:
-        numbers = tuple(float(part) for part in value)
+        numbers = tuple(map(float, value))
     except (TypeError, ValueError):
         return None
     return numbers if len(numbers) == count and all(map(math.isfinite, numbers)) else None
@@ -97,6 +97,8 @@ def _whole(value: Any, default: int) -> int:
 
 def _padding(get: Callable[[str], Any], signed: bool, bits: int) -> tuple[int, int] | None:
     """Range of stored values that mean "outside the field" (PS3.3 C.7.5.1.1.2)."""
+    if get("PixelPaddingValue") is None:
+        return None
     ends = [number(get("PixelPaddingValue")), number(get("PixelPaddingRangeLimit"))]
     if math.isnan(ends[0]):
         return None

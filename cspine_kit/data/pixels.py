@@ -253,7 +253,8 @@ def to_hu(stored: Stored, header: Header, out: HuArray | None = None) -> HuArray
         padded = stored == low if low == high else (stored >= low) & (stored <= high)
     hu = np.empty(stored.shape, np.int16) if out is None or out.shape != stored.shape else out
     plain = slope == 1.0 and intercept.is_integer()
-    if plain and stored.min() + intercept >= -32768 and stored.max() + intercept <= 32767:
+    least = 0 if stored.dtype.kind == "u" else int(stored.min())
+    if plain and least + intercept >= -32768 and int(stored.max()) + intercept <= 32767:
         # The result fits, so arithmetic modulo 2^16 is exact, whatever the sign of the input.
         step = np.array(int(intercept) & 0xFFFF, np.uint16)
         np.add(stored.view(np.uint16), step, out=hu.view(np.uint16))

@@ -1,7 +1,7 @@
 """The compact volume of a study: bone window as uint8, a square around the neck, z kept native.
 
-In: a folder, or a `Study`, and a `CacheConfig`. Out: a `Volume`, in memory or memory-mapped from
-the cache. Example::
+In: a folder and a `CacheConfig`. Out: a `Volume`, in memory or memory-mapped from the cache.
+Example::
 
     volume, geometry = read_volume(folder, config.cache)
     native_px = volume.offset_px + cached_px * volume.zoom      # pixel centers, (y, x)
@@ -9,9 +9,8 @@ the cache. Example::
 Kernel and cache make a volume by the same code, the out-of-fold run opens it with `open_volume`.
 """
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
+from mmap import mmap
 from pathlib import Path
 
 import cv2
@@ -21,14 +20,19 @@ from numpy.typing import NDArray
 
 from cspine_kit.core.config import CacheConfig
 from cspine_kit.core.errors import ArtifactError
-from cspine_kit.data.dicom import Study, gather
-from cspine_kit.data.frames import Frames, in_threads
+from cspine_kit.data.dicom import gather
+from cspine_kit.data.frames import Frames
 from cspine_kit.data.geometry import Geometry
 from cspine_kit.data.neck import Survey
 from cspine_kit.data.pixels import HuArray
 
 FloatArray = NDArray[np.float64]
 Grey = NDArray[np.uint8]
+
+AREA_ZOOM = 1.5
+"""Native pixels per cached pixel from which areas are averaged. Below, linear interpolation still
+weighs every native pixel, keeps more of what the cached grid can show (its response falls as
+sinc(f)^2, an area average's as sinc(f) sinc(zoom f)) and costs a fifth."""
 
 
 @dataclass(frozen=True)
@@ -52,70 +56,53 @@ class Volume:
     zoom: tuple[float, float]
 
 
-def to_grey(hu: HuArray, config: CacheConfig) -> Grey:
-    """Window hu_low..hu_high of a plane to 0..255, rounded; half the cost of a float rescale."""
-    low, high = round(config.hu_low), round(config.hu_high)
-    clipped = np.clip(hu, np.int16(max(low, -32768)), np.int16(min(high, 32767)))
-    # Modulo 2^16: right for any window, however wide.
-    above = np.subtract(clipped.view(np.uint16), np.array(low & 0xFFFF, np.uint16))
-    grey: Grey = cv2.convertScaleAbs(above, alpha=255.0 / (high - low))  # type: ignore[assignment]
+def to_grey(hu: HuArray, config: CacheConfig, out: Grey | None = None) -> Grey:
+    """Window hu_low..hu_high of a plane to 0..255, rounded. `hu` is clipped from below in place."""
+    np.maximum(hu, np.int16(max(round(config.hu_low), -32768)), out=hu)
+    scale = 255.0 / (config.hu_high - config.hu_low)
+    # Saturates above; after the clip nothing is negative that the absolute value would mirror.
+    grey: Grey = cv2.convertScaleAbs(hu, out, alpha=scale, beta=-config.hu_low * scale)  # type: ignore[assignment]
     return grey
-
-
-def make_volume(study: Study, config: CacheConfig, *, threads: int = 0) -> Volume:
-    """Window, crop and resample one study; `threads` work at once, 0 = usable cores.
-
-    In-plane resampling averages areas (cv2 INTER_AREA); where the native pixels are coarser than
-    `config.spacing_mm` there is nothing to average and it interpolates linearly. Outside the frame
-    the volume is air (0). z keeps the native slices.
-    """
-    each = partial(in_threads, threads=threads)
-    return _compact(study, lambda z: study.hu[z], each, config)
 
 
 def read_volume(
     folder: Path, config: CacheConfig, study_uid: str | None = None, *, threads: int = 0
 ) -> tuple[Volume, Geometry]:
-    """`make_volume(read_study(folder))` without ever holding the study: the voxels are identical.
+    """Read, window, crop and resample one study without ever holding all of its frames.
 
-    Each slice is decoded, windowed, cropped and resampled in one go. Also returns the geometry,
-    with the reader's problem codes.
+    In-plane resampling averages areas where a cached pixel spans at least `AREA_ZOOM` native ones
+    and interpolates linearly below. Outside the frame the volume is air (0). z keeps the native
+    slices.
+
+    Args:
+        folder: the study's files.
+        config: spacing, field and window.
+        study_uid: name in errors and results; the folder's name where it is None.
+        threads: that decode at once; 0 = usable cores.
+
+    Returns:
+        The volume, and the geometry with the reader's problem codes.
 
     Raises:
         StudyError: no slice at all can be read, or none is axial.
     """
-
-    def take(frames: Frames) -> Volume:
-        each = partial(frames.each, threads=threads)
-        return _compact(frames.geometry, frames.hu, each, config)
-
-    geometry, volume = gather(folder, study_uid, take)
+    geometry, volume = gather(folder, study_uid, lambda frames: _compact(frames, config, threads))
     return volume, geometry
 
 
-def _compact(
-    geometry: Geometry,
-    frame: Callable[[int], HuArray],
-    each: Callable[[Callable[[int], None], Iterable[int]], None],
-    config: CacheConfig,
-) -> Volume:
-    """The volume of a series.
-
-    Args:
-        geometry: of the series.
-        frame: HU of one slice.
-        each: calls a function that asks for frames on every index.
-        config: spacing, field and window.
-    """
-    survey, planes = Survey(geometry), dict[int, HuArray]()
-    place = {z: k for k, z in enumerate(survey.slices)}
-    held: list[Grey] = [np.empty((len(place), *geometry.shape), dtype=np.uint8)]
+def _compact(frames: Frames, config: CacheConfig, threads: int) -> Volume:
+    geometry = frames.geometry
+    survey = Survey(geometry)
+    planes, greys = dict[int, HuArray](), dict[int, Grey]()
 
     def look(z: int) -> None:
-        hu = frame(z)
-        planes[z], held[0][place[z]] = survey.coarse(hu), to_grey(hu, config)
+        hu = frames.hu(z)
+        planes[z] = survey.coarse(hu)
+        # A map of its own goes back to the system with its slice; malloc would keep the memory.
+        memory = np.frombuffer(mmap(-1, hu.size), np.uint8).reshape(hu.shape)
+        greys[z] = to_grey(hu, config, memory)
 
-    each(look, survey.slices)
+    frames.each(look, survey.slices, threads)
     center = survey.center({z: planes[z] for z in survey.slices})
     side = config.side_px
     pitch = geometry.spacing_mm[1:]
@@ -129,23 +116,18 @@ def _compact(
     (y0, y1), (x0, x1) = inside
     whole = (y1 - y0, x1 - x0) == tuple(spans)
     margin = (y0 - starts[0], starts[0] + spans[0] - y1, x0 - starts[1], starts[1] + spans[1] - x1)
-    method = cv2.INTER_AREA if min(zoom) >= 1.0 else cv2.INTER_LINEAR
-
-    def shrink(grey: Grey, out: Grey) -> None:
-        if not whole:
-            grey = cv2.copyMakeBorder(grey, *margin, cv2.BORDER_CONSTANT, value=(0,))  # type: ignore[assignment]
-        cv2.resize(grey, (side, side), dst=out, interpolation=method)
-
-    # What was surveyed goes first, so that its frames are gone before the volume is made.
-    held.append(np.empty((len(place), side, side), dtype=np.uint8))
-    each(lambda z: shrink(held[0][place[z], y0:y1, x0:x1], held[1][place[z]]), survey.slices)
-    del held[0]
+    method = cv2.INTER_AREA if min(zoom) >= AREA_ZOOM else cv2.INTER_LINEAR
     voxels = np.empty((len(geometry.headers), side, side), dtype=np.uint8)
-    voxels[survey.slices] = held.pop()
-    each(
-        lambda z: shrink(to_grey(frame(z)[y0:y1, x0:x1], config), voxels[z]),
-        [z for z in range(len(voxels)) if z not in place],
-    )
+
+    def shrink(z: int) -> None:
+        # A surveyed frame is dropped with its slice, so that the two hardly add up.
+        grey = greys.pop(z, None)
+        square = to_grey(frames.hu(z)[y0:y1, x0:x1], config) if grey is None else grey[y0:y1, x0:x1]
+        if not whole:
+            square = cv2.copyMakeBorder(square, *margin, cv2.BORDER_CONSTANT, value=(0,))  # type: ignore[assignment]
+        cv2.resize(square, (side, side), dst=voxels[z], interpolation=method)
+
+    frames.each(shrink, range(len(voxels)), threads)
     return Volume(
         study_uid=geometry.study_uid,
         voxels=voxels,

@@ -121,9 +121,10 @@ def walk(data: bytes) -> Found | None:
                 tag, length = _IMPLICIT.unpack_from(data, at)
             # An undefined length leads past the end, where the next element cannot be read.
             at = start + length
-            if tag in NAMES:
+            name = NAMES.get(tag)
+            if name is not None:
                 if length:
-                    values[NAMES[tag]] = _value(NAMES[tag], data[start:at])
+                    values[name] = _value(name, data[start:at])
             elif tag == PIXELS_TAG:
                 return Found(values, syntax, start, -1 if length == UNDEFINED else length)
     except (struct.error, UnicodeDecodeError):

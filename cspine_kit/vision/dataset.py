@@ -56,6 +56,7 @@ class StudyView:
     slice_idx: NDArray[np.int64]
     centers_px: NDArray[np.float64]
     targets: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    _neighbors: dict[tuple[int, float], NDArray[np.int64]] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.slice_idx)
@@ -64,22 +65,28 @@ class StudyView:
         """First row and column of the crop of one chosen slice, in cached pixels."""
         return np.round(self.centers_px[row] - (side_px - 1) / 2).astype(np.int64)
 
+    def neighbors(self, config: ModelConfig) -> NDArray[np.int64]:
+        """Slices around every chosen one, (n, in_chans), the most cranial first."""
+        key = (config.in_chans, config.stack_step_mm)
+        if key not in self._neighbors:
+            z_mm, reach = self.volume.z_mm, config.in_chans // 2
+            offsets = config.stack_step_mm * np.arange(reach, -reach - 1, -1)
+            self._neighbors[key] = nearest_slices(z_mm, z_mm[self.slice_idx, None] + offsets)
+        return self._neighbors[key]
+
     def stack(self, row: int, config: ModelConfig) -> NDArray[np.uint8]:
         """The stack around one chosen slice, (in_chans, size_px, size_px) uint8."""
-        z_mm = self.volume.z_mm
-        reach = config.in_chans // 2
-        offsets = config.stack_step_mm * np.arange(reach, -reach - 1, -1)
-        wanted = nearest_slices(z_mm, z_mm[self.slice_idx[row]] + offsets)
+        wanted = self.neighbors(config)[row]
         side = crop_side_px(self.volume, config)
         y, x = (int(v) for v in self.corner_px(row, side))
-        _, ny, nx = self.volume.voxels.shape
-        y0, y1, x0, x1 = max(y, 0), min(y + side, ny), max(x, 0), min(x + side, nx)
-        crop = np.zeros((config.in_chans, side, side), dtype=np.uint8)
-        if y0 < y1 and x0 < x1:
-            for channel, z in enumerate(wanted):
-                crop[channel, y0 - y : y1 - y, x0 - x : x1 - x] = self.volume.voxels[
-                    z, y0:y1, x0:x1
-                ]
+        crop = self.volume.voxels[
+            wanted, max(y, 0) : max(y + side, 0), max(x, 0) : max(x + side, 0)
+        ]
+        if crop.shape[1:] != (side, side):  # over an edge: outside is air
+            inside, crop = crop, np.zeros((len(wanted), side, side), dtype=np.uint8)
+            down, right = max(-y, 0), max(-x, 0)
+            _, rows, cols = inside.shape
+            crop[:, down : down + rows, right : right + cols] = inside
         if side == config.size_px:
             return crop
         method = cv2.INTER_AREA if side > config.size_px else cv2.INTER_LINEAR

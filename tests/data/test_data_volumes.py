@@ -1,5 +1,6 @@
 """The compact volume, its cache, and that both are one."""
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,7 +14,7 @@ from cspine_kit.data import cache as cache_room
 from cspine_kit.data.cache import build_cache
 from cspine_kit.data.dicom import read_study
 from cspine_kit.data.neck import BEHIND_MM, Survey
-from cspine_kit.data.volumes import make_volume, open_volume, read_volume
+from cspine_kit.data.volumes import AREA_ZOOM, open_volume, read_volume
 
 CONFIG = CacheConfig(spacing_mm=2.0, field_mm=96.0, hu_low=-500, hu_high=1500)
 
@@ -30,7 +31,7 @@ def test_square_follows_the_spine(tmp_path, shift):
     y, x = neck_center(study)
     behind = BEHIND_MM / PITCH
     assert abs(y - (96 * 0.53 + shift[0] + behind)) < 6 and abs(x - (48 + shift[1])) < 4
-    volume = make_volume(study, CONFIG)
+    volume, _ = read_volume(tmp_path, CONFIG)
     assert volume.voxels.shape == (24, 48, 48) and volume.voxels.dtype == np.uint8
     bone = np.argwhere(volume.voxels[0] > 100)
     native = volume.offset_px + bone * np.array(volume.zoom)
@@ -42,7 +43,7 @@ def test_grey_values_and_spacing(tmp_path):
     hu[1] = -2000
     hu[2] = 3000
     write_scan(tmp_path, hu)
-    volume = make_volume(read_study(tmp_path), CONFIG)
+    volume, _ = read_volume(tmp_path, CONFIG)
     inside = volume.voxels[:, 20:28, 20:28]
     assert (inside[0] == 128).all() and (inside[1] == 0).all() and (inside[2] == 255).all()
     assert volume.spacing_mm[1] == pytest.approx(volume.zoom[0] * PITCH)
@@ -52,7 +53,7 @@ def test_grey_values_and_spacing(tmp_path):
 def test_upsampling_and_air_only(tmp_path):
     write_scan(tmp_path, np.full((2, 40, 40), -1000, dtype=np.int16))
     fine = CONFIG.model_copy(update={"spacing_mm": 1.0, "field_mm": 64.0})
-    volume = make_volume(read_study(tmp_path), fine)
+    volume, _ = read_volume(tmp_path, fine)
     assert volume.voxels.shape == (2, 64, 64) and volume.voxels.max() == 0
 
 
@@ -82,9 +83,8 @@ def test_cache_equals_kernel_and_is_kept(tmp_path, competition, monkeypatch):
     volumes, failures = build_cache(studies, every, competition, CONFIG, paths, jobs=1)
     assert list(failures) == ["1.2.9"] and len(volumes) == 2
     checked = check_table(volumes, "volumes")
-    study = read_study(competition.images("train", "1.2.2"), "1.2.2")
-    live = make_volume(study, CONFIG)
-    slices = pd.DataFrame({"slice_idx": range(24), "z_mm": study.z_mm})
+    live, geometry = read_volume(competition.images("train", "1.2.2"), CONFIG, "1.2.2")
+    slices = pd.DataFrame({"slice_idx": range(24), "z_mm": geometry.z_mm})
     cached = open_volume(checked.set_index("study_uid").loc["1.2.2"], slices)
     assert np.array_equal(cached.voxels, live.voxels) and cached.study_uid == "1.2.2"
     assert cached.offset_px == live.offset_px and cached.zoom == live.zoom
@@ -108,17 +108,27 @@ def test_cache_equals_kernel_and_is_kept(tmp_path, competition, monkeypatch):
 
 
 @pytest.mark.parametrize("shift", [(0, 0), (-30, 25)])
-def test_a_volume_is_the_same_whether_the_study_is_held_or_not(tmp_path, shift):
+@pytest.mark.parametrize("spacing", [1.0, 2.0, 2.6, 4.0])
+def test_a_volume_is_the_study_windowed_cut_and_resampled(tmp_path, shift, spacing):
+    """Against plain float arithmetic on the whole study, at every ratio of the two grids."""
     write_scan(tmp_path, neck_hu(shift=shift), reverse=True)
-    held = make_volume(read_study(tmp_path), CONFIG)
-    volume, geometry = read_volume(tmp_path, CONFIG)
-    assert np.array_equal(volume.voxels, held.voxels) and volume.offset_px == held.offset_px
+    config = CONFIG.model_copy(update={"spacing_mm": spacing})
+    volume, geometry = read_volume(tmp_path, config)
     assert geometry.reversed and geometry.problems == ()
+    share = (np.clip(read_study(tmp_path).hu, -500, 1500) + 500.0) / 2000.0
+    side, zoom = config.side_px, volume.zoom[0]
+    span = round(side * zoom)
+    y, x = (round(offset - (zoom - 1) / 2) for offset in volume.offset_px)
+    square = np.pad(share, ((0, 0), (99, 99), (99, 99)))[:, 99 + y :, 99 + x :][:, :span, :span]
+    method = cv2.INTER_AREA if zoom >= AREA_ZOOM else cv2.INTER_LINEAR
+    expected = [255 * cv2.resize(plane, (side, side), interpolation=method) for plane in square]
+    # Both are rounded once more here: after the window, and to whole grey values.
+    assert np.abs(volume.voxels - np.array(expected)).max() <= 1.1
 
 
 def test_an_undecodable_slice_is_shown_by_its_neighbor(tmp_path, competition):
     folder = competition.images("train", "1.2.1")
-    whole = make_volume(read_study(folder), CONFIG)
+    whole, _ = read_volume(folder, CONFIG)
     path = folder / "11.dcm"
     path.write_bytes(path.read_bytes()[:-5])
     paths = RunPaths(tmp_path / "run")

@@ -30,9 +30,14 @@ FloatArray = NDArray[np.float64]
 Grey = NDArray[np.uint8]
 
 AREA_ZOOM = 1.5
-"""Native pixels per cached pixel from which areas are averaged. Below, linear interpolation still
-weighs every native pixel, keeps more of what the cached grid can show (its response falls as
-sinc(f)^2, an area average's as sinc(f) sinc(zoom f)) and costs a fifth."""
+"""Pixels per resampled pixel above which areas are averaged. Up to it, linear interpolation still
+weighs every pixel, keeps more of what the coarser grid can show (its response falls as sinc(f)^2,
+an area average's as sinc(f) sinc(zoom f)) and costs a fifth."""
+
+
+def interpolation(zoom: float) -> int:
+    """OpenCV's method to resample a plane by `zoom` pixels per new pixel."""
+    return cv2.INTER_AREA if zoom > AREA_ZOOM else cv2.INTER_LINEAR
 
 
 @dataclass(frozen=True)
@@ -70,8 +75,8 @@ def read_volume(
 ) -> tuple[Volume, Geometry]:
     """Read, window, crop and resample one study without ever holding all of its frames.
 
-    In-plane resampling averages areas where a cached pixel spans at least `AREA_ZOOM` native ones
-    and interpolates linearly below. Outside the frame the volume is air (0). z keeps the native
+    In-plane resampling averages areas where a cached pixel spans more than `AREA_ZOOM` native ones
+    and interpolates linearly elsewhere. Outside the frame the volume is air (0). z keeps the native
     slices.
 
     Args:
@@ -116,7 +121,7 @@ def _compact(frames: Frames, config: CacheConfig, threads: int) -> Volume:
     (y0, y1), (x0, x1) = inside
     whole = (y1 - y0, x1 - x0) == tuple(spans)
     margin = (y0 - starts[0], starts[0] + spans[0] - y1, x0 - starts[1], starts[1] + spans[1] - x1)
-    method = cv2.INTER_AREA if min(zoom) >= AREA_ZOOM else cv2.INTER_LINEAR
+    method = interpolation(min(zoom))
     voxels = np.empty((len(geometry.headers), side, side), dtype=np.uint8)
 
     def shrink(z: int) -> None:

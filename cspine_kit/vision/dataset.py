@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from cspine_kit.core.config import ModelConfig
-from cspine_kit.data.volumes import Volume
+from cspine_kit.data.volumes import Volume, interpolation
 
 Sample = dict[str, torch.Tensor]
 
@@ -89,7 +89,7 @@ class StudyView:
             crop[:, down : down + rows, right : right + cols] = inside
         if side == config.size_px:
             return crop
-        method = cv2.INTER_AREA if side > config.size_px else cv2.INTER_LINEAR
+        method = interpolation(side / config.size_px)
         size = (config.size_px, config.size_px)
         return np.stack([cv2.resize(plane, size, interpolation=method) for plane in crop])
 

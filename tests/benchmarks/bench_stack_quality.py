@@ -32,6 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--studies", type=int, default=2019)
     parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=7, help="of the generated world")
     args = parser.parse_args()
     world = make_world(
         args.studies,
@@ -40,7 +41,7 @@ def main() -> None:
         boost=1.0,
         step_mm=1.0,
         noise=0.9,
-        seed=7,
+        seed=args.seed,
     )
     config = load_config(ROOT / "configs" / "rsna2022.yaml").stack
     folds = world.folds.set_index("study_uid")["fold"]

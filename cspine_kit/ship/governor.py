@@ -4,7 +4,7 @@ In: the time limit, what is left to do, and seconds measured so far. Out: an `Ef
 study. Example::
 
     governor = Governor(ladder(config, stand_ins.order), deadline_s=8.7 * 3600, total_files=450_000)
-    effort = governor.choose(files=312)          # None: no time for networks, use headers
+    effort = governor.choose(files=312)          # None: no time for networks
     governor.measured(effort, files=312, costs)
 
 The richest effort is chosen that, kept up for everything left, ends before the deadline. Speeds are
@@ -24,9 +24,6 @@ MEMORY = 0.15
 
 MARGIN = 1.1
 """Estimates are raised by this much: a late end loses everything, an early one a little."""
-
-HEADER_S = 0.5
-"""Assumed seconds of a header-only prediction until one was measured."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +129,7 @@ class Governor:
         return MARGIN * max(compute / self.networks, reading / self.readers)
 
     def choose(self, files: int) -> Effort | None:
-        """The effort for a study of `files` files; None where only headers can be afforded.
+        """The effort for a study of `files` files; None where its header prediction must do.
 
         The study is no longer counted as left.
         """
@@ -143,10 +140,9 @@ class Governor:
             for effort in self.efforts:
                 if self.seconds(effort, left_files, left_studies) <= time_left:
                     return effort
-            # Not all can have networks: this one may, as long as headers remain for the others.
+            # Not all can have networks: this one may.
             least = self.efforts[-1]
-            headers = MARGIN * (left_studies - 1) * self._rates.get("header", HEADER_S)
-            fits = self.seconds(least, files, 1) + headers <= time_left
+            fits = self.seconds(least, files, 1) <= time_left
             return least if fits and self._rates else None
 
     def measured(self, effort: Effort, files: int, costs: Costs) -> None:
@@ -163,11 +159,6 @@ class Governor:
         }
         with self._lock:
             self._learn(rates)
-
-    def measured_header(self, seconds: float) -> None:
-        """Learn what a header-only prediction costs."""
-        with self._lock:
-            self._learn({"header": seconds})
 
     def _learn(self, rates: dict[str, float]) -> None:
         for name, value in rates.items():

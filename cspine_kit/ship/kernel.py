@@ -5,9 +5,10 @@ In: a competition folder and a bundle. Out: `submission.csv`, and beside it `ker
 
     report = run_kernel(Path("/kaggle/input/..."), bundle, Path("submission.csv"))
 
-A complete submission of priors is written before anything heavy and replaced atomically as studies
-finish. Processes read ahead (`reading`), one thread for each device runs the networks (`worker`),
-the governor keeps the time. A study that fails costs no other; the log says why.
+A complete submission of priors is written before anything heavy, then what headers alone say about
+every study; it is replaced atomically as studies finish. Processes read ahead (`reading`), one
+thread for each device runs the networks (`worker`), the governor keeps the time. A study that fails
+costs no other; the log says why.
 """
 
 import contextlib
@@ -25,7 +26,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from cspine_kit.core.anatomy import TARGETS
-from cspine_kit.core.config import Config
+from cspine_kit.core.config import Config, load_config
 from cspine_kit.core.execution import usable_cores
 from cspine_kit.core.paths import Competition, is_safe_uid
 from cspine_kit.core.runs import (
@@ -49,7 +50,7 @@ from cspine_kit.ship.submission import (
     read_submission,
     write_submission,
 )
-from cspine_kit.ship.worker import Answer, Worker, answers
+from cspine_kit.ship.worker import Answer, Worker, answers, header_answers
 
 PUBLIC_PRIORS = dict(
     zip(TARGETS, (0.103, 0.193, 0.051, 0.075, 0.110, 0.184, 0.256, 0.531), strict=True)
@@ -61,6 +62,9 @@ WRITE_EVERY_S = 1.0
 
 LAST_WAITS_S = (1.0, 3.0, 6.0)
 """Between tries of the last write."""
+
+HEADERS_SHARE = 0.1
+"""Share of the time limit that header predictions may take before the networks."""
 
 RESERVE_SHARE = 0.05
 """The reserve takes no more than this share of a short time limit."""
@@ -166,7 +170,7 @@ def _stoppable() -> Iterator[None]:
 
 def _answers(
     competition: Competition,
-    uids: Sequence[str],
+    submission: Submission,
     bundle: Path,
     scratch: Path,
     log: KernelLog,
@@ -174,25 +178,39 @@ def _answers(
     started_s: float,
     hours: float | None,
 ) -> Iterator[Answer]:
-    """One answer for every study; torch and LightGBM are first imported here."""
-    folders, causes = _folders(competition, uids)
+    """One answer for every study; torch and LightGBM are first imported here.
+
+    What headers say about all of them is put into the submission before the networks are loaded.
+    """
+    folders, causes = _folders(competition, list(submission.rows_of))
     for uid, cause in causes.items():
         yield Answer(uid, "priors", cause=cause)
     files = {uid: len(list_files(folder)) for uid, folder in folders.items()}
+    fallbacks = {uid: Answer(uid, "priors") for uid in folders}
     try:
+        from cspine_kit.stack.fallback import HeaderFallback
+
+        root = open_bundle(bundle, scratch / "bundle")
+        config = load_config(root / "config.yaml")
+        limit_s = 3600.0 * (hours or config.kernel.hours)
+        headers = HeaderFallback.load(root / "stack" / "header")
+        fallbacks = header_answers(headers, folders, HEADERS_SHARE * limit_s)
+        known = [a for a in fallbacks.values() if a.probs is not None]
+        for answer in known:
+            submission.put(answer.study_uid, answer.probs)
+        submission.write()
+        log.write("headers_written", studies=len(known))
+
         from cspine_kit.ship.ensemble import Ensemble
         from cspine_kit.vision.predict import devices, set_device_threads
 
-        root = open_bundle(bundle, scratch / "bundle")
         ensembles = [Ensemble(root, device) for device in devices()]
-        config = ensembles[0].config
         set_device_threads(config)
-    except Exception as error:  # noqa: BLE001 - without models the priors still stand
+    except Exception as error:  # noqa: BLE001 - without models what is written stands
         cause = f"no models: {cause_of(error)}"
         log.write("models_unusable", cause=cause)
-        yield from (Answer(uid, "priors", cause=cause) for uid in folders)
+        yield from (answer.because(cause) for answer in fallbacks.values())
         return
-    limit_s = 3600.0 * (hours or config.kernel.hours)
     reserve_s = min(60.0 * config.kernel.reserve_minutes, RESERVE_SHARE * limit_s)
     readers = config.kernel.readers or max(1, usable_cores() - 1)
     governor = Governor(
@@ -211,7 +229,7 @@ def _answers(
         efforts=[str(effort) for effort in governor.efforts],
         seconds_left=round(governor.left_s, 1),
     )
-    workers = [Worker(ensemble, governor, folders, files) for ensemble in ensembles]
+    workers = [Worker(e, governor, folders, files, fallbacks) for e in ensembles]
     with ReadAhead(folders, config.cache, scratch, readers=readers) as readings:
         full = str(governor.efforts[0])
         for answer in answers(workers, readings, len(folders)):
@@ -262,7 +280,7 @@ def run_kernel(
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch, _stoppable():
         stream = _answers(
             competition,
-            list(submission.rows_of),
+            submission,
             bundle,
             Path(scratch),
             log,

@@ -5,9 +5,9 @@ In: events. Out: `kernel_log.jsonl`, flushed as they happen. Example::
     log = KernelLog(Path("kernel_log.jsonl"))
     log.write("study", study_uid=uid, source="image", total_s=3.1)
 
-Events: `priors_written`, `bundle` (or `models_unusable`), `study` (source `image`,
-`header_levels`, `header` or `priors`, with a `cause` where it is not `image`), `fault`, `degraded`,
-`stopped`, `end`. A log that cannot be written costs nothing but itself.
+Events: `priors_written`, `headers_written`, `bundle` (or `models_unusable`), `study` (source
+`image`, `header_levels`, `header` or `priors`, with a `cause` where it is not `image`), `fault`,
+`degraded`, `stopped`, `end`. A log that cannot be written costs nothing but itself.
 """
 
 import json

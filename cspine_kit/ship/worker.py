@@ -3,26 +3,29 @@
 In: `Reading`s, an `Ensemble` for each device, a `Governor`. Out: `Answer`s as they are done.
 Example::
 
-    for answer in answers([Worker(ensemble, governor, folders, files)], readings, len(folders)):
+    fallbacks = header_answers(headers, folders, wait_s=60.0)
+    worker = Worker(ensemble, governor, folders, files, fallbacks)
+    for answer in answers([worker], readings, len(folders)):
         submission.put(answer.study_uid, answer.probs)
 
-A study falls back from the image chain (whose vertebra levels may come from headers) to a
-prediction from headers alone, to nothing: then the priors stand.
+A study falls back from the image chain (whose vertebra levels may come from headers) to the
+prediction from headers alone, made for all before any network, to nothing: then the priors stand.
 """
 
 import queue
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import pandas as pd
 
 from cspine_kit.core.anatomy import TARGETS
 from cspine_kit.core.errors import StudyError
 from cspine_kit.data.dicom import read_geometry
+from cspine_kit.data.geometry import Geometry
 from cspine_kit.ship.governor import Costs, Effort, Governor
 from cspine_kit.ship.reading import ReadAhead, Reading, cause_of
 
@@ -47,6 +50,53 @@ class Answer:
     faults: Mapping[str, str] = field(default_factory=dict)
     details: Mapping[str, object] = field(default_factory=dict)
 
+    def because(self, cause: str) -> "Answer":
+        """This fallback, with the reason why it is needed before its own."""
+        own = [f"headers: {self.cause}"] if self.cause else []
+        return replace(self, cause="; ".join([cause, *own]))
+
+
+class HeaderModel(Protocol):
+    """What predicts from headers: `stack.fallback.HeaderFallback`."""
+
+    def predict(self, geometry: Geometry) -> dict[str, float]:
+        """Probability of each target."""
+
+
+def _from_headers(headers: HeaderModel, uid: str, folder: Path) -> Answer:
+    try:
+        probs = pd.Series(headers.predict(read_geometry(folder, uid)))
+        probs = probs.reindex(list(TARGETS)).astype(float)
+        if not probs.between(0, 1, inclusive="neither").all():
+            raise StudyError(uid, "a probability outside (0, 1)")
+    except Exception as error:  # noqa: BLE001 - the priors stand
+        return Answer(uid, "priors", cause=cause_of(error))
+    return Answer(uid, "header", probs=probs)
+
+
+def header_answers(
+    headers: HeaderModel, folders: Mapping[str, Path], wait_s: float
+) -> dict[str, Answer]:
+    """What headers alone say about every study, or why they say nothing.
+
+    It takes milliseconds for each, and no more than `wait_s` seconds in all: a file that hangs
+    costs those that come after it their header prediction, not the run.
+    """
+    found: dict[str, Answer] = {}
+    end_s = time.monotonic() + wait_s
+
+    def work() -> None:
+        for uid, folder in folders.items():
+            if time.monotonic() > end_s:
+                return
+            found[uid] = _from_headers(headers, uid, folder)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(wait_s)
+    late = f"not read within {wait_s:.1f} s"
+    return {uid: found.get(uid) or Answer(uid, "priors", cause=late) for uid in folders}
+
 
 class Worker:
     """Answers for one device.
@@ -55,6 +105,7 @@ class Worker:
         ensemble: its networks.
         governor: shared by all devices.
         folders, files: folder and number of files of every study.
+        fallbacks: of `header_answers`.
     """
 
     def __init__(
@@ -63,9 +114,10 @@ class Worker:
         governor: Governor,
         folders: Mapping[str, Path],
         files: Mapping[str, int],
+        fallbacks: Mapping[str, Answer],
     ) -> None:
         self.ensemble, self.governor = ensemble, governor
-        self.folders, self.files = folders, files
+        self.folders, self.files, self.fallbacks = folders, files, fallbacks
 
     def answer(self, reading: Reading) -> Answer:
         """The best that can be said about one study in the time there is; never raises."""
@@ -76,12 +128,9 @@ class Worker:
         elif cause is None:
             try:
                 return self._from_image(reading, effort)
-            except Exception as error:  # noqa: BLE001 - headers may still speak for it
+            except Exception as error:  # noqa: BLE001 - headers have spoken for it
                 cause = cause_of(error)
-        try:
-            return self._from_headers(uid, str(cause))
-        except Exception as error:  # noqa: BLE001 - the priors stand
-            return Answer(uid, "priors", cause=f"{cause}; headers: {cause_of(error)}")
+        return self.fallbacks[uid].because(str(cause))
 
     def _from_image(self, reading: Reading, effort: Effort) -> Answer:
         uid, volume = reading.study_uid, reading.open()
@@ -110,22 +159,6 @@ class Worker:
                 "stack_s": round(costs.stack_s, 4),
             },
         )
-
-    def _from_headers(self, uid: str, cause: str) -> Answer:
-        """The prediction from headers alone.
-
-        Raises:
-            StudyError: no time is left, or no header can be read.
-        """
-        if self.governor.left_s <= 0:
-            raise StudyError(uid, "the time is over")
-        start = time.monotonic()
-        probs = pd.Series(self.ensemble.headers.predict(read_geometry(self.folders[uid], uid)))
-        probs = probs.reindex(list(TARGETS)).astype(float)
-        if not probs.between(0, 1, inclusive="neither").all():
-            raise StudyError(uid, "a probability outside (0, 1)")
-        self.governor.measured_header(time.monotonic() - start)
-        return Answer(uid, "header", probs=probs, cause=cause)
 
 
 def answers(workers: Sequence[Worker], readings: ReadAhead, count: int) -> Iterator[Answer]:

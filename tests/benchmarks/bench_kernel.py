@@ -61,7 +61,7 @@ def kernel_seconds(ensemble: Ensemble, folders: dict[str, Path]) -> float:
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch,
         ReadAhead(folders, ensemble.config.cache, Path(scratch), readers=1) as readings,
     ):
-        worker = Worker(ensemble, governor, folders, files)
+        worker = Worker(ensemble, governor, folders, files, {})
         stream = answers([worker], readings, len(folders))
         next(stream)  # the readers have started
         start = time.perf_counter()

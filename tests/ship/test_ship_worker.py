@@ -1,5 +1,6 @@
 """Graded fallback: what each study is given when something under it gives way."""
 
+import threading
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +14,7 @@ from cspine_kit.ship import worker
 from cspine_kit.ship.ensemble import Ensemble, Prediction
 from cspine_kit.ship.governor import Costs, Effort, Governor
 from cspine_kit.ship.reading import Reading
-from cspine_kit.ship.worker import Worker, answers
+from cspine_kit.ship.worker import Worker, answers, header_answers
 
 UID = "1.2.3"
 EFFORT = Effort(1, 1, ("a",))
@@ -53,7 +54,8 @@ def _make(tmp_path, monkeypatch):
     def make(reading=read, deadline=100.0, **changes):
         ensemble = FakeEnsemble(**changes)
         governor = Governor([EFFORT], deadline_s=deadline, files=3, studies=1, clock=lambda: 0.0)
-        return Worker(ensemble, governor, {UID: tmp_path}, {UID: 3}).answer(reading)
+        fallbacks = header_answers(ensemble.headers, {UID: tmp_path}, wait_s=60.0)
+        return Worker(ensemble, governor, {UID: tmp_path}, {UID: 3}, fallbacks).answer(reading)
 
     return make
 
@@ -97,8 +99,25 @@ def test_a_header_probability_out_of_range_is_not_taken(make):
 
 
 def test_no_time_is_a_cause(make):
-    assert "no time" in make(deadline=-1.0).cause
-    assert make(deadline=-1.0).source == "priors"
+    answer = make(deadline=-1.0)
+    assert "no time" in answer.cause
+    assert answer.source == "header" and answer.probs["C1"] == 0.1
+
+
+def test_headers_that_hang_cost_only_the_wait(tmp_path, monkeypatch):
+    monkeypatch.setattr(worker, "read_geometry", lambda folder, uid: uid)
+    hang = threading.Event()
+
+    def predict(uid):
+        if uid == "1.2":
+            hang.wait()
+        return dict.fromkeys(TARGETS, 0.1)
+
+    folders = dict.fromkeys(["1.1", "1.2", "1.3"], tmp_path)
+    found = header_answers(SimpleNamespace(predict=predict), folders, wait_s=0.3)
+    hang.set()
+    assert [a.source for a in found.values()] == ["header", "priors", "priors"]
+    assert "0.3 s" in found["1.2"].cause and "0.3 s" in found["1.3"].because("no GPU").cause
 
 
 def test_every_reading_gets_one_answer_from_some_device(tmp_path, monkeypatch):
@@ -106,7 +125,8 @@ def test_every_reading_gets_one_answer_from_some_device(tmp_path, monkeypatch):
     uids = [f"1.{i}" for i in range(20)]
     governor = Governor([EFFORT], deadline_s=1e9, files=60, studies=20)
     folders, files = dict.fromkeys(uids, tmp_path), dict.fromkeys(uids, 3)
-    workers = [Worker(FakeEnsemble(), governor, folders, files) for _ in range(2)]
+    fallbacks = header_answers(FakeEnsemble().headers, folders, wait_s=60.0)
+    workers = [Worker(FakeEnsemble(), governor, folders, files, fallbacks) for _ in range(2)]
     waiting = iter([Reading(uid, 0.1, cause="unread") for uid in uids])
     seen = [a.study_uid for a in answers(workers, waiting, len(uids))]
     assert sorted(seen) == sorted(uids)

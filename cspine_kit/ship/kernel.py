@@ -63,8 +63,9 @@ WRITE_EVERY_S = 1.0
 LAST_WAITS_S = (1.0, 3.0, 6.0)
 """Between tries of the last write."""
 
-HEADERS_SHARE = 0.1
-"""Share of the time limit that header predictions may take before the networks."""
+HEADERS_SHARE, HEADERS_MAX_S = 0.1, 300.0
+"""Header predictions may take this share of the time limit before the networks, but no longer than
+this: it is what a file that hangs costs all others."""
 
 RESERVE_SHARE = 0.05
 """The reserve takes no more than this share of a short time limit."""
@@ -194,7 +195,7 @@ def _answers(
         config = load_config(root / "config.yaml")
         limit_s = 3600.0 * (hours or config.kernel.hours)
         headers = HeaderFallback.load(root / "stack" / "header")
-        fallbacks = header_answers(headers, folders, HEADERS_SHARE * limit_s)
+        fallbacks = header_answers(headers, folders, min(HEADERS_SHARE * limit_s, HEADERS_MAX_S))
         known = [a for a in fallbacks.values() if a.probs is not None]
         for answer in known:
             submission.put(answer.study_uid, answer.probs)

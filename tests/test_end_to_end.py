@@ -18,10 +18,10 @@ from chain import CHAIN, CONFIG, folder_of
 from cspine_kit.cli import main
 from cspine_kit.core.anatomy import LEVELS, TARGETS
 from cspine_kit.core.tables import read_table
-from cspine_kit.data.volumes import read_volume
-from cspine_kit.ship.bundle import open_bundle
-from cspine_kit.ship.ensemble import Ensemble
-from cspine_kit.ship.kernel import run_kernel
+from cspine_kit.data.volumes.volume import read_volume
+from cspine_kit.infer.ensemble import Ensemble
+from cspine_kit.infer.manifest import open_bundle
+from cspine_kit.infer.run import run_kernel
 
 ROOT = Path(__file__).resolve().parents[1]
 HEARING = """

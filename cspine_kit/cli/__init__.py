@@ -9,10 +9,11 @@ import logging
 import sys
 
 from cspine_kit import __version__
-from cspine_kit.cli import data, phantom, ship, stack, vision
+from cspine_kit.cli import data, infer, phantom, ship, show, stack, vision
 from cspine_kit.core.errors import CSpineError, SubmissionError
 
-VERBS = phantom.VERBS | data.VERBS | vision.VERBS | stack.VERBS | ship.VERBS
+ROOMS = (phantom, data, vision, stack, infer, ship, show)
+VERBS = {name: verb for room in ROOMS for name, verb in room.VERBS.items()}
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -43,7 +43,7 @@ def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _inspect(args: argparse.Namespace) -> int:
-    from cspine_kit.data.inspect import draw_study, inspect_study
+    from cspine_kit.data.inspect import inspect_study
 
     facts, study = inspect_study(args.folder)
     if args.json:
@@ -56,6 +56,8 @@ def _inspect(args: argparse.Namespace) -> int:
                 for key, text in value.items():
                     print(f"  {key}: {text}")
     if args.png is not None:
+        from cspine_kit.show.study import draw_study
+
         draw_study(study, args.png)
     return 0
 

@@ -1,4 +1,4 @@
-"""Verbs of the phantom room: synthetic competitions and pictures of studies."""
+"""Verbs of the phantom room: synthetic competitions."""
 
 from __future__ import annotations
 
@@ -59,31 +59,15 @@ def _spec(args: argparse.Namespace) -> PhantomConfig:
 def _phantom(args: argparse.Namespace) -> int:
     spec = _spec(args)
     if args.hostile:
-        from cspine_kit.phantom.hostile import write_hostile
+        from cspine_kit.phantom.competition.hostile import write_hostile
 
         write_hostile(args.out, seed=spec.seed, size_px=spec.size_px, jobs=args.jobs)
         print(f"hostile competition in {args.out}; {args.out / 'manifest.csv'} says what is wrong")
         return 0
-    from cspine_kit.phantom.competition import write_competition
+    from cspine_kit.phantom.competition.write import write_competition
 
     write_competition(args.out, spec, jobs=args.jobs)
     print(f"phantom competition in {args.out}")
-    return 0
-
-
-def _montage_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="study folders")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="PNG")
-
-
-def _montage(args: argparse.Namespace) -> int:
-    from cspine_kit.data.dicom import read_study
-    from cspine_kit.phantom.montage import write_montage
-
-    studies = [read_study(folder) for folder in args.folders]
-    rows = [(s.study_uid, s.hu, s.spacing_mm) for s in studies]
-    write_montage(args.out, rows)
-    print(f"{len(rows)} studies in {args.out}")
     return 0
 
 
@@ -93,11 +77,5 @@ VERBS = {
         "cspine phantom --out data/phantom --studies 20 --test-studies 5 --seed 1 --size 256",
         _phantom_arguments,
         _phantom,
-    ),
-    "montage": Verb(
-        "several studies side by side: sagittal, coronal and axial views",
-        "cspine montage train_images/1.2.826.0.1.3680043.6200 real_ct --out montage.png",
-        _montage_arguments,
-        _montage,
     ),
 }

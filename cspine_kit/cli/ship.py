@@ -1,7 +1,6 @@
-"""Verbs of the ship room: bundle, push, kernel, scores, ledger, levels, state of a run."""
+"""Verbs of the ship room: bundle, push, rehearsal, Kaggle's pins, metric probes."""
 
 import argparse
-import json
 from pathlib import Path
 
 from cspine_kit.cli.verb import (
@@ -11,10 +10,8 @@ from cspine_kit.cli.verb import (
     Verb,
     config_argument,
     ensure_competition,
-    no_arguments,
     open_run,
 )
-from cspine_kit.core.errors import ConfigError
 
 CONSTRAINTS = Path("constraints-kaggle.txt")
 
@@ -26,8 +23,8 @@ def _bundle_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _bundle(args: argparse.Namespace) -> int:
-    from cspine_kit.ship.bundle import build_bundle, sizes_of, write_kernel_metadata
-    from cspine_kit.ship.constraints import write_probe_metadata
+    from cspine_kit.ship.bundle.build import build_bundle, sizes_of, write_kernel_metadata
+    from cspine_kit.ship.rehearsal.constraints import write_probe_metadata
 
     config, paths = open_run(args)
     out = args.out or paths.bundle
@@ -56,78 +53,13 @@ def _push_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _push(args: argparse.Namespace) -> int:
-    from cspine_kit.ship.push import dry_run, push
+    from cspine_kit.ship.kaggle.push import dry_run, push
 
     config, paths = open_run(args)
     if args.dry_run:
         print(dry_run(config, paths, args.kernel_folder))
         return 0
     print(push(config, paths, args.kernel_folder, submitting=args.submit, message=args.message))
-    return 0
-
-
-def _kernel_arguments(parser: argparse.ArgumentParser) -> None:
-    config_argument(parser, required=False)
-    parser.add_argument("--competition", type=Path, metavar="DIR")
-    parser.add_argument("--bundle", type=Path, metavar="DIR")
-    parser.add_argument("--out", type=Path, metavar="FILE")
-    parser.add_argument("--hours", type=float, metavar="H", help="time limit; else the bundle's")
-
-
-def _kernel(args: argparse.Namespace) -> int:
-    from cspine_kit.core.execution import tune_process
-
-    tune_process()
-    from cspine_kit.ship.kernel import run_kernel, run_kernel_of
-
-    if args.config is not None:
-        config, paths = open_run(args)
-        out = SUBMISSIONS / config.name / "submission.csv"
-        print(run_kernel_of(config, paths.bundle, out))
-        return 0
-    if not (args.competition and args.bundle and args.out):
-        raise ConfigError("kernel needs --competition, --bundle and --out, or --config")
-    report = run_kernel(args.competition, args.bundle, args.out, hours=args.hours)
-    print(report.summary())
-    return 0
-
-
-def _score_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", type=Path, nargs="?", metavar="FILE", help="submission.csv")
-    parser.add_argument("--truth", type=Path, metavar="CSV", help="train.csv's shape or row_id,...")
-    parser.add_argument("--json", action="store_true")
-    config_argument(parser, required=False)
-
-
-def _score(args: argparse.Namespace) -> int:
-    if args.config is not None:
-        from cspine_kit.ship.results import run_results
-
-        config, paths = open_run(args)
-        print(run_results(config, paths, SUBMISSIONS))
-        return 0
-    if args.file is None or args.truth is None:
-        raise ConfigError("score needs FILE and --truth, or --config")
-    from cspine_kit.ship.submission import score_submission
-
-    score = score_submission(args.file, args.truth)
-    if args.json:
-        print(json.dumps(score, indent=2))
-        return 0
-    for form, letter in (("per_exam", "A, per exam"), ("global", "B, global")):
-        low, high = score[f"metric_{form}_interval"]
-        value = score[f"metric_{form}"]
-        print(f"metric {letter:12s} {value:.4f}  (95 % interval {low:.4f} to {high:.4f})")
-    print(f"studies {score['n_studies']}; plain log loss per target:")
-    for target, loss in score["per_target"].items():
-        print(f"  {target:16s} {loss:.4f}")
-    return 0
-
-
-def _leaderboard(args: argparse.Namespace) -> int:
-    from cspine_kit.ship.leaderboard import read_ledger, render
-
-    print(render(read_ledger(SUBMISSIONS / "leaderboard.csv")))
     return 0
 
 
@@ -139,53 +71,10 @@ def _probes_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _probes(args: argparse.Namespace) -> int:
-    from cspine_kit.ship.probes import write_probes
+    from cspine_kit.ship.kaggle.probes import write_probes
 
     probes = write_probes(args.labels, args.test, args.out)
     print(probes.expected.to_json(orient="records", indent=2) if args.json else probes.text)
-    return 0
-
-
-def _levels_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, metavar="FOLDER")
-    parser.add_argument("--bundle", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--png", type=Path, metavar="FILE", help="draw them on the sagittal view")
-
-
-def _levels(args: argparse.Namespace) -> int:
-    from cspine_kit.core.execution import tune_process
-
-    tune_process()
-    from cspine_kit.ship.levels import draw_levels, study_levels
-
-    found = study_levels(args.folder, args.bundle)
-    result = found.as_dict()
-    if args.json:
-        print(json.dumps(result, indent=2))
-    else:
-        print(f"{'level':6s} {'slices':>11s} {'center z mm':>12s} {'confidence':>11s}  source")
-        for level, row in result["levels"].items():
-            slices = f"{row['first_slice']}..{row['last_slice']}"
-            print(
-                f"{level:6s} {slices:>11s} {row['center_z_mm']:12.1f} {row['confidence']:11.3f}"
-                f"  {row['source']}"
-            )
-    if args.png is not None:
-        draw_levels(found, args.png)
-    return 0
-
-
-def _info_arguments(parser: argparse.ArgumentParser) -> None:
-    config_argument(parser, required=False)
-    parser.add_argument("--json", action="store_true")
-
-
-def _info(args: argparse.Namespace) -> int:
-    from cspine_kit.ship.info import describe, render
-
-    state = describe(args.config or Path("configs/demo.yaml"), OOF_ROOT, SUBMISSIONS)
-    print(json.dumps(state, indent=2) if args.json else render(state))
     return 0
 
 
@@ -208,14 +97,14 @@ def _rehearse(args: argparse.Namespace) -> int:
     from cspine_kit.core.config import PhantomConfig
     from cspine_kit.core.paths import Competition
     from cspine_kit.core.runs import publish
-    from cspine_kit.phantom.competition import GENERATOR, write_competition
-    from cspine_kit.phantom.hostile import write_hostile
-    from cspine_kit.ship.constraints import read_pins
-    from cspine_kit.ship.environment import build_environment
-    from cspine_kit.ship.rehearsal_inputs import Inputs
-    from cspine_kit.ship.rehearsal_page import render_page
-    from cspine_kit.ship.rehearse import rehearse
-    from cspine_kit.ship.sandbox import Sandbox, best_isolation
+    from cspine_kit.phantom.competition.hostile import write_hostile
+    from cspine_kit.phantom.competition.write import GENERATOR, write_competition
+    from cspine_kit.ship.rehearsal.constraints import read_pins
+    from cspine_kit.ship.rehearsal.environment import build_environment
+    from cspine_kit.ship.rehearsal.inputs import Inputs
+    from cspine_kit.ship.rehearsal.page import render_page
+    from cspine_kit.ship.rehearsal.rehearse import rehearse
+    from cspine_kit.ship.rehearsal.sandbox import Sandbox, best_isolation
 
     config, paths = open_run(args)
     ensure_competition(config)
@@ -254,7 +143,7 @@ def _constraints_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _constraints(args: argparse.Namespace) -> int:
-    from cspine_kit.ship.constraints import refresh
+    from cspine_kit.ship.rehearsal.constraints import refresh
 
     changes = refresh(args.probe, args.out)
     print("\n".join([f"{args.out}: {len(changes)} packages changed", *changes]))
@@ -274,12 +163,6 @@ VERBS = {
         _push_arguments,
         _push,
     ),
-    "kernel": Verb(
-        "run the very inference that Kaggle runs",
-        "cspine kernel --competition DIR --bundle DIR --out submission.csv",
-        _kernel_arguments,
-        _kernel,
-    ),
     "rehearse": Verb(
         "run the bundle as Kaggle will: its packages, paths and limits, on hostile studies too",
         f"cspine rehearse {DEMO}",
@@ -292,29 +175,10 @@ VERBS = {
         _constraints_arguments,
         _constraints,
     ),
-    "score": Verb(
-        "metric A and B of a submission; with --config the results table and a ledger row",
-        "cspine score submission.csv --truth solution.csv --json",
-        _score_arguments,
-        _score,
-    ),
     "probes": Verb(
         "two constant submissions that would settle the server's metric form",
         "cspine probes --labels train.csv --test test.csv --out submissions/probes",
         _probes_arguments,
         _probes,
     ),
-    "leaderboard": Verb(
-        "local ledger beside the real final leaderboard",
-        "cspine leaderboard",
-        no_arguments,
-        _leaderboard,
-    ),
-    "levels": Verb(
-        "decoded vertebra levels of one study",
-        "cspine levels FOLDER --bundle oof/demo/bundle --png levels.png",
-        _levels_arguments,
-        _levels,
-    ),
-    "info": Verb("what exists, what is stale, what is next", "cspine info", _info_arguments, _info),
 }

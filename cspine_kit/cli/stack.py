@@ -19,7 +19,7 @@ def _stack_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _stack_headers(args: argparse.Namespace) -> int:
-    from cspine_kit.stack.headers import run_headers
+    from cspine_kit.stack.headers.fractures import run_headers
 
     if args.labels is None or args.out is None:
         raise ConfigError("stack --headers needs --labels CSV and --out DIR as well")
@@ -50,7 +50,7 @@ def _stack(args: argparse.Namespace) -> int:
     if args.json:
         print(scores.to_json(orient="records", indent=2))
         return 0
-    from cspine_kit.stack.scores import render_scores
+    from cspine_kit.stack.scores.table import render_scores
 
     print(render_scores(scores))
     return 0
@@ -66,7 +66,7 @@ def _headers_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _headers(args: argparse.Namespace) -> int:
-    from cspine_kit.stack.vertebra_headers import render, run_vertebra_headers
+    from cspine_kit.stack.headers.vertebrae import render, run_vertebra_headers
 
     result = run_vertebra_headers(
         args.slices, args.presence, args.out, folds=args.folds, seed=args.seed

@@ -47,7 +47,7 @@ def open_run(args: argparse.Namespace) -> tuple[Any, Any]:
 def ensure_competition(config: Any) -> None:
     """Write the phantom competition where the config asks for one and it is not there yet."""
     if config.competition.phantom is not None:
-        from cspine_kit.phantom.competition import write_competition
+        from cspine_kit.phantom.competition.write import write_competition
 
         write_competition(
             config.competition.dir, config.competition.phantom, jobs=config.execution.jobs

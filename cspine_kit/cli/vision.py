@@ -31,7 +31,7 @@ def _oof(args: argparse.Namespace) -> int:
 
     tune_process()
     from cspine_kit.data.stages import prepare
-    from cspine_kit.ship.plan import describe_plan
+    from cspine_kit.show.plan import describe_plan
 
     config, paths = open_run(args)
     print(describe_plan(config))

@@ -1,4 +1,4 @@
-"""The seven cervical levels, the eight targets and the metric's weights.
+"""The seven cervical levels, the eight targets, the metric's weights, the competition's size.
 
 In: nothing. Out: constants that every room uses, so that an order or a weight is written once.
 Example: `for level in LEVELS: ...`.
@@ -6,6 +6,8 @@ Example: `for level in LEVELS: ...`.
 
 LEVELS: tuple[str, ...] = ("C1", "C2", "C3", "C4", "C5", "C6", "C7")
 """Cervical vertebrae from head to chest. Array axes over levels follow this order."""
+
+N_LEVELS = len(LEVELS)
 
 OVERALL = "patient_overall"
 """1 where any level is fractured; equals max(C1..C7) in all 2,019 rows of train.csv."""
@@ -21,3 +23,6 @@ POSITIVE_FACTOR = 2.0
 
 SPINE_LABEL_COUNT = 7
 """Mask labels 1..7 are C1..C7; 8..19 are T1..T12; 0 is background (competition data page)."""
+
+REAL_STUDIES, REAL_SLICES, REAL_MASKED = 2019, 711_601, 87
+"""The real training set: train.csv, the header table, and the published segmentations."""

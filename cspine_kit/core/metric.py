@@ -23,12 +23,9 @@ from cspine_kit.core.anatomy import (
     TARGETS,
 )
 from cspine_kit.core.errors import CSpineError
+from cspine_kit.core.numbers import FloatArray, log_losses
 
 Form = Literal["per_exam", "global"]
-FloatArray = NDArray[np.float64]
-
-LOG_CLIP = 1e-15
-"""Probabilities are clipped to [1e-15, 1 - 1e-15] before the log, as MLE-bench's grader does."""
 
 _NEGATIVE_WEIGHTS = np.array([LEVEL_WEIGHT] * len(LEVELS) + [OVERALL_WEIGHT])
 
@@ -56,14 +53,6 @@ def row_weights(labels: NDArray[np.generic], form: Form = "per_exam") -> FloatAr
         per_exam: FloatArray = w / w.sum(axis=1, keepdims=True) / len(w)
         return per_exam
     return np.asarray(w / w.sum(), dtype=np.float64)
-
-
-def log_losses(labels: NDArray[np.generic], probs: NDArray[np.generic]) -> FloatArray:
-    """Unweighted log loss of every (study, target), shape (n, 8)."""
-    y = np.asarray(labels, dtype=np.float64)
-    p = np.clip(np.asarray(probs, dtype=np.float64), LOG_CLIP, 1.0 - LOG_CLIP)
-    losses: FloatArray = -(y * np.log(p) + (1.0 - y) * np.log1p(-p))
-    return losses
 
 
 def metric(

@@ -15,6 +15,12 @@ from cspine_kit.core.errors import DataError
 
 Split = Literal["train", "test"]
 
+BOXES_CSV_COLUMNS = ("StudyInstanceUID", "x", "y", "width", "height", "slice_number")
+"""Header of train_bounding_boxes.csv; slice_number is the number in the file's name."""
+
+SUBMISSION, KERNEL_LOG = "submission.csv", "kernel_log.jsonl"
+"""What a kernel leaves in its working folder."""
+
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 _UID_LIMIT = 64
 """DICOM PS3.5 section 9.1: digits and dots, at most 64 characters."""

@@ -29,6 +29,9 @@ SPINE_BOX_COLUMNS: tuple[str, ...] = ("spine_y0", "spine_x0", "spine_y1", "spine
 """Box around C1..C7 on one slice, in pixels of the native DICOM grid (all in-plane positions in
 tables are native pixels, so that they draw on the files as they are)."""
 
+BOX_COLUMNS: tuple[str, ...] = ("box_x", "box_y", "box_w", "box_h")
+"""Fracture box on one slice, pixels of the native DICOM grid."""
+
 SHOWN_ROWS = 5
 
 
@@ -66,11 +69,11 @@ CONTRACTS: dict[str, Contract] = {
             **_kinds("int", ("slice_idx",)),
             **_kinds("float", ("slice_number", "instance_number", "z_mm", "gap_mm")),
             **_kinds("float", MASK_COLUMNS, SPINE_BOX_COLUMNS),
-            **_kinds("float", ("box_x", "box_y", "box_w", "box_h")),
+            **_kinds("float", BOX_COLUMNS),
         },
         nullable=(
             *("slice_number", "instance_number", "gap_mm", *MASK_COLUMNS, *SPINE_BOX_COLUMNS),
-            *("box_x", "box_y", "box_w", "box_h"),
+            *BOX_COLUMNS,
         ),
     ),
     "volumes": Contract(

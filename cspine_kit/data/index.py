@@ -20,19 +20,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from cspine_kit.core.anatomy import LEVELS, OVERALL, TARGETS
-from cspine_kit.core.errors import DataError
+from cspine_kit.core.anatomy import LEVELS, OVERALL
 from cspine_kit.core.execution import Backend, Outcome, map_studies, require_some
-from cspine_kit.core.paths import Competition, is_safe_uid
+from cspine_kit.core.paths import BOXES_CSV_COLUMNS, Competition, is_safe_uid
 from cspine_kit.core.runs import fingerprint, is_fresh, listing_fingerprint, publish
-from cspine_kit.core.tables import CONTRACTS, MASK_COLUMNS, SPINE_BOX_COLUMNS
-from cspine_kit.data.dicom import READER_VERSION, read_geometry, read_study
-from cspine_kit.data.frames import Frames, LostFiles
-from cspine_kit.data.geometry import Geometry
+from cspine_kit.core.tables import BOX_COLUMNS, CONTRACTS, MASK_COLUMNS, SPINE_BOX_COLUMNS
+from cspine_kit.data.labels import parse_labels, read_ids
 from cspine_kit.data.masks import MaskArray, read_mask
+from cspine_kit.data.reader.dicom import READER_VERSION, read_geometry, read_study
+from cspine_kit.data.reader.frames import Frames, LostFiles
+from cspine_kit.data.reader.geometry import Geometry
 from cspine_kit.data.twins import Thumbnail, group_studies, make_thumbnail, pack, unpack
-
-BOX_COLUMNS = ("box_x", "box_y", "box_w", "box_h")
 
 Job = tuple[Path, Path | None, str]
 """Folder of the files, the mask where there is one, and the key of both."""
@@ -49,42 +47,12 @@ class Index(NamedTuple):
     failures: dict[str, str]
 
 
-def _read_csv(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
-    """A CSV of the competition with its ids as text.
-
-    Raises:
-        DataError: absent, unreadable or without these columns.
-    """
-    try:
-        frame = pd.read_csv(path, dtype={"StudyInstanceUID": str})
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
-    missing = [column for column in columns if column not in frame.columns]
-    if missing:
-        raise DataError(f"{path}: columns {missing} are missing, found {list(frame.columns)}")
-    return frame
-
-
-def read_train(competition: Competition) -> tuple[pd.DataFrame, dict[str, str]]:
-    """Labels by study_uid (columns TARGETS), and reasons where a study's rows contradict."""
-    frame = _read_csv(competition.train_csv, ("StudyInstanceUID", *TARGETS))
-    frame = frame[["StudyInstanceUID", *TARGETS]].drop_duplicates()
-    twice = frame["StudyInstanceUID"].duplicated(keep=False)
-    failures = {
-        str(uid): f"study {uid}: its rows in {competition.train_csv.name} contradict each other"
-        for uid in frame.loc[twice, "StudyInstanceUID"].unique()
-    }
-    return frame[~twice].set_index("StudyInstanceUID").astype(float), failures
-
-
 def read_boxes(competition: Competition) -> dict[str, pd.DataFrame]:
     """Boxes of each study: slice_number, box_x, box_y, box_w, box_h; empty without a file."""
     if not competition.boxes_csv.exists():
         return {}
-    columns = ("StudyInstanceUID", "x", "y", "width", "height", "slice_number")
-    frame = _read_csv(competition.boxes_csv, columns)[list(columns)].rename(
-        columns={"x": "box_x", "y": "box_y", "width": "box_w", "height": "box_h"}
-    )
+    frame = read_ids(competition.boxes_csv, BOXES_CSV_COLUMNS)[list(BOXES_CSV_COLUMNS)]
+    frame = frame.rename(columns=dict(zip(BOXES_CSV_COLUMNS[1:5], BOX_COLUMNS, strict=True)))
     frame["slice_number"] = frame["slice_number"].astype(float)
     # The real table never has two boxes on one slice; of another one's, the first counts.
     frame = frame.drop_duplicates(["StudyInstanceUID", "slice_number"])
@@ -95,7 +63,7 @@ def listed_test_studies(competition: Competition) -> list[str]:
     """Unique StudyInstanceUIDs of test.csv, in its order; none without a file."""
     if not competition.test_csv.exists():
         return []
-    frame = _read_csv(competition.test_csv, ("StudyInstanceUID",))
+    frame = read_ids(competition.test_csv, ("StudyInstanceUID",))
     return [str(uid) for uid in frame["StudyInstanceUID"].unique()]
 
 
@@ -238,7 +206,7 @@ def build_index(
     Raises:
         DataError: train.csv cannot be used, or not one study can be read.
     """
-    labels, failures = read_train(competition)
+    labels, failures = parse_labels(competition.train_csv)
     boxes = read_boxes(competition)
     wanted, skipped = _jobs(competition, exclude, list(map(str, labels.index)))
     failures.update(skipped)

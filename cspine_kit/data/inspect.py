@@ -1,6 +1,6 @@
 """What a folder of DICOM files holds, and what is wrong with it.
 
-In: a folder. Out: a JSON-ready dict, a picture. Example::
+In: a folder. Out: a JSON-ready dict. Example::
 
     found, study = inspect_study(Path("train_images/1.2.826.0.1.3680043.6200"))
     found["problems"], found["hu_sha256"]
@@ -12,17 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from cspine_kit.core.errors import StudyError
-from cspine_kit.core.runs import publish
-from cspine_kit.data.dicom import Study, list_files, read_headers, read_study
-from cspine_kit.data.header import Header
-from cspine_kit.data.neck import BEHIND_MM, Survey
-from cspine_kit.data.problems import PROBLEMS
-
-SHOWN_HU = (-300, 1200)
-"""Window of the picture."""
+from cspine_kit.data.reader.dicom import Study, list_files, read_headers, read_study
+from cspine_kit.data.reader.header import Header
+from cspine_kit.data.reader.problems import PROBLEMS
 
 
 def _series(headers: list[Header]) -> list[dict[str, Any]]:
@@ -83,44 +76,3 @@ def inspect_study(folder: Path, study_uid: str | None = None) -> tuple[dict[str,
         "unusable_files": lost,
     }
     return facts, study
-
-
-def _grey(plane: NDArray[np.int16]) -> NDArray[np.uint8]:
-    low, high = SHOWN_HU
-    share = (plane.astype(np.float32) - low) / (high - low)
-    grey: NDArray[np.uint8] = (np.clip(share, 0, 1) * 255).astype(np.uint8)
-    return grey
-
-
-def draw_study(study: Study, path: Path) -> None:
-    """Draw the axial, sagittal and coronal planes through the spine as a PNG, mm to scale.
-
-    Raises:
-        StudyError: the picture cannot be encoded.
-    """
-    import cv2
-
-    survey = Survey(study)
-    y, x = survey.center({z: survey.coarse(study.hu[z]) for z in survey.slices})
-    # The coronal view cuts through the vertebral bodies, in front of the spine's middle.
-    y = max(0.0, y - BEHIND_MM / study.spacing_mm[1])
-    y, x = round(y), round(x)
-    step_z, step_y, step_x = study.spacing_mm
-    planes = [
-        (study.hu[len(study.hu) // 2], step_y, step_x),
-        (study.hu[:, :, x], step_z, step_y),
-        (study.hu[:, y, :], step_z, step_x),
-    ]
-    pixel_mm = min(step_y, step_x)
-    views = []
-    for plane, down, right in planes:
-        rows, cols = plane.shape
-        size = (max(1, round(cols * right / pixel_mm)), max(1, round(rows * down / pixel_mm)))
-        views.append(cv2.resize(_grey(np.ascontiguousarray(plane)), size))
-    height = max(view.shape[0] for view in views)
-    padded = [np.pad(view, ((0, height - view.shape[0]), (0, 6))) for view in views]
-    done, encoded = cv2.imencode(".png", np.hstack(padded))
-    if not done:
-        raise StudyError(study.study_uid, f"its picture {path} cannot be encoded")
-    with publish(path) as temporary:
-        temporary.write_bytes(encoded.tobytes())

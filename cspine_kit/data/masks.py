@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cspine_kit.core.anatomy import SPINE_LABEL_COUNT
 from cspine_kit.core.errors import StudyError
-from cspine_kit.data.dicom import Study
+from cspine_kit.data.reader.dicom import Study
 
 MaskArray = NDArray[np.uint8]
 

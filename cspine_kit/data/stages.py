@@ -24,10 +24,10 @@ from cspine_kit.core.runs import (
     write_json,
 )
 from cspine_kit.core.tables import read_table, write_table
-from cspine_kit.data.cache import build_cache
-from cspine_kit.data.dicom import READER_VERSION
 from cspine_kit.data.folds import settle_folds
 from cspine_kit.data.index import build_index
+from cspine_kit.data.reader.dicom import READER_VERSION
+from cspine_kit.data.volumes.cache import build_cache
 
 log = logging.getLogger(__name__)
 

@@ -20,10 +20,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from cspine_kit.data.geometry import Geometry
-from cspine_kit.data.neck import Survey
-from cspine_kit.data.pixels import HuArray
-from cspine_kit.data.problems import FileError
+from cspine_kit.data.reader.geometry import Geometry
+from cspine_kit.data.reader.pixels import HuArray
+from cspine_kit.data.reader.problems import FileError
+from cspine_kit.data.volumes.neck import Survey
 
 Thumbnail = NDArray[np.uint8]
 

@@ -1,1 +1,1 @@
-"""Ship: bundles, the offline kernel, submissions and the ledger. May use every room."""
+"""Ship: the bundle, the rehearsal and the push: how a run gets to Kaggle."""

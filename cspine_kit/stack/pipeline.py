@@ -31,10 +31,11 @@ from cspine_kit.core.runs import (
     write_json,
 )
 from cspine_kit.core.tables import read_table, write_table
-from cspine_kit.stack.aggregate import aggregate
-from cspine_kit.stack.baselines import CONSTANT, MEAN_OF_MEMBERS, constant_predictions
-from cspine_kit.stack.blend import RANKED, rank_predictions
-from cspine_kit.stack.booster import (
+from cspine_kit.stack.fallback.headers import fit_fallback, read_headers
+from cspine_kit.stack.fallback.stand_ins import STAND_INS, StandIns, fit_stand_ins, rank_members
+from cspine_kit.stack.features.aggregate import aggregate
+from cspine_kit.stack.model.blend import RANKED, rank_predictions
+from cspine_kit.stack.model.stack import (
     BLEND,
     BLENDED,
     CALIBRATED,
@@ -43,13 +44,12 @@ from cspine_kit.stack.booster import (
     Stack,
     fit_stack,
 )
-from cspine_kit.stack.explain import contributions, importances
-from cspine_kit.stack.fallback import fit_fallback, read_headers
-from cspine_kit.stack.pictures import draw_calibration, draw_levels
-from cspine_kit.stack.rivals import rival_predictions
-from cspine_kit.stack.scores import score_table
-from cspine_kit.stack.shift import feature_reference
-from cspine_kit.stack.standin import STAND_INS, StandIns, fit_stand_ins, rank_members
+from cspine_kit.stack.scores.baselines import CONSTANT, MEAN_OF_MEMBERS, constant_predictions
+from cspine_kit.stack.scores.explain import contributions, importances
+from cspine_kit.stack.scores.pictures import draw_calibration, draw_levels
+from cspine_kit.stack.scores.rivals import rival_predictions
+from cspine_kit.stack.scores.shift import feature_reference
+from cspine_kit.stack.scores.table import score_table
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from cspine_kit.core.config import ModelConfig
-from cspine_kit.data.volumes import Volume, interpolation
+from cspine_kit.data.volumes.volume import Volume, interpolation
 
 Sample = dict[str, torch.Tensor]
 

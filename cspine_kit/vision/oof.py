@@ -23,6 +23,7 @@ from cspine_kit import __version__
 from cspine_kit.core.anatomy import LEVELS
 from cspine_kit.core.config import Config, ModelConfig
 from cspine_kit.core.errors import CSpineError, DataError
+from cspine_kit.core.numbers import sigmoid
 from cspine_kit.core.paths import RunPaths
 from cspine_kit.core.runs import derive_seed, file_hash, fingerprint, is_fresh, publish, stored_key
 from cspine_kit.core.tables import (
@@ -33,7 +34,7 @@ from cspine_kit.core.tables import (
     write_table,
 )
 from cspine_kit.data.folds import load_folds
-from cspine_kit.data.volumes import Volume, open_volume
+from cspine_kit.data.volumes.volume import Volume, open_volume
 from cspine_kit.vision.dataset import StackDataset, StudyView
 from cspine_kit.vision.model import load_model
 from cspine_kit.vision.names import HEADS, VERTEBRA, WEIGHTS_FILE
@@ -43,7 +44,6 @@ from cspine_kit.vision.predict import (
     predict_fracture,
     predict_vertebra,
     set_device_threads,
-    to_cached_px,
     vertebra_view,
 )
 from cspine_kit.vision.train import train_model
@@ -103,7 +103,7 @@ def _vertebra_dataset(inputs: Inputs, config: ModelConfig, fold: int) -> StackDa
         view.targets = {
             "visible": (shown[list(MASK_COLUMNS)].to_numpy() > 0).astype(np.float32),
             "box": np.hstack(
-                [to_cached_px(volume, box[:, :2]), to_cached_px(volume, box[:, 2:])]
+                [volume.to_cached_px(box[:, :2]), volume.to_cached_px(box[:, 2:])]
             ).astype(np.float32),
         }
         views.append(view)
@@ -124,7 +124,7 @@ def _visibility(view: StudyView, slices: pd.DataFrame, rows: pd.DataFrame) -> np
     scored = z_mm[rows["slice_idx"].to_numpy()]
     logits = rows[list(VERTEBRA_COLUMNS)].to_numpy()
     at = [np.interp(-z_mm[view.slice_idx], -scored, column) for column in logits.T]
-    return (1.0 / (1.0 + np.exp(-np.stack(at, axis=1)))).astype(np.float32)
+    return sigmoid(np.stack(at, axis=1), limit=np.inf).astype(np.float32)
 
 
 def _fracture_dataset(

@@ -15,18 +15,18 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 
 from cspine_kit.core.config import Config
 from cspine_kit.core.errors import StudyError
 from cspine_kit.core.execution import usable_cores
+from cspine_kit.core.numbers import FloatArray
 from cspine_kit.core.tables import FRACTURE_COLUMNS, SPINE_BOX_COLUMNS, VERTEBRA_COLUMNS
-from cspine_kit.data.crops import crop_centers, decode_levels, spine_slices
-from cspine_kit.data.volumes import Volume
+from cspine_kit.data.crops import crop_centers, spine_slices
+from cspine_kit.data.levels import decode_levels
+from cspine_kit.data.volumes.volume import Volume
 from cspine_kit.vision.dataset import StudyView, crop_side_px, spaced_slices
 from cspine_kit.vision.model import SliceModel
 
-FloatArray = NDArray[np.float64]
 Outputs = dict[str, torch.Tensor]
 
 log = logging.getLogger(__name__)
@@ -42,16 +42,6 @@ def devices() -> list[str]:
     """Every GPU that torch can use, or the CPU."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     return [f"cuda:{i}" for i in range(count)] or ["cpu"]
-
-
-def to_native_px(volume: Volume, cached_px: FloatArray) -> FloatArray:
-    """Cached (n, 2) y, x pixel positions in the pixels of the DICOM files."""
-    return np.asarray(volume.offset_px) + cached_px * np.asarray(volume.zoom)
-
-
-def to_cached_px(volume: Volume, native_px: FloatArray) -> FloatArray:
-    """Native (n, 2) y, x pixel positions in the pixels of the cached volume."""
-    return (native_px - np.asarray(volume.offset_px)) / np.asarray(volume.zoom)
 
 
 def vertebra_view(volume: Volume, model_step_mm: float) -> StudyView:
@@ -70,7 +60,7 @@ def fracture_view(volume: Volume, crops: pd.DataFrame, step_mm: float) -> StudyV
     rows = spine_slices(crops, spaced_slices(volume.z_mm, step_mm))
     if len(rows) == 0:
         raise StudyError(volume.study_uid, "no slice lies inside the decoded levels")
-    centers = to_cached_px(volume, crop_centers(crops, volume.z_mm[rows]))
+    centers = volume.to_cached_px(crop_centers(crops, volume.z_mm[rows]))
     return StudyView(volume, rows, centers)
 
 
@@ -160,8 +150,8 @@ def predict_vertebra(
     side = crop_side_px(volume, model.config)
     corners = np.array([view.corner_px(row, side) for row in range(len(view))])
     x0, y0, x1, y1 = (outputs["box"] * side).T
-    first = to_native_px(volume, np.column_stack([y0, x0]) + corners)
-    last = to_native_px(volume, np.column_stack([y1, x1]) + corners)
+    first = volume.to_native_px(np.column_stack([y0, x0]) + corners)
+    last = volume.to_native_px(np.column_stack([y1, x1]) + corners)
     rows = pd.DataFrame(outputs["visible"], columns=list(VERTEBRA_COLUMNS))
     rows[list(SPINE_BOX_COLUMNS)] = np.column_stack([first, last])
     rows.insert(0, "slice_idx", view.slice_idx)
@@ -169,7 +159,7 @@ def predict_vertebra(
 
 
 def decode_study(rows: pd.DataFrame, volume: Volume) -> pd.DataFrame:
-    """Seven ordered levels from the vertebra rows of one study (`data.crops.decode_levels`)."""
+    """Seven ordered levels from the vertebra rows of one study (`data.levels.decode_levels`)."""
     idx = rows["slice_idx"].to_numpy()
     return decode_levels(
         volume.z_mm[idx],

@@ -122,7 +122,7 @@ def main():
     try:
         install(bundle)
         from cspine_kit.core.execution import tune_process
-        from cspine_kit.ship.kernel import run_kernel
+        from cspine_kit.infer.run import run_kernel
 
         tune_process()
         spent_s = time.monotonic() - START

@@ -25,8 +25,8 @@ import pydicom
 
 from cspine_kit.core.config import load_config
 from cspine_kit.core.execution import tune_process, usable_cores
-from cspine_kit.data.dicom import read_headers, read_study
-from cspine_kit.data.volumes import Volume, read_volume
+from cspine_kit.data.reader.dicom import read_headers, read_study
+from cspine_kit.data.volumes.volume import Volume, read_volume
 from cspine_kit.vision.dataset import StudyView
 
 SIZE, REPEATS = 512, 5

@@ -21,13 +21,13 @@ from cspine_kit.core.anatomy import TARGETS
 from cspine_kit.core.execution import tune_process
 from cspine_kit.core.metric import evaluate
 from cspine_kit.core.paths import Competition
-from cspine_kit.data.dicom import list_files
-from cspine_kit.ship.bundle import open_bundle
-from cspine_kit.ship.ensemble import Ensemble
-from cspine_kit.ship.governor import Governor
-from cspine_kit.ship.reading import ReadAhead
-from cspine_kit.ship.submission import read_truth
-from cspine_kit.ship.worker import Worker, answers
+from cspine_kit.data.labels import read_labels
+from cspine_kit.data.reader.dicom import list_files
+from cspine_kit.infer.ensemble import Ensemble
+from cspine_kit.infer.governor import Governor
+from cspine_kit.infer.manifest import open_bundle
+from cspine_kit.infer.reading import ReadAhead
+from cspine_kit.infer.worker import Worker, answers
 from cspine_kit.vision.predict import forward, run_model
 
 PURE_BATCHES = 6
@@ -110,8 +110,8 @@ def throughput(ensemble: Ensemble, folders: dict[str, Path], rounds: int) -> Non
 
 def degradation(ensemble: Ensemble, folders: dict[str, Path], truth: pd.DataFrame) -> None:
     """Print loss and cost of every effort, and of the priors and headers below them."""
-    from cspine_kit.data.dicom import read_geometry
-    from cspine_kit.data.volumes import read_volume
+    from cspine_kit.data.reader.dicom import read_geometry
+    from cspine_kit.data.volumes.volume import read_volume
 
     volumes = {u: read_volume(f, ensemble.config.cache, u)[0] for u, f in folders.items()}
     labels = truth.set_index("study_uid").loc[list(folders), list(TARGETS)].to_numpy()
@@ -144,7 +144,7 @@ def main() -> None:
     args = parser.parse_args()
     tune_process()
     competition = Competition(args.competition)
-    truth = read_truth(competition.solution_csv)
+    truth = read_labels(competition.solution_csv)
     uids = truth["study_uid"].head(args.studies)
     folders = {uid: competition.images("test", uid) for uid in uids}
     with tempfile.TemporaryDirectory() as scratch:

@@ -19,7 +19,7 @@ import faults  # noqa: E402
 from chain import run_chain  # noqa: E402
 
 from cspine_kit.core.execution import tune_process  # noqa: E402
-from cspine_kit.phantom.hostile import write_hostile  # noqa: E402
+from cspine_kit.phantom.competition.hostile import write_hostile  # noqa: E402
 
 CORRUPTED, SPARED = 200, 20
 

@@ -23,10 +23,10 @@ from sklearn.model_selection import StratifiedKFold
 from cspine_kit.core.anatomy import LEVELS, OVERALL
 from cspine_kit.core.config import PhantomConfig
 from cspine_kit.core.runs import derive_seed
-from cspine_kit.data.dicom import read_study
-from cspine_kit.phantom.competition import StudyPlan, boxes_of, plan_studies, render_study
-from cspine_kit.phantom.scanner import draw_scan
-from cspine_kit.phantom.spine import draw_neck
+from cspine_kit.data.reader.dicom import read_study
+from cspine_kit.phantom.anatomy.spine import draw_neck
+from cspine_kit.phantom.competition.write import StudyPlan, boxes_of, plan_studies, render_study
+from cspine_kit.phantom.scanner.scan import draw_scan
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZE_PX = 160

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from cspine_kit.core.execution import usable_cores
-from cspine_kit.stack.segments import COLUMN_STATISTICS, Segments, column_statistics
+from cspine_kit.stack.features.segments import COLUMN_STATISTICS, Segments, column_statistics
 
 ROWS, COLUMNS, GROUPS = 711_601, 84, 14_133
 

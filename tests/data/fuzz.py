@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from cspine_kit.core.errors import StudyError
-from cspine_kit.data.dicom import read_study
-from cspine_kit.data.header import read_header
-from cspine_kit.data.pixels import decode, settle_bits, to_hu
-from cspine_kit.data.problems import PROBLEMS, FileError
+from cspine_kit.data.reader.dicom import read_study
+from cspine_kit.data.reader.header import read_header
+from cspine_kit.data.reader.pixels import decode, settle_bits, to_hu
+from cspine_kit.data.reader.problems import PROBLEMS, FileError
 
 EXTRA_MEMORY = 1 << 30
 WHOLE_EVERY = 25

@@ -9,8 +9,8 @@ import pytest
 from scans import PITCH, STEP, dataset, neck_hu, positions, write_scan
 
 from cspine_kit.core.errors import StudyError
-from cspine_kit.data.dicom import read_geometry, read_study
-from cspine_kit.data.problems import PROBLEMS
+from cspine_kit.data.reader.dicom import read_geometry, read_study
+from cspine_kit.data.reader.problems import PROBLEMS
 
 
 def rewrite(path, **changes):
@@ -248,7 +248,7 @@ def test_real_ct(real_data):
 
 def test_kernel_path_imports_no_heavy_package():
     code = (
-        "import sys; import cspine_kit.data.dicom, cspine_kit.data.volumes; "
+        "import sys; import cspine_kit.data.reader.dicom, cspine_kit.data.volumes.volume; "
         "heavy = {'kaggle','matplotlib','nibabel','wandb','sklearn','torch','pandera'}; "
         "sys.exit(str(sorted(heavy & set(sys.modules))) if heavy & set(sys.modules) else 0)"
     )

@@ -6,10 +6,10 @@ import pytest
 
 from cspine_kit.core.errors import CSpineError
 from cspine_kit.core.paths import is_safe_uid
-from cspine_kit.data.dicom import read_geometry, read_study
 from cspine_kit.data.index import build_index
-from cspine_kit.data.problems import PROBLEMS
-from cspine_kit.phantom.hostile import write_hostile
+from cspine_kit.data.reader.dicom import read_geometry, read_study
+from cspine_kit.data.reader.problems import PROBLEMS
+from cspine_kit.phantom.competition.hostile import write_hostile
 
 EXPECTED = {
     "shuffled_names": "shuffled_files",

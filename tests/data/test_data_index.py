@@ -11,9 +11,9 @@ from cspine_kit.core.errors import DataError, StudyError
 from cspine_kit.core.paths import Competition
 from cspine_kit.core.tables import check_table
 from cspine_kit.data import index as index_room
-from cspine_kit.data.dicom import read_study
 from cspine_kit.data.index import build_index
 from cspine_kit.data.masks import read_mask
+from cspine_kit.data.reader.dicom import read_study
 
 NZ, SIZE = 24, 96
 

@@ -9,8 +9,9 @@ import numpy as np
 import pydicom
 from scans import STEP, write_scan
 
-from cspine_kit.data.inspect import draw_study, inspect_study
-from cspine_kit.data.problems import PROBLEMS
+from cspine_kit.data.inspect import inspect_study
+from cspine_kit.data.reader.problems import PROBLEMS
+from cspine_kit.show.study import draw_study
 
 
 def test_facts(tmp_path):

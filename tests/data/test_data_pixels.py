@@ -12,10 +12,11 @@ from pydicom.uid import (
 )
 from scans import dataset
 
-from cspine_kit.data import isolated, pixels
-from cspine_kit.data.header import _parsed, read_header
-from cspine_kit.data.pixels import decode, stream_size, to_hu
-from cspine_kit.data.problems import FileError
+from cspine_kit.data.reader import isolated, pixels
+from cspine_kit.data.reader.header import _parsed, read_header
+from cspine_kit.data.reader.pixels import decode, to_hu
+from cspine_kit.data.reader.streams import frame_bytes, stream_size
+from cspine_kit.data.reader.problems import FileError
 
 GDCM_SYNTAX = {
     "1.2.840.10008.1.2.5": "RLELossless",
@@ -112,7 +113,7 @@ def test_each_fast_decoder_alone(tmp_path, uid):
             frame, path = frame_of(kind), tmp_path / "1.dcm"
             write_compressed(path, frame, kind, uid)
             header = read_header(tmp_path, path.name)
-            data = pixels._frame_bytes(path.read_bytes(), header.pixels_at)
+            data = frame_bytes(path.read_bytes(), header.pixels_at)
             assert np.array_equal(pixels._fast(data, header, decoder), frame), (decoder, kind)
 
 

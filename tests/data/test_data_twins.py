@@ -12,8 +12,8 @@ from scans import write_scan
 from cspine_kit.core.config import PhantomConfig, load_config
 from cspine_kit.core.errors import DataError
 from cspine_kit.core.paths import RunPaths
-from cspine_kit.data.dicom import read_geometry, read_study
-from cspine_kit.data.frames import Frames
+from cspine_kit.data.reader.dicom import read_geometry, read_study
+from cspine_kit.data.reader.frames import Frames
 from cspine_kit.data.stages import run_folds, run_index
 from cspine_kit.data.twins import (
     MOST_PER_PATIENT,
@@ -24,7 +24,7 @@ from cspine_kit.data.twins import (
     similarities,
     unpack,
 )
-from cspine_kit.phantom.competition import write_competition
+from cspine_kit.phantom.competition.write import write_competition
 
 CONFIG = Path(__file__).parents[2] / "configs" / "demo.yaml"
 SPEC = PhantomConfig(

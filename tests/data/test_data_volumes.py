@@ -10,11 +10,11 @@ from cspine_kit.core.config import CacheConfig
 from cspine_kit.core.errors import ArtifactError, DataError
 from cspine_kit.core.paths import Competition, RunPaths
 from cspine_kit.core.tables import check_table
-from cspine_kit.data import cache as cache_room
-from cspine_kit.data.cache import build_cache
-from cspine_kit.data.dicom import read_study
-from cspine_kit.data.neck import BEHIND_MM, Survey
-from cspine_kit.data.volumes import open_volume, read_volume
+from cspine_kit.data.reader.dicom import read_study
+from cspine_kit.data.volumes import cache as cache_room
+from cspine_kit.data.volumes.cache import build_cache
+from cspine_kit.data.volumes.neck import BEHIND_MM, Survey
+from cspine_kit.data.volumes.volume import open_volume, read_volume
 
 CONFIG = CacheConfig(spacing_mm=2.0, field_mm=96.0, hu_low=-500, hu_high=1500)
 

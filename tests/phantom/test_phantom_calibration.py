@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 
 from cspine_kit.core.anatomy import LEVELS
+from cspine_kit.phantom.anatomy.spine import draw_neck
 from cspine_kit.phantom.calibration import PATTERN_COUNTS, draw_labels
-from cspine_kit.phantom.scanner import draw_scan
-from cspine_kit.phantom.spine import draw_neck
+from cspine_kit.phantom.scanner.scan import draw_scan
 
 
 def test_patterns_hold_the_published_counts():

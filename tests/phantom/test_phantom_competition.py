@@ -13,12 +13,13 @@ import pytest
 from cspine_kit.core.anatomy import LEVELS, OVERALL, TARGETS
 from cspine_kit.core.config import PhantomConfig
 from cspine_kit.core.errors import DataError
-from cspine_kit.data.dicom import read_study
 from cspine_kit.data.masks import read_mask
-from cspine_kit.phantom import competition as writer
-from cspine_kit.phantom import scanner
-from cspine_kit.phantom.competition import StudyPlan, write_competition
-from cspine_kit.phantom.files import write_dicom, write_mask
+from cspine_kit.data.reader.dicom import read_study
+from cspine_kit.phantom.annotators.masks import write_mask
+from cspine_kit.phantom.competition import write as writer
+from cspine_kit.phantom.competition.write import StudyPlan, write_competition
+from cspine_kit.phantom.scanner import scan as scanner
+from cspine_kit.phantom.scanner.files import write_dicom
 
 SPEC = PhantomConfig(
     studies=5, test_studies=2, size_px=64, difficulty="easy", masked=1.0, boxed=1.0, seed=3

@@ -1,13 +1,12 @@
-"""What is drawn: injuries change only their vertebra, mimics and montage hold together."""
+"""What is drawn: injuries change only their vertebra, mimics hold together."""
 
 import numpy as np
 import pytest
 
 from cspine_kit.core.anatomy import LEVELS
-from cspine_kit.phantom.annotation import draw_boxes
-from cspine_kit.phantom.competition import StudyPlan, render_study
-from cspine_kit.phantom.injuries import KINDS
-from cspine_kit.phantom.montage import TILE_PX, montage
+from cspine_kit.phantom.annotators.boxes import draw_boxes
+from cspine_kit.phantom.competition.write import StudyPlan, render_study
+from cspine_kit.phantom.injuries.fractures import KINDS
 
 
 def study(labels, *, difficulty="easy", seed=4, size_px=96):
@@ -68,12 +67,3 @@ def test_boxes_stay_inside_and_follow_file_numbers():
         assert len(set(boxes[:, 4])) == len(boxes)
         for number in boxes[:, 4]:
             assert damage[order[int(number) - 1]].any()
-
-
-def test_montage_shows_each_study_in_a_row(healthy):
-    rows = [("a", healthy.hu, healthy.scan.spacing_mm)] * 2
-    image = montage(rows)
-    assert image.dtype == np.uint8
-    assert image.shape[0] == 2 * TILE_PX
-    assert np.array_equal(image[:TILE_PX], image[TILE_PX:])
-    assert image.max() == 255

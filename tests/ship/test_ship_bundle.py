@@ -12,9 +12,10 @@ from finished_run import Run, make_config, make_run, write_scores
 from cspine_kit import __version__
 from cspine_kit.core.errors import ArtifactError, ConfigError
 from cspine_kit.core.runs import file_hash, read_json
-from cspine_kit.ship import service
-from cspine_kit.ship.bundle import build_bundle, open_bundle, verify_bundle, write_kernel_metadata
-from cspine_kit.ship.wheelhouse import check_wheels, fill_wheelhouse, supported_tags
+from cspine_kit.infer.manifest import open_bundle, verify_bundle
+from cspine_kit.ship.bundle.build import build_bundle, write_kernel_metadata
+from cspine_kit.ship.bundle.wheelhouse import check_wheels, fill_wheelhouse, supported_tags
+from cspine_kit.ship.kaggle import service
 
 KIT_WHEEL = f"cspine_kit-{__version__}-py3-none-any.whl"
 GDCM = "python_gdcm-3.2.6-{tag}-{tag}-manylinux_2_27_x86_64.manylinux_2_28_x86_64.whl"
@@ -64,7 +65,7 @@ def test_the_same_run_gives_the_same_bytes_and_a_second_build_does_nothing(built
 def test_the_kits_wheel_holds_the_package_and_no_cache(built):
     with zipfile.ZipFile(built.paths.bundle / KIT_WHEEL) as wheel:
         names = wheel.namelist()
-    assert "cspine_kit/ship/kernel.py" in names
+    assert "cspine_kit/infer/run.py" in names
     assert not [name for name in names if "__pycache__" in name or "tests/" in name]
 
 
@@ -257,7 +258,7 @@ def test_the_wheelhouse_gets_a_wheel_for_every_python_or_says_what_is_missing(
     monkeypatch.setenv("PIP_FIND_LINKS", str(index))
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.setattr(
-        "cspine_kit.ship.wheelhouse._build_kit_wheel", lambda to: (to / KIT_WHEEL).touch()
+        "cspine_kit.ship.bundle.wheelhouse._build_kit_wheel", lambda to: (to / KIT_WHEEL).touch()
     )
     bundle = make_config(wheels=["somelib==1.0"]).bundle
     fake_wheel(index, "cp312")

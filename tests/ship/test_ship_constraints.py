@@ -12,13 +12,13 @@ import pytest
 from cspine_kit.cli import main
 from cspine_kit.core.config import load_config
 from cspine_kit.core.errors import DataError
-from cspine_kit.ship.constraints import (
+from cspine_kit.ship.kaggle.service import kernel_metadata
+from cspine_kit.ship.rehearsal.constraints import (
     KERNEL_PACKAGES,
     read_pins,
     render_pins,
     write_probe_metadata,
 )
-from cspine_kit.ship.service import kernel_metadata
 
 ROOT = Path(__file__).resolve().parents[2]
 PROBE = ROOT / "kernels" / "probe" / "probe.py"

@@ -17,10 +17,10 @@ from cspine_kit.cli import main
 from cspine_kit.core.config import resolved_yaml
 from cspine_kit.core.errors import ArtifactError, ConfigError, SubmissionError
 from cspine_kit.core.runs import file_hash, read_json, write_json
-from cspine_kit.ship.bundle import build_bundle
-from cspine_kit.ship.client_process import ClientProcess, NoAnswer, ServiceError, Waits
-from cspine_kit.ship.push import dry_run, push
-from cspine_kit.ship.push_output import check_output
+from cspine_kit.ship.bundle.build import build_bundle
+from cspine_kit.ship.kaggle.output import check_output
+from cspine_kit.ship.kaggle.process import ClientProcess, NoAnswer, ServiceError, Waits
+from cspine_kit.ship.kaggle.push import dry_run, push
 
 FAST = Waits(first_s=0.02, most_s=0.05, attempts=2, call_s=30, dataset_s=20, queue_s=20)
 DATASET, KERNEL = "me/cspine-kit-tiny-bundle", "me/cspine-kit-tiny-submit"
@@ -70,7 +70,7 @@ def uploaded(run, server) -> Run:
 @pytest.fixture
 def only_upload(monkeypatch):
     """Pushes end when the dataset is ready."""
-    monkeypatch.setattr("cspine_kit.ship.push.run_session", lambda push: None)
+    monkeypatch.setattr("cspine_kit.ship.kaggle.push.run_session", lambda push: None)
 
 
 def manifest_of(run: Run) -> str:
@@ -267,8 +267,8 @@ import os, sys
 from pathlib import Path
 from finished_run import make_config
 from cspine_kit.core.paths import RunPaths
-from cspine_kit.ship.client_process import Waits
-from cspine_kit.ship.push import push
+from cspine_kit.ship.kaggle.process import Waits
+from cspine_kit.ship.kaggle.push import push
 root, kernel = map(Path, sys.argv[1:])
 push(make_config(), RunPaths(root), kernel, waits=Waits(first_s=0.02, attempts=3))
 """

@@ -13,16 +13,16 @@ from cspine_kit.core.anatomy import TARGETS
 from cspine_kit.core.config import load_config
 from cspine_kit.core.errors import DataError
 from cspine_kit.core.paths import Competition
-from cspine_kit.phantom.hostile import write_hostile
-from cspine_kit.ship.constraints import Pins
-from cspine_kit.ship.environment import Environment
-from cspine_kit.ship.events import read_kernel_log
-from cspine_kit.ship.forecast import HIDDEN_SLICES, forecast_run
-from cspine_kit.ship.rehearsal_checks import Rehearsal, judge_hostile
-from cspine_kit.ship.rehearsal_inputs import PUBLIC_ROWS, Inputs, assemble, layouts
-from cspine_kit.ship.rehearsal_page import render_page
-from cspine_kit.ship.rehearse import rehearse
-from cspine_kit.ship.sandbox import Sandbox, best_isolation
+from cspine_kit.infer.log import read_kernel_log
+from cspine_kit.phantom.competition.hostile import write_hostile
+from cspine_kit.ship.rehearsal.checks import Rehearsal, judge_hostile
+from cspine_kit.ship.rehearsal.constraints import Pins
+from cspine_kit.ship.rehearsal.environment import Environment
+from cspine_kit.ship.rehearsal.forecast import HIDDEN_SLICES, forecast_run
+from cspine_kit.ship.rehearsal.inputs import PUBLIC_ROWS, Inputs, assemble, layouts
+from cspine_kit.ship.rehearsal.page import render_page
+from cspine_kit.ship.rehearsal.rehearse import rehearse
+from cspine_kit.ship.rehearsal.sandbox import Sandbox, best_isolation
 
 ROOT = Path(__file__).resolve().parents[2]
 KEPT_DEFECTS = ("clean", "reversed", "truncated_file", "empty_folder", "listed_twice", "no_folder")

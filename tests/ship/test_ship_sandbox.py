@@ -8,8 +8,8 @@ import pytest
 
 from cspine_kit.core.errors import ArtifactError
 from cspine_kit.core.runs import read_json
-from cspine_kit.ship.environment import build_environment
-from cspine_kit.ship.sandbox import Sandbox, best_isolation, has_gpu, session_processes
+from cspine_kit.ship.rehearsal.environment import build_environment
+from cspine_kit.ship.rehearsal.sandbox import Sandbox, best_isolation, has_gpu, session_processes
 
 HERE = Path(sys.prefix)
 PROMISES = """

@@ -8,8 +8,8 @@ from slice_tables import World
 from cspine_kit.core.anatomy import LEVELS
 from cspine_kit.core.errors import TableError
 from cspine_kit.core.tables import FRACTURE_COLUMNS, VERTEBRA_COLUMNS, check_table
-from cspine_kit.stack.aggregate import aggregate, feature_columns
-from cspine_kit.stack.segments import COLUMN_STATISTICS, Segments, column_statistics
+from cspine_kit.stack.features.aggregate import aggregate, feature_columns
+from cspine_kit.stack.features.segments import COLUMN_STATISTICS, Segments, column_statistics
 
 
 def sigmoid(x):

@@ -11,15 +11,15 @@ from cspine_kit.core.config import load_config
 from cspine_kit.core.errors import ArtifactError, TableError
 from cspine_kit.core.metric import best_constant, metric
 from cspine_kit.core.tables import MASK_COLUMNS
-from cspine_kit.data.crops import LEVEL_EXTENT_MM, LEVEL_PITCH_MM, decode_levels
-from cspine_kit.stack.fallback import (
+from cspine_kit.data.levels import LEVEL_EXTENT_MM, LEVEL_PITCH_MM, decode_levels
+from cspine_kit.stack.fallback.headers import (
     HeaderFallback,
     Headers,
     fit_ends,
     fit_fallback,
     read_headers,
 )
-from cspine_kit.stack.scores import auc
+from cspine_kit.stack.scores.table import auc
 
 CONFIG = load_config(Path(__file__).resolve().parents[2] / "configs" / "demo.yaml").stack
 

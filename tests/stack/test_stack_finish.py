@@ -8,15 +8,15 @@ import pytest
 
 from cspine_kit.core.anatomy import TARGETS
 from cspine_kit.core.metric import row_weights
-from cspine_kit.stack.baselines import long_predictions
-from cspine_kit.stack.blend import (
+from cspine_kit.core.numbers import logit, sigmoid
+from cspine_kit.stack.model.blend import (
     blend,
     greedy_weights,
     rank_mean,
     rank_predictions,
     search_weights,
 )
-from cspine_kit.stack.calibrate import (
+from cspine_kit.stack.model.calibrate import (
     FITS,
     Calibrator,
     Finish,
@@ -25,7 +25,7 @@ from cspine_kit.stack.calibrate import (
     fit_finish,
     shift_prior,
 )
-from cspine_kit.stack.statistics import logit, sigmoid
+from cspine_kit.stack.scores.baselines import long_predictions
 
 
 def draw(n: int = 4000, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -10,12 +10,14 @@ from slice_tables import World, make_world
 from cspine_kit.core.anatomy import TARGETS
 from cspine_kit.core.config import StackConfig, load_config
 from cspine_kit.core.errors import TableError
-from cspine_kit.stack import rivals as rivals_room
-from cspine_kit.stack.aggregate import aggregate
-from cspine_kit.stack.booster import STACK, Stack, fit_stack
-from cspine_kit.stack.explain import BASE, contributions, importances
-from cspine_kit.stack.rivals import metric_odds, rival_predictions, rival_test_predictions
-from cspine_kit.stack.scores import (
+from cspine_kit.core.numbers import logit
+from cspine_kit.stack.features.aggregate import aggregate
+from cspine_kit.stack.model.stack import STACK, Stack, fit_stack
+from cspine_kit.stack.scores import rivals as rivals_room
+from cspine_kit.stack.scores.explain import BASE, contributions, importances
+from cspine_kit.stack.scores.rivals import metric_odds, rival_predictions, rival_test_predictions
+from cspine_kit.stack.scores.shift import feature_reference, shift_report
+from cspine_kit.stack.scores.table import (
     auc,
     best_f1,
     calibration_error,
@@ -24,8 +26,6 @@ from cspine_kit.stack.scores import (
     score_table,
     sensitivity_at,
 )
-from cspine_kit.stack.shift import feature_reference, shift_report
-from cspine_kit.stack.statistics import logit
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 

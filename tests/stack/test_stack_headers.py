@@ -10,8 +10,9 @@ import pytest
 from cspine_kit.core.anatomy import LEVELS, OVERALL, TARGETS
 from cspine_kit.core.errors import DataError, TableError
 from cspine_kit.core.tables import read_table
-from cspine_kit.stack import headers as room
-from cspine_kit.stack.headers import header_features, outer_folds, read_labels, run_headers
+from cspine_kit.data.labels import read_labels
+from cspine_kit.stack.headers import fractures as room
+from cspine_kit.stack.headers.fractures import header_features, outer_folds, run_headers
 
 
 def make_headers(n: int, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:

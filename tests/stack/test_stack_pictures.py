@@ -7,9 +7,9 @@ import pandas as pd
 from slice_tables import World
 
 from cspine_kit.core.anatomy import TARGETS
-from cspine_kit.stack.baselines import long_predictions
-from cspine_kit.stack.pictures import draw_calibration, draw_levels, reliability
-from cspine_kit.stack.scores import score_table
+from cspine_kit.stack.scores.baselines import long_predictions
+from cspine_kit.stack.scores.pictures import draw_calibration, draw_levels, reliability
+from cspine_kit.stack.scores.table import score_table
 
 
 def test_bins_hold_the_truth_of_calibrated_probabilities() -> None:

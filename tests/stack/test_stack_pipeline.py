@@ -12,8 +12,8 @@ from cspine_kit.core.config import Config, load_config
 from cspine_kit.core.errors import ArtifactError, TableError
 from cspine_kit.core.paths import RunPaths
 from cspine_kit.core.tables import MASK_COLUMNS, SPINE_BOX_COLUMNS, read_table, write_table
-from cspine_kit.stack.booster import Stack
-from cspine_kit.stack.fallback import HeaderFallback
+from cspine_kit.stack.fallback.headers import HeaderFallback
+from cspine_kit.stack.model.stack import Stack
 from cspine_kit.stack.pipeline import run_stack
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"

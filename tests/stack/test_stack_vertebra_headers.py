@@ -6,10 +6,10 @@ import pytest
 
 from cspine_kit.core.anatomy import LEVELS
 from cspine_kit.core.errors import DataError
-from cspine_kit.stack.vertebra_headers import (
+from cspine_kit.stack.fallback.ends import one_peak
+from cspine_kit.stack.headers.vertebrae import (
     HEADER_COLUMNS,
     accuracy,
-    one_peak,
     predict_all,
     read_scans,
     read_table_file,

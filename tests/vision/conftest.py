@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cspine_kit.core.config import Config, ModelConfig, load_config
-from cspine_kit.data.volumes import Volume
+from cspine_kit.data.volumes.volume import Volume
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cspine_kit.core.config import load_config
 from cspine_kit.core.paths import RunPaths
-from cspine_kit.data.volumes import read_volume
+from cspine_kit.data.volumes.volume import read_volume
 from cspine_kit.vision.model import load_model
 from cspine_kit.vision.names import VERTEBRA
 from cspine_kit.vision.predict import decode_study, predict_vertebra

@@ -6,7 +6,6 @@ import torch
 
 from cspine_kit.vision.augment import augment_batch
 from cspine_kit.vision.dataset import StackDataset, StudyView, nearest_slices, spaced_slices
-from cspine_kit.vision.predict import to_cached_px, to_native_px
 
 
 def test_spaced_slices_are_spaced_in_mm():
@@ -53,9 +52,9 @@ def test_a_crop_over_the_edge_is_padded(tiny, make_volume):
 def test_native_and_cached_pixels_are_inverse(make_volume):
     volume = make_volume(1)
     points = np.array([[0.0, 0.0], [31.5, 7.25]])
-    native = to_native_px(volume, points)
+    native = volume.to_native_px(points)
     assert native[0].tolist() == [10.0, 20.0]
-    assert np.allclose(to_cached_px(volume, native), points)
+    assert np.allclose(volume.to_cached_px(native), points)
 
 
 @pytest.fixture(name="data")

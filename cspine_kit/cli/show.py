@@ -1,0 +1,98 @@
+"""Verbs of the show room: scores, ledger, the state of a run, pictures of studies."""
+
+import argparse
+import json
+from pathlib import Path
+
+from cspine_kit.cli.verb import OOF_ROOT, SUBMISSIONS, Verb, config_argument, no_arguments, open_run
+from cspine_kit.core.errors import ConfigError
+
+
+def _score_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, nargs="?", metavar="FILE", help="submission.csv")
+    parser.add_argument("--truth", type=Path, metavar="CSV", help="train.csv's shape or row_id,...")
+    parser.add_argument("--json", action="store_true")
+    config_argument(parser, required=False)
+
+
+def _score(args: argparse.Namespace) -> int:
+    if args.config is not None:
+        from cspine_kit.show.results import run_results
+
+        config, paths = open_run(args)
+        print(run_results(config, paths, SUBMISSIONS))
+        return 0
+    if args.file is None or args.truth is None:
+        raise ConfigError("score needs FILE and --truth, or --config")
+    from cspine_kit.infer.score import score_submission
+
+    score = score_submission(args.file, args.truth)
+    if args.json:
+        print(json.dumps(score, indent=2))
+        return 0
+    for form, letter in (("per_exam", "A, per exam"), ("global", "B, global")):
+        low, high = score[f"metric_{form}_interval"]
+        value = score[f"metric_{form}"]
+        print(f"metric {letter:12s} {value:.4f}  (95 % interval {low:.4f} to {high:.4f})")
+    print(f"studies {score['n_studies']}; plain log loss per target:")
+    for target, loss in score["per_target"].items():
+        print(f"  {target:16s} {loss:.4f}")
+    return 0
+
+
+def _leaderboard(args: argparse.Namespace) -> int:
+    from cspine_kit.show.leaderboard import read_ledger, render
+
+    print(render(read_ledger(SUBMISSIONS / "leaderboard.csv")))
+    return 0
+
+
+def _info_arguments(parser: argparse.ArgumentParser) -> None:
+    config_argument(parser, required=False)
+    parser.add_argument("--json", action="store_true")
+
+
+def _info(args: argparse.Namespace) -> int:
+    from cspine_kit.show.info import describe, render
+
+    state = describe(args.config or Path("configs/demo.yaml"), OOF_ROOT, SUBMISSIONS)
+    print(json.dumps(state, indent=2) if args.json else render(state))
+    return 0
+
+
+def _montage_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="study folders")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="PNG")
+
+
+def _montage(args: argparse.Namespace) -> int:
+    from cspine_kit.data.reader.dicom import read_study
+    from cspine_kit.show.study import write_montage
+
+    studies = [read_study(folder) for folder in args.folders]
+    write_montage(args.out, studies)
+    print(f"{len(studies)} studies in {args.out}")
+    return 0
+
+
+VERBS = {
+    "score": Verb(
+        "metric A and B of a submission; with --config the results table and a ledger row",
+        "cspine score submission.csv --truth solution.csv --json",
+        _score_arguments,
+        _score,
+    ),
+    "leaderboard": Verb(
+        "local ledger beside the real final leaderboard",
+        "cspine leaderboard",
+        no_arguments,
+        _leaderboard,
+    ),
+    "info": Verb("what exists, what is stale, what is next", "cspine info", _info_arguments, _info),
+    "montage": Verb(
+        "several studies side by side: sagittal, coronal and axial views",
+        "cspine montage train_images/1.2.826.0.1.3680043.6200 real_ct --out montage.png",
+        _montage_arguments,
+        _montage,
+    ),
+}

@@ -1,0 +1,1 @@
+"""Reader: DICOM files to one geometrically true study in Hounsfield units."""

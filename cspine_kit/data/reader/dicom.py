@@ -1,0 +1,155 @@
+"""A folder of DICOM files as one geometrically true study.
+
+In: a folder. Out: a frozen `Study` in Hounsfield units. Example::
+
+    study = read_study(Path("train_images/1.2.826.0.1.3680043.6200"))
+    study.hu[0]          # the most cranial slice, row -> back, column -> left
+    study.problems       # codes of cspine_kit.data.reader.problems.PROBLEMS
+
+Slices are ordered by ImagePositionPatient along the slice normal, never by file number.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cspine_kit.core.errors import StudyError
+from cspine_kit.data.reader.frames import Frames, LostFiles
+from cspine_kit.data.reader.geometry import Geometry, settle_geometry
+from cspine_kit.data.reader.header import Header, read_header
+from cspine_kit.data.reader.pixels import HuArray
+from cspine_kit.data.reader.problems import PROBLEMS, FileError
+
+Taken = TypeVar("Taken")
+
+READER_VERSION = 4
+"""Raised whenever the same files give another study or volume, so that caches are made anew."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study(Geometry):
+    """A `Geometry` with its pixels: `hu` int16 (z, y, x), index 0 the most cranial slice."""
+
+    hu: NDArray[np.int16]
+
+
+def list_files(folder: Path) -> list[str]:
+    """Names of the regular files of a study's folder, sorted; hidden ones are left out.
+
+    Raises:
+        StudyError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise StudyError(folder.name, f"there is no folder {folder}")
+    with os.scandir(folder) as entries:
+        names = [e.name for e in entries if e.is_file() and not e.name.startswith(".")]
+    return sorted(names)
+
+
+def read_headers(folder: Path) -> tuple[list[Header], list[FileError]]:
+    """Headers of every readable file, by name, and why the others are not.
+
+    Raises:
+        StudyError: there is no such folder.
+    """
+    headers, errors = [], []
+    place = str(folder)
+    for name in list_files(folder):
+        try:
+            headers.append(read_header(place, name))
+        except FileError as error:
+            errors.append(error)
+    return headers, errors
+
+
+def _settle(study_uid: str, headers: list[Header], errors: list[FileError]) -> Geometry:
+    if not headers and errors:
+        first = errors[0]
+        raise StudyError(
+            study_uid,
+            f"none of its {len(errors)} files can be used, the first: {first}",
+            "see cspine inspect",
+        )
+    return settle_geometry(study_uid, headers, tuple({error.code for error in errors}))
+
+
+def read_geometry(folder: Path, study_uid: str | None = None) -> Geometry:
+    """A study without its pixels, from headers alone.
+
+    Args:
+        folder: the study's files.
+        study_uid: name in errors and results; the folder's name where it is None.
+
+    Raises:
+        StudyError: no file can be read, or none is axial.
+    """
+    headers, errors = read_headers(folder)
+    return _settle(study_uid or folder.name, headers, errors)
+
+
+def gather(
+    folder: Path, study_uid: str | None, take: Callable[[Frames], Taken]
+) -> tuple[Geometry, Taken]:
+    """Settle a study and hand its frames to `take`; again without files that cannot be decoded.
+
+    Args:
+        folder: the study's files.
+        study_uid: name in errors and results; the folder's name where it is None.
+        take: what is made of the frames; it decodes through `Frames.each`.
+
+    Returns:
+        The geometry, with the problems that pixels showed, and what `take` returned.
+
+    Raises:
+        StudyError: no slice at all can be read, or none is axial.
+    """
+    uid = study_uid or folder.name
+    headers, errors = read_headers(folder)
+    while True:
+        geometry = _settle(uid, headers, errors)
+        try:
+            frames = Frames(folder, geometry)
+            taken = take(frames)
+        except LostFiles as lost:
+            # Settle again without them: a duplicate or another series may stand in.
+            errors.extend(lost.errors)
+            gone = {error.file for error in lost.errors}
+            headers = [header for header in headers if header.file not in gone]
+        else:
+            found = frames.codes.union(geometry.problems)
+            problems = tuple(code for code in PROBLEMS if code in found)
+            return replace(geometry, problems=problems), taken
+
+
+def read_study(folder: Path, study_uid: str | None = None, *, threads: int = 0) -> Study:
+    """Read, order and decode one study.
+
+    Args:
+        folder: the study's files.
+        study_uid: name in errors and results; the folder's name where it is None.
+        threads: that decode at once; 0 = usable cores.
+
+    Returns:
+        The study; files that could not be used are counted in its problems.
+
+    Raises:
+        StudyError: no slice at all can be read, or none is axial.
+    """
+
+    def take(frames: Frames) -> HuArray:
+        count = len(frames.geometry.headers)
+        hu = np.empty((count, *frames.geometry.shape), dtype=np.int16)
+
+        def fill(z: int) -> None:
+            frames.hu(z, out=hu[z])
+
+        frames.each(fill, range(count), threads)
+        return hu
+
+    geometry, hu = gather(folder, study_uid, take)
+    return Study(**{field.name: getattr(geometry, field.name) for field in fields(geometry)}, hu=hu)

@@ -1,0 +1,221 @@
+"""Pixels of one file: decoded to stored values, then to Hounsfield units.
+
+In: a path and its `Header`. Out: int16 (rows, cols) HU. Example::
+
+    stored = decode(path, header)
+    hu = to_hu(stored, header)
+
+pydicom with gdcm is the decoder of record (`record`), run in a process of its own (`isolated`).
+Plain little-endian pixels are read where they lie; `lossless` (where numba is installed) and
+imagecodecs decode the rest: faster, and without holding the interpreter's lock, so that threads
+help. Tests prove that all agree to the pixel.
+"""
+
+import contextlib
+import importlib
+import importlib.util
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cspine_kit.data.reader.header import Header
+from cspine_kit.data.reader.isolated import decode_isolated
+from cspine_kit.data.reader.problems import FileError
+from cspine_kit.data.reader.record import Stored
+from cspine_kit.data.reader.streams import RLE, check_stream, frame_bytes
+from cspine_kit.data.reader.walk import EXPLICIT, IMPLICIT
+
+AIR_HU = -1024
+"""Value of padding outside the field of view: the lowest of a 12-bit CT."""
+
+HuArray = NDArray[np.int16]
+
+MAX_FRAME_BYTES = 64 << 20
+JPEG = "1.2.840.10008.1.2.4"
+
+Decoder = Callable[[bytes], Any]
+
+
+def _codecs() -> dict[str, list[Decoder]]:
+    """Fast decoders by transfer syntax, the fastest first, as far as they are installed."""
+    found: dict[str, list[Decoder]] = {}
+    if importlib.util.find_spec("numba") is not None:
+        found = {f"{JPEG}.57": [_lossless], f"{JPEG}.70": [_lossless]}
+    try:
+        codecs: Any = importlib.import_module("imagecodecs")
+    except ImportError:
+        return found
+    names = {
+        "jpeg8_decode": (".50", ".51", ".57", ".70"),
+        "jpegls_decode": (".80",),
+        "jpeg2k_decode": (".90",),
+    }
+    for name, ends in names.items():
+        for end in ends if hasattr(codecs, name) else ():
+            found.setdefault(JPEG + end, []).append(getattr(codecs, name))
+    if hasattr(codecs, "packbits_decode"):
+        found[RLE] = [codecs.packbits_decode]
+    return found
+
+
+def _lossless(data: bytes) -> NDArray[Any]:
+    """The kit's own JPEG Lossless decoder; numba is loaded with the first file that needs it."""
+    from cspine_kit.data.reader.lossless import decode_lossless
+
+    return decode_lossless(data)
+
+
+CODECS = _codecs()
+
+
+def _rle(data: bytes, header: Header, unpack: Decoder) -> NDArray[Any]:
+    """RLE (PS3.5 Annex G): one PackBits segment per byte of a value, the high byte first.
+
+    Raises:
+        ValueError: another number of segments, or one of the wrong length.
+    """
+    planes, size = header.bits_allocated // 8, header.rows * header.cols
+    count, *offsets = struct.unpack_from("<16I", data)
+    ends = [*offsets[1:planes], len(data)]
+    if (
+        count != planes
+        or offsets[0] != 64
+        or any(a >= b for a, b in zip(offsets[:planes], ends, strict=True))
+    ):
+        raise ValueError("the RLE header is damaged")
+    out = np.empty((size, planes), np.uint8)
+    for plane, (start, end) in enumerate(zip(offsets[:planes], ends, strict=True)):
+        decoded = np.frombuffer(unpack(data[start:end]), np.uint8)
+        if not size <= len(decoded) <= size + 2:
+            raise ValueError(f"an RLE segment holds {len(decoded)} bytes, {size} expected")
+        out[:, planes - 1 - plane] = decoded[:size]
+    return out.view("<u2" if planes == 2 else np.uint8)
+
+
+def _native(path: Path, header: Header, out: HuArray | None) -> Stored:
+    """Little-endian pixels, read straight into `out` where it fits."""
+    wide = header.bits_allocated == 16
+    dtype = np.dtype(
+        ("<i2" if header.signed else "<u2") if wide else ("i1" if header.signed else "u1")
+    )
+    shape = (header.rows, header.cols)
+    into = out is not None and wide and out.shape == shape and out.flags.c_contiguous
+    buffer: Any = out.view(dtype) if into and out is not None else np.empty(shape, dtype)
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        count = os.preadv(descriptor, [buffer], header.pixels_at)
+    finally:
+        os.close(descriptor)
+    if count != buffer.nbytes or header.pixels_length < buffer.nbytes:
+        raise ValueError(f"{count} bytes of pixels, {buffer.nbytes} expected")
+    return buffer if wide else buffer.astype(np.int16 if header.signed else np.uint16)
+
+
+def _fast(data: bytes, header: Header, decoder: Decoder) -> Stored:
+    """Decode a checked stream. Any doubt is an error: the decoder of record then decides."""
+    dtype = np.dtype(np.uint16 if header.bits_allocated == 16 else np.uint8)
+    decoded = _rle(data, header, decoder) if header.syntax == RLE else decoder(data)
+    frame = np.asarray(decoded).reshape(header.rows, header.cols)
+    if frame.dtype.itemsize != dtype.itemsize:
+        raise ValueError(f"decoded {frame.dtype}, {dtype} expected")
+    if dtype.itemsize == 1:
+        return frame.astype(np.uint16)
+    return frame.view(np.int16 if header.signed else np.uint16)
+
+
+def _trusts_fast(header: Header) -> bool:
+    """True where a fast decoder needs no interpretation of sign or of missing bits."""
+    plain = not header.signed or header.bits_stored == header.bits_allocated
+    return header.pixels_at > 0 and plain
+
+
+def _encapsulated(path: Path, header: Header) -> Stored:
+    decoders = CODECS.get(header.syntax, []) if _trusts_fast(header) else []
+    with contextlib.suppress(Exception):  # whatever it is, the decoder of record decides
+        data = frame_bytes(path.read_bytes(), header.pixels_at) if decoders else b""
+        check_stream(data, header)
+        for decoder in decoders:
+            with contextlib.suppress(Exception):
+                return _fast(data, header, decoder)
+    return decode_isolated(str(path.parent), path.name)
+
+
+def decode(path: Path, header: Header, out: HuArray | None = None) -> Stored:
+    """Stored values (rows, cols) of one file.
+
+    Args:
+        path: the file.
+        header: its header.
+        out: int16 (rows, cols) memory that may be used for the result.
+
+    Raises:
+        FileError: the pixels cannot be decoded, or have another size than the header says.
+    """
+    try:
+        if header.pixels_length > 0 and header.syntax in (IMPLICIT, EXPLICIT):
+            return _native(path, header, out)
+        if path.stat().st_size > MAX_FRAME_BYTES:
+            raise ValueError("the file is too large for one frame")
+        return _encapsulated(path, header)
+    except Exception as error:
+        detail = f"{type(error).__name__}: {error}"
+        raise FileError(header.file, "undecodable_pixels", detail) from error
+
+
+def to_hu(stored: Stored, header: Header, out: HuArray | None = None) -> HuArray:
+    """Stored values to HU (rows, cols) int16: slope and intercept of this file, padding to air.
+
+    `out` may be the very memory of `stored`.
+    """
+    slope = 1.0 if np.isnan(header.slope) else header.slope
+    intercept = 0.0 if np.isnan(header.intercept) else header.intercept
+    padded = None
+    if header.padding is not None:
+        low, high = header.padding
+        padded = stored == low if low == high else (stored >= low) & (stored <= high)
+    hu = np.empty(stored.shape, np.int16) if out is None or out.shape != stored.shape else out
+    plain = slope == 1.0 and intercept.is_integer()
+    least = 0 if stored.dtype.kind == "u" else int(stored.min())
+    if plain and least + intercept >= -32768 and int(stored.max()) + intercept <= 32767:
+        # The result fits, so arithmetic modulo 2^16 is exact, whatever the sign of the input.
+        step = np.array(int(intercept) & 0xFFFF, np.uint16)
+        np.add(stored.view(np.uint16), step, out=hu.view(np.uint16))
+    else:
+        np.clip(np.rint(stored * slope + intercept), -32768, 32767, out=hu, casting="unsafe")
+    if padded is not None:
+        hu[padded] = AIR_HU
+    return hu
+
+
+def settle_bits(stored: Stored, header: Header) -> tuple[Stored, str | None]:
+    """Values as BitsStored and PixelRepresentation mean them, and a problem code or None.
+
+    Signed values without sign extension are extended; values beyond BitsStored are kept.
+    """
+    bits = header.bits_stored
+    if bits == 16:
+        return stored, None
+    top = int(stored.max())
+    if header.signed and top >= 1 << (bits - 1) and top < 1 << bits and stored.min() >= 0:
+        shift = 16 - bits
+        return (stored << shift) >> shift, "sign_extended"
+    limit = 1 << (bits - 1) if header.signed else 1 << bits
+    return stored, "excess_bits" if top >= limit else None
+
+
+def mirrors(header: Header) -> list[int]:
+    """Sums `stored + mirrored` by which a writer may have inverted values, likeliest first.
+
+    Within BitsStored, or within the scanner's 12 bits whatever BitsStored says.
+    """
+    return [-1] if header.signed else [(1 << header.bits_stored) - 1, 4095]
+
+
+def invert(stored: Stored, total: int) -> Stored:
+    """Stored values mirrored so that each value and its mirror image add up to `total`."""
+    return (total - stored.astype(np.int32)).astype(stored.dtype)

@@ -1,0 +1,39 @@
+"""The decoder of record: pydicom and its plugins, in the process that calls it.
+
+In: a path and its `Header`. Out: stored values. Example::
+
+    stored = decode_of_record(path, header)
+
+A damaged stream can crash the C++ code below it: `isolated` runs it in a process of its own.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+
+from cspine_kit.data.reader.header import Header
+from cspine_kit.data.reader.streams import check_stream, frame_bytes
+from cspine_kit.data.reader.walk import EXPLICIT, IMPLICIT
+
+Stored = NDArray[np.integer[Any]]
+"""Stored values: int16 where the file is signed, else uint16."""
+
+
+def decode_of_record(path: Path, header: Header) -> Stored:
+    """Stored values (rows, cols) by pydicom and its plugins, in this very process.
+
+    Raises:
+        ValueError: another size than the header says; pydicom raises what it likes besides.
+    """
+    dataset = pydicom.dcmread(path)
+    if (dataset.Rows, dataset.Columns) != (header.rows, header.cols):
+        raise ValueError("the header changed while it was read")
+    if header.syntax not in (IMPLICIT, EXPLICIT) and header.pixels_at:
+        check_stream(frame_bytes(path.read_bytes(), header.pixels_at), header)
+    stored = dataset.pixel_array
+    if stored.shape != (header.rows, header.cols):
+        raise ValueError(f"decoded {stored.shape}, not {(header.rows, header.cols)}")
+    return stored.astype(np.int16 if header.signed else np.uint16, copy=False)

@@ -1,0 +1,1 @@
+"""Volumes: a compact array of each study, in memory and in the cache."""

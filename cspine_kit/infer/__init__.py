@@ -1,0 +1,1 @@
+"""Infer: the inference that Kaggle runs, and the levels of one study. Draws nothing."""

@@ -1,0 +1,129 @@
+"""Submissions: which rows are wanted, which are wrong, and what a file scores.
+
+In: submission, test.csv and truth files. Out: checked frames, scores, an atomically written CSV.
+Example::
+
+    wanted = read_wanted_rows(competition.test_csv)
+    write_submission(wanted, probs, Path("submission.csv"))
+    score_submission(Path("submission.csv"), Path("solution.csv"))
+
+Rows are joined on row_id, never on position: row_id = <study_uid>_<target>.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cspine_kit.core.errors import DataError, SubmissionError
+from cspine_kit.core.runs import publish
+
+SUBMISSION_COLUMNS = ["row_id", "fractured"]
+TEST_COLUMNS = ["row_id", "StudyInstanceUID", "prediction_type"]
+SHOWN_ROWS = 5
+
+
+def _read_csv(path: Path, what: str) -> pd.DataFrame:
+    try:
+        return pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{what} {path} cannot be read: {error}") from error
+
+
+def _shown(rows: pd.Series) -> str:
+    more = f" and {len(rows) - SHOWN_ROWS} more" if len(rows) > SHOWN_ROWS else ""
+    return ", ".join(map(str, rows.head(SHOWN_ROWS))) + more
+
+
+def read_wanted_rows(test_csv: Path) -> pd.DataFrame:
+    """Rows to predict, in the order of test.csv: row_id, study_uid, target, as strings.
+
+    Raises:
+        DataError: unreadable, wrong columns, no rows or a repeated row_id.
+    """
+    frame = _read_csv(test_csv, "test listing")
+    missing = [column for column in TEST_COLUMNS if column not in frame.columns]
+    if missing:
+        raise DataError(f"{test_csv} lacks columns {missing}; it has {list(frame.columns)}")
+    if frame.empty:
+        raise DataError(f"{test_csv} has no rows")
+    wanted = frame[TEST_COLUMNS].set_axis(["row_id", "study_uid", "target"], axis=1)
+    return wanted.drop_duplicates("row_id", ignore_index=True)
+
+
+def listed_rows(test_csv: Path, sample_csv: Path) -> tuple[pd.DataFrame, str | None]:
+    """Rows of test.csv, then rows that only sample_submission.csv has; and how the two differ.
+
+    Raises:
+        DataError: test.csv cannot be used (a sample that cannot be read is only a difference).
+    """
+    wanted = read_wanted_rows(test_csv)
+    if not sample_csv.exists():
+        return wanted, None
+    try:
+        ids = _read_csv(sample_csv, "sample submission")["row_id"].drop_duplicates()
+    except (DataError, KeyError) as error:
+        return wanted, f"{sample_csv} cannot be used: {error}"
+    extra, lost = ids[~ids.isin(wanted["row_id"])], wanted["row_id"][~wanted["row_id"].isin(ids)]
+    if extra.empty and lost.empty:
+        return wanted, None
+    parts = [(row, *(*row.split("_", 1), "")[:2]) for row in extra]
+    rows = pd.concat([wanted, pd.DataFrame(parts, columns=wanted.columns)], ignore_index=True)
+    return rows, (
+        f"only in {sample_csv.name}: {len(extra)} rows ({_shown(extra)}); "
+        f"only in {test_csv.name}: {len(lost)} ({_shown(lost)}); all are predicted"
+    )
+
+
+def write_submission(wanted: pd.DataFrame, probs: pd.Series, path: Path) -> None:
+    """Write exactly the wanted rows, atomically; `probs` has one value per wanted row, in order."""
+    values = np.asarray(probs, dtype=np.float64)
+    if not (np.isfinite(values).all() and (values >= 0).all() and (values <= 1).all()):
+        bad = wanted["row_id"][~((values >= 0) & (values <= 1))]
+        raise SubmissionError(f"refusing to write probabilities outside [0, 1]: {_shown(bad)}")
+    frame = pd.DataFrame({"row_id": wanted["row_id"], "fractured": values})
+    with publish(path) as temporary:
+        frame.to_csv(temporary, index=False, float_format="%.8f")
+
+
+def read_submission(path: Path, row_ids: pd.Series) -> pd.Series:
+    """Read and check a submission against the wanted row ids.
+
+    Returns:
+        Probabilities float64 indexed by row_id, in the order of `row_ids`.
+
+    Raises:
+        SubmissionError: wrong columns, missing, extra or duplicate rows, not a number, NaN, or a
+            value outside [0, 1]; names the rows.
+    """
+    frame = _read_csv(path, "submission")
+    if list(frame.columns) != SUBMISSION_COLUMNS:
+        raise SubmissionError(
+            f"{path}: columns must be {SUBMISSION_COLUMNS}, got {list(frame.columns)}"
+        )
+    faults = []
+    duplicate = frame["row_id"][frame["row_id"].duplicated()].drop_duplicates()
+    if len(duplicate):
+        faults.append(f"{len(duplicate)} duplicate rows: {_shown(duplicate)}")
+    missing = row_ids[~row_ids.isin(frame["row_id"])]
+    if len(missing):
+        faults.append(f"{len(missing)} missing rows: {_shown(missing)}")
+    extra = frame["row_id"][~frame["row_id"].isin(row_ids)]
+    if len(extra):
+        faults.append(f"{len(extra)} extra rows: {_shown(extra)}")
+    values = pd.to_numeric(frame["fractured"], errors="coerce")
+    unreadable = frame["row_id"][values.isna()]
+    if len(unreadable):
+        faults.append(f"{len(unreadable)} rows are NaN or not a number: {_shown(unreadable)}")
+    outside = frame["row_id"][(values < 0) | (values > 1)]
+    if len(outside):
+        faults.append(f"{len(outside)} rows outside [0, 1]: {_shown(outside)}")
+    if faults:
+        raise SubmissionError(f"{path}: " + "; ".join(faults))
+    return pd.Series(values.to_numpy(), index=frame["row_id"]).loc[row_ids]
+
+
+def prior_probs(wanted: pd.DataFrame, priors: Mapping[str, float]) -> pd.Series:
+    """A prior for every wanted row; an unknown prediction type gets 0.5."""
+    return wanted["target"].map(priors).astype(np.float64).fillna(0.5)

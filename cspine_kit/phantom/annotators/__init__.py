@@ -1,0 +1,1 @@
+"""Annotators: boxes around fractures and masks of vertebrae, with their makers' habits."""

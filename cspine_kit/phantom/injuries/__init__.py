@@ -1,0 +1,1 @@
+"""Injuries: fractures, and everything in sound bone that looks like one."""

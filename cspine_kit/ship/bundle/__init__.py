@@ -1,0 +1,1 @@
+"""Bundle: the offline dataset that the kernel reads."""

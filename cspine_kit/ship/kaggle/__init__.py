@@ -1,0 +1,1 @@
+"""Kaggle: the real client, and a push that resumes."""

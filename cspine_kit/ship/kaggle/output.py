@@ -1,0 +1,88 @@
+"""What a kernel session left: its log, its submission, whether both are what was pushed.
+
+In: a folder that the client filled. Out: rows checked, one line of summary. Example::
+
+    rows = check_output(config, folder / SUBMISSION)
+"""
+
+import json
+import re
+from pathlib import Path
+
+import pandas as pd
+
+from cspine_kit.core.anatomy import TARGETS
+from cspine_kit.core.config import Config
+from cspine_kit.core.errors import SubmissionError
+from cspine_kit.core.paths import Competition, is_safe_uid
+from cspine_kit.infer.submission import read_submission, read_wanted_rows
+
+_BUNDLE_LINE = re.compile(r"bundle manifest ([0-9a-f]{64})")
+
+
+def log_text(folder: Path) -> str:
+    """The session's log: JSON events on Kaggle, or plain text; empty where there is none."""
+    text = "\n".join(p.read_text(errors="replace") for p in sorted(folder.glob("*.log")))
+    try:
+        return "".join(str(event["data"]) for event in json.loads(text))
+    except (ValueError, TypeError, KeyError):
+        return text
+
+
+def bundle_of(log: str) -> str | None:
+    """Manifest hash of the bundle that a session mounted, as submit.py printed it."""
+    found = _BUNDLE_LINE.search(log)
+    return found.group(1) if found else None
+
+
+def summary(kernel_log: Path) -> str:
+    """What the kernel's own log says about its studies; empty where it wrote none."""
+    if not kernel_log.exists():
+        return ""
+    for line in reversed(kernel_log.read_text(errors="replace").splitlines()):
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(event, dict) and event.get("event") == "end":
+            shown = {name: event[name] for name in event if name not in ("event", "time")}
+            return "kernel: " + ", ".join(f"{name} {value}" for name, value in shown.items())
+    return ""
+
+
+def _own_rows(path: Path) -> pd.Series:
+    """Row ids of a submission, each `<study>_<target>`.
+
+    Raises:
+        SubmissionError: unreadable, empty, or an id of another form.
+    """
+    try:
+        ids = pd.read_csv(path, dtype=str, keep_default_na=False)["row_id"]
+    except (OSError, ValueError, KeyError) as error:
+        raise SubmissionError(f"{path} cannot be read as a submission: {error}") from error
+    if ids.empty:
+        raise SubmissionError(f"{path} has no rows")
+    for row_id in ids:
+        study, _, target = row_id.partition("_")
+        if target not in TARGETS or not is_safe_uid(study):
+            raise SubmissionError(f"{path}: row_id {row_id!r} is not <study>_<target>")
+    return ids.drop_duplicates()
+
+
+def check_output(config: Config, path: Path) -> int:
+    """Number of rows of a fetched submission, after checking them.
+
+    Against the local test.csv where it is the competition's own public listing, otherwise against
+    the file's own ids, each of which must be a study and a target.
+
+    Raises:
+        SubmissionError: absent or not valid; names the rows.
+    """
+    if not path.exists():
+        raise SubmissionError(f"the kernel wrote no {path.name}; its log is in {path.parent}")
+    listing = Competition(config.competition.dir).test_csv
+    if config.competition.phantom is None and listing.exists():
+        wanted = read_wanted_rows(listing)["row_id"]
+    else:
+        wanted = _own_rows(path)
+    return len(read_submission(path, wanted))

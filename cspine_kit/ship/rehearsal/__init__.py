@@ -1,0 +1,1 @@
+"""Rehearsal: a bundle run as Kaggle will run it."""

@@ -1,0 +1,1 @@
+"""Show: results, the ledger, the state of a run, and pictures of studies."""

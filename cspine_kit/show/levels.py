@@ -1,0 +1,53 @@
+"""The decoded levels of one study on its sagittal view.
+
+In: `StudyLevels`. Out: a PNG. Example: `draw_levels(study_levels(folder, bundle), path)`.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from cspine_kit.core.runs import publish
+from cspine_kit.infer.levels import StudyLevels
+from cspine_kit.show.views import SAGITTAL, view
+
+
+def draw_levels(found: StudyLevels, path: Path) -> None:
+    """Draw the levels on the sagittal view through the spine, millimeters to scale."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    volume = found.volume
+    rows = found.levels
+    middles = volume.to_cached_px(rows[["center_y_px", "center_x_px"]].to_numpy())
+    x = float(np.median(middles[:, 1]))
+    column = int(np.clip(round(x), 0, volume.voxels.shape[2] - 1))
+    z, spacing = volume.z_mm, float(volume.spacing_mm[1])
+    half = abs(float(np.median(np.diff(z)))) / 2 if len(z) > 1 else 0.5
+    width = volume.voxels.shape[1] * spacing
+    sagittal = view(volume.voxels, volume.spacing_mm, SAGITTAL, column, pixel_mm=spacing)
+    figure, axis = plt.subplots(figsize=(7, 7 * max(0.3, (z[0] - z[-1]) / width)), dpi=120)
+    axis.imshow(
+        sagittal, cmap="gray", extent=(0, width, z[-1] - half, z[0] + half), interpolation="none"
+    )
+    colors = plt.get_cmap("tab10")
+    for i, row in enumerate(rows.itertuples()):
+        y = middles[i, 0] * spacing
+        top, bottom = z[row.z0], z[row.z1]
+        axis.plot([y - 30, y - 30], [top, bottom], color=colors(i), lw=3)
+        axis.plot(y, row.center_z_mm, "o", color=colors(i), ms=4)
+        axis.annotate(
+            f"{row.level} {row.confidence:.2f}",
+            (y - 33, row.center_z_mm),
+            color=colors(i),
+            ha="right",
+            va="center",
+            fontsize=9,
+        )
+    axis.set(xlabel="anterior to posterior, mm", ylabel="z, mm", title=volume.study_uid)
+    figure.tight_layout()
+    with publish(path) as temporary:
+        figure.savefig(temporary, format="png")
+    plt.close(figure)

@@ -1,0 +1,113 @@
+"""The one table at the end: every model out-of-fold and, where the truth is known, on the test set.
+
+In: `stack/scores.csv`, the kernel's predictions, a truth. Out: `submissions/<name>/results.csv`, a
+ledger row, text. Example: `print(run_results(config, paths, Path("submissions")))`.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cspine_kit.core.config import Config
+from cspine_kit.core.errors import ArtifactError
+from cspine_kit.core.paths import KERNEL_LOG, SUBMISSION, Competition, RunPaths
+from cspine_kit.core.runs import publish, read_json
+from cspine_kit.data.labels import read_labels
+from cspine_kit.infer.score import score_submission
+from cspine_kit.infer.submission import read_submission, read_wanted_rows
+from cspine_kit.show.test_set import (
+    hidden_scores,
+    predictions_on_test,
+    render_shift,
+    shift_on_test,
+)
+
+
+def _format(table: pd.DataFrame, hidden: bool) -> list[str]:
+    head = f"{'model':28s} {'OOF A':>7s} {'folds':>15s} {'OOF B':>7s} {'folds':>15s}"
+    lines = [head + (f" {'test A':>7s} {'test B':>7s}" if hidden else "")]
+    for row in table.to_dict("records"):
+        line = f"{row['model'] + (' *' if row['ships'] else ''):28s}"
+        for form in ("per_exam", "global"):
+            line += f" {row[form]:7.4f} {row[form + '_fold_mean']:7.4f}"
+            line += f" ±{row[form + '_fold_std']:6.4f}"
+        if hidden:
+            # The fitted rivals need the test features that the kernel leaves.
+            values = (row["test_per_exam"], row["test_global"])
+            line += "".join(f" {'-' if np.isnan(v) else format(v, '.4f'):>7s}" for v in values)
+        lines.append(line)
+    lines.append("* ships. A = per exam, B = global; lower is better; folds: mean ± std over folds")
+    return lines
+
+
+def _test_set(paths: RunPaths, submission: Path, predictions: pd.DataFrame) -> list[str]:
+    """Lines on what the test set looks like beside the training set; writes shift.csv."""
+    if predictions.empty:
+        return ["no study was predicted from its image: see the kernel log"]
+    report = shift_on_test(paths, submission)
+    if report is None:
+        return []
+    with publish(submission.with_name("shift.csv")) as temporary:
+        report.to_csv(temporary, index=False)
+    return render_shift(report)
+
+
+def run_results(config: Config, paths: RunPaths, submissions: Path) -> str:
+    """Check and score the submission, write results.csv and the ledger row.
+
+    Returns:
+        The table and where each file lies.
+
+    Raises:
+        ArtifactError: a stage has not run yet.
+        SubmissionError: the submission is not valid.
+    """
+    from cspine_kit.show.leaderboard import add_run
+
+    folder = submissions / config.name
+    submission, scores_csv = folder / SUBMISSION, paths.stack / "scores.csv"
+    for path, make in ((scores_csv, "make stack"), (submission, "cspine kernel --config")):
+        if not path.exists():
+            raise ArtifactError(f"{path} is missing; run {make} first")
+    competition = Competition(config.competition.dir)
+    wanted = read_wanted_rows(competition.test_csv)
+    read_submission(submission, wanted["row_id"])
+    table = pd.read_csv(scores_csv)
+    hidden = competition.solution_csv.exists()
+    predictions = predictions_on_test(config, paths, submission)
+    lines = []
+    if hidden:
+        priors = read_json(paths.bundle / "priors.json")
+        truth = read_labels(competition.solution_csv)
+        table = table.merge(hidden_scores(predictions, truth, priors), on="model", how="left")
+    lines += _format(table, hidden)
+    if hidden:
+        score = score_submission(submission, competition.solution_csv)
+        low, high = score["metric_per_exam_interval"]
+        lines.append(
+            f"\nsubmission on the hidden truth of {score['n_studies']} test studies: "
+            f"A {score['metric_per_exam']:.4f} (95 % {low:.4f} to {high:.4f}), "
+            f"B {score['metric_global']:.4f}"
+        )
+    lines += ["", *_test_set(paths, submission, predictions)]
+    results = folder / "results.csv"
+    with publish(results) as temporary:
+        table.to_csv(temporary, index=False)
+    ledger = submissions / "leaderboard.csv"
+    marker = folder / "kernel.json"
+    minutes = read_json(marker)["seconds"] / 60 if marker.exists() else None
+    add_run(ledger, config, table, submission, kernel_minutes=minutes)
+    files = {
+        "competition": competition.root,
+        "out-of-fold slices": paths.table("oof_slices"),
+        "stack": paths.stack,
+        "bundle": paths.bundle,
+        "kernel to push": Path("kernels/submit"),
+        "submission": submission,
+        "kernel log": folder / KERNEL_LOG,
+        "results": results,
+        "ledger": ledger,
+    }
+    lines += ["", *(f"{name:20s} {path}" for name, path in files.items())]
+    return "\n".join(lines)

@@ -1,0 +1,284 @@
+"""What a study's headers alone say, for the day its pixels cannot be read or its models fail.
+
+In: tables `slices` and `studies` of a run, labels. Out: a `HeaderFallback`: levels and the eight
+probabilities of any study from slice positions, spacing and matrix. Example::
+
+    fallback = HeaderFallback.load(paths.stack / "header")
+    fallback.vertebra_logits(geometry)         # (nz, 7), for data.levels.decode_levels
+    fallback.predict(geometry)                 # {"C1": 0.08, ..., "patient_overall": 0.47}
+
+Levels come from a Gaussian process on the masked training studies (`vertebra_headers`), the
+probabilities from the header heads of each fold (`header_heads`), averaged last; where headers
+prove no gain these are the best constants.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import pandas as pd
+
+from cspine_kit.core.anatomy import LEVELS, TARGETS
+from cspine_kit.core.config import StackConfig
+from cspine_kit.core.errors import ArtifactError, TableError
+from cspine_kit.core.execution import usable_cores
+from cspine_kit.core.numbers import FloatArray, logit
+from cspine_kit.core.runs import derive_seed, publish, read_json, write_json
+from cspine_kit.core.tables import MASK_COLUMNS
+from cspine_kit.data.levels import LEVEL_EXTENT_MM, LEVEL_PITCH_MM
+from cspine_kit.stack.fallback.ends import EndsModel, Scan, one_peak
+from cspine_kit.stack.fallback.heads import SUPPORT_STACK, HeaderHeads, fit_header_heads
+from cspine_kit.stack.features.positions import position_features
+from cspine_kit.stack.features.segments import Segments
+from cspine_kit.stack.features.units import SHOWN
+from cspine_kit.stack.model.linear import one_blas_thread
+from cspine_kit.stack.model.stack import inner_folds
+from cspine_kit.stack.scores.baselines import long_predictions
+
+HEADERS = "headers"
+"""Name of the header-only model among the predictions."""
+
+FILE = "header.json"
+PROB_EDGE = 0.005
+"""Visibility probabilities end inside [0.005, 0.995]: headers are never surer than that."""
+
+C4_TOP_MM, C4_SHARE = 29.0, 0.363
+"""C4's center lies 29 mm plus 36.3 % of the scan's extent below its top slice: least squares on 60
+masked studies of the competition; the errors spread with about 12 mm."""
+
+TYPICAL_EXTENTS_MM = (130.0, 160.0, 190.0, 220.0, 250.0)
+TYPICAL_SHIFTS_MM = (-15.0, 0.0, 15.0)
+FEW_SCANS = 10
+"""Below this many masked studies, typical scans are fitted beside them."""
+
+
+class Geometry(Protocol):
+    """What is read of a study: `data.reader.geometry.Geometry` or anything like it."""
+
+    @property
+    def z_mm(self) -> FloatArray:
+        """(nz,) positions, strictly descending."""
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """z, y, x."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows, columns."""
+
+    @property
+    def slice_numbers(self) -> FloatArray:
+        """File numbers (nz,), NaN where a name has none."""
+
+
+@dataclass(frozen=True)
+class Headers:
+    """One study of a run's tables in `Geometry`'s words; `shown` (nz, 7) where it is masked."""
+
+    z_mm: FloatArray
+    spacing_mm: tuple[float, float, float]
+    shape: tuple[int, int]
+    slice_numbers: FloatArray
+    shown: FloatArray | None = None
+
+
+def _facts(geometry: Geometry) -> FloatArray:
+    """What tells where in the scan the neck lies: extent, spacing, field and position grid."""
+    z, (step, pitch, _) = geometry.z_mm, geometry.spacing_mm
+    extent = float(z[0] - z[-1])
+    half = abs(2 * z[0] - round(2 * z[0])) < 0.01
+    field_mm = pitch * geometry.shape[0]
+    return np.array([extent, np.log(max(extent, 1.0)), step, field_mm, float(half)])
+
+
+def _site_features(geometry: Geometry) -> FloatArray:
+    """What tells sites and protocols apart: slice positions, file numbers, matrix and pixels."""
+    z, (step, pitch_y, pitch_x) = geometry.z_mm, geometry.spacing_mm
+    one = Segments(np.zeros(1, dtype=np.int64), len(z))
+    position = position_features(np.asarray(z, np.float64), one, np.array([step]))
+    rows, cols = geometry.shape
+    own = (len(z), rows, cols, pitch_y, pitch_x, pitch_y * rows)
+    numbers = _numbering(np.asarray(geometry.slice_numbers, dtype=np.float64))
+    return np.array([*own, *numbers, *(float(v[0]) for v in position.values())], dtype=np.float64)
+
+
+def _numbering(numbers: FloatArray) -> tuple[float, float, float]:
+    """File numbers left out, the first one, and whether they ascend from chest to head."""
+    known = numbers[np.isfinite(numbers)]
+    if not len(known):
+        return 0.0, 1.0, 0.0
+    left_out = np.ptp(known) + 1.0 - len(known)
+    return float(left_out), float(known.min()), float(known[-1] < known[0])
+
+
+def _typical_scans(spacing_mm: tuple[float, float, float], shape: tuple[int, int]) -> list[Headers]:
+    """Made-up masked studies with the level pitches and extents of `data.levels`."""
+    center = np.concatenate([[0.0], np.cumsum(LEVEL_PITCH_MM)])
+    center -= center[3]
+    scans = []
+    for extent in TYPICAL_EXTENTS_MM:
+        below = np.arange(0.0, extent + 0.5)
+        for shift in TYPICAL_SHIFTS_MM:
+            middle = C4_TOP_MM + C4_SHARE * extent + shift + center
+            shown = np.abs(below[:, None] - middle) <= LEVEL_EXTENT_MM / 2
+            numbers = below + 1.0
+            scans.append(Headers(-below, spacing_mm, shape, numbers, shown.astype(np.float64)))
+    return scans
+
+
+def read_headers(slices: pd.DataFrame, studies: pd.DataFrame) -> dict[str, Headers]:
+    """Geometry and masks of every study of `studies`, by study_uid.
+
+    Args:
+        slices: rows of contract `slices`; rows of other studies are ignored.
+        studies: rows of contract `studies`.
+
+    Raises:
+        TableError: a study without slices.
+    """
+    grouped = dict(iter(slices.sort_values("z_mm", ascending=False).groupby("study_uid")))
+    bare = [uid for uid in studies["study_uid"] if uid not in grouped]
+    if bare:
+        raise TableError(f"slices: studies without a row: {bare[:SHOWN]}")
+    headers = {}
+    for row in studies.to_dict("records"):
+        own = grouped[row["study_uid"]]
+        masks = own[list(MASK_COLUMNS)].to_numpy(np.float64)
+        headers[str(row["study_uid"])] = Headers(
+            own["z_mm"].to_numpy(np.float64),
+            (row["spacing_z"], row["spacing_y"], row["spacing_x"]),
+            (int(row["rows"]), int(row["cols"])),
+            own["slice_number"].to_numpy(np.float64),
+            None if np.isnan(masks).all() else (masks > 0).astype(np.float64),
+        )
+    return headers
+
+
+def _scan(geometry: Geometry, facts: FloatArray, shown: FloatArray | None = None) -> Scan:
+    below = geometry.z_mm[0] - geometry.z_mm
+    return Scan("", np.arange(len(below), dtype=np.float64), below, facts, shown)
+
+
+@dataclass(frozen=True)
+class HeaderFallback:
+    """Levels and probabilities from geometry; `low`, `high` (facts,) are the range fitted on."""
+
+    ends: EndsModel
+    low: FloatArray
+    high: FloatArray
+    folds: dict[int, HeaderHeads]
+
+    def vertebra_logits(self, geometry: Geometry) -> FloatArray:
+        """Log-odds (nz, 7) that each slice shows C1..C7; each level has one peak, in order."""
+        facts = np.clip(_facts(geometry), self.low, self.high)
+        probs = one_peak(self.ends.probs(_scan(geometry, facts)))
+        return logit(np.clip(probs, PROB_EDGE, 1.0 - PROB_EDGE))
+
+    def predict(self, geometry: Geometry) -> dict[str, float]:
+        """Probability in (0, 1) of each target: the mean over the folds' heads."""
+        x = _site_features(geometry)[None]
+        probs = np.mean([heads.predict(x)[0] for heads in self.folds.values()], axis=0)
+        return dict(zip(TARGETS, probs.tolist(), strict=True))
+
+    def out_of_fold(self, headers: dict[str, Headers], fold: pd.Series) -> pd.DataFrame:
+        """Rows of contract `predictions`, model `headers`: fold k by the heads without fold k.
+
+        Args:
+            headers: of `read_headers`.
+            fold: fold by study_uid.
+        """
+        x = np.array([_site_features(headers[uid]) for uid in fold.index])
+        probs = np.zeros((len(x), len(TARGETS)))
+        for k, heads in self.folds.items():
+            rows = fold.to_numpy() == k
+            probs[rows] = heads.predict(x[rows])
+        wide = pd.DataFrame(probs, columns=list(TARGETS))
+        wide.insert(0, "study_uid", fold.index.to_numpy())
+        return long_predictions(HEADERS, wide, fold)
+
+    def test_rows(self, headers: dict[str, Headers]) -> pd.DataFrame:
+        """Rows of contract `predictions`, model `headers`, fold -1."""
+        wide = pd.DataFrame([self.predict(h) for h in headers.values()])
+        wide.insert(0, "study_uid", list(headers))
+        return long_predictions(HEADERS, wide, pd.Series(-1, index=list(headers)))
+
+    def save(self, folder: Path) -> None:
+        """Write header.json and the boosters as LightGBM text, atomically."""
+        with publish(folder) as temporary:
+            temporary.mkdir()
+            folds = {str(k): h.save(temporary, f"fold_{k}") for k, h in self.folds.items()}
+            facts = {"low": self.low.tolist(), "high": self.high.tolist()}
+            write_json(temporary / FILE, {"ends": self.ends.to_json(), **facts, "folds": folds})
+
+    @classmethod
+    def load(cls, folder: Path) -> "HeaderFallback":
+        """Read what `save` wrote.
+
+        Raises:
+            ArtifactError: no header.json in the folder.
+        """
+        if not (folder / FILE).exists():
+            raise ArtifactError(f"no {FILE} in {folder}; run make stack first")
+        raw = read_json(folder / FILE)
+        return cls(
+            EndsModel.from_json(raw["ends"]),
+            np.asarray(raw["low"]),
+            np.asarray(raw["high"]),
+            {int(k): HeaderHeads.load(folder, v) for k, v in raw["folds"].items()},
+        )
+
+
+def fit_ends(headers: list[Headers]) -> tuple[EndsModel, FloatArray, FloatArray]:
+    """The level model, and the range (low, high) of the facts it was fitted on.
+
+    Masked studies teach it; typical scans join where they are few or never show some level.
+    """
+    scans = [h for h in headers if h.shown is not None]
+    seen = np.array([np.asarray(h.shown).any(axis=0) for h in scans]).reshape(-1, len(LEVELS))
+    if len(scans) < FEW_SCANS or not seen.any(axis=0).all():
+        scans = [*scans, *_typical_scans(headers[0].spacing_mm, headers[0].shape)]
+    facts = np.array([_facts(h) for h in scans])
+    model = EndsModel([_scan(h, f, h.shown) for h, f in zip(scans, facts, strict=True)])
+    return model, facts.min(axis=0), facts.max(axis=0)
+
+
+def fit_fallback(
+    headers: dict[str, Headers],
+    labels: pd.DataFrame,
+    config: StackConfig,
+    *,
+    seed: int,
+    jobs: int = 0,
+    progress: Callable[[], object] | None = None,
+) -> HeaderFallback:
+    """Fit the level model on all masked studies, and header heads on the others of each fold.
+
+    Args:
+        headers: of `read_headers`, every study of `labels`.
+        labels: study_uid, the eight targets, fold, and optionally group.
+        config: the stack's section; its form and clip are used.
+        seed: the experiment's seed.
+        jobs: folds fitted at the same time; 0 means the usable cores. Results do not depend on it.
+        progress: called after each fold.
+    """
+    x = np.array([_site_features(headers[uid]) for uid in labels["study_uid"]])
+    y = labels[list(TARGETS)].to_numpy(np.float64)
+    fold = labels["fold"].to_numpy(np.int64)
+    settings = SUPPORT_STACK.model_copy(update={"form": config.form, "clip": config.clip})
+
+    def fit(k: int) -> HeaderHeads:
+        own, rest = derive_seed(seed, HEADERS, k), fold != k
+        inner = inner_folds(labels[rest].reset_index(drop=True), own)
+        heads, _ = fit_header_heads(x[rest], y[rest], inner, settings, seed=own)
+        if progress is not None:
+            progress()
+        return heads
+
+    folds = sorted(set(fold.tolist()))
+    with one_blas_thread(), ThreadPoolExecutor(min(jobs or usable_cores(), len(folds))) as pool:
+        fitted = dict(zip(folds, pool.map(fit, folds), strict=True))
+    return HeaderFallback(*fit_ends(list(headers.values())), fitted)

@@ -1,0 +1,1 @@
+"""Features: from slice rows to one row of statistics per level."""

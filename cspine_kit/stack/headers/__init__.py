@@ -1,0 +1,1 @@
+"""Headers: the two header-only baselines that a user runs on tables."""

@@ -1,0 +1,1 @@
+"""Model: the heads that learn from features, their calibration and their blends."""

@@ -1,0 +1,1 @@
+"""Scores: every model beside its baselines, as a table and as pictures."""

@@ -1,0 +1,145 @@
+"""Two pictures of the out-of-fold scores, for people who would rather look than read.
+
+In: contract `predictions`, labels, the score table. Out: `calibration.png`, `levels.png`. Example::
+
+    draw_calibration(predictions, labels, ["mean_of_members", "stack"], folder / "calibration.png")
+    draw_levels(scores, ["mean_of_members", "stack"], folder / "levels.png")
+
+matplotlib is imported inside: the kernel never draws.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from cspine_kit.core.anatomy import LEVELS, OVERALL, TARGETS
+from cspine_kit.core.numbers import FloatArray
+from cspine_kit.core.runs import publish
+from cspine_kit.stack.scores.baselines import wide_predictions
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLORS = ("#9aa0a6", "#e69f00", "#0072b2")
+"""Grey, orange, blue: apart for every kind of color vision."""
+
+FEWEST, MOST_BINS = 20, 10
+"""Studies that a bin holds at least, and bins at most."""
+
+Z95 = 1.96
+
+
+def reliability(y: FloatArray, p: FloatArray) -> pd.DataFrame:
+    """Observed against predicted share in equally filled bins.
+
+    Args:
+        y: (n,) of 0 / 1.
+        p: (n,) probabilities.
+
+    Returns:
+        predicted, observed, low, high (95 % Wilson interval), count; ascending.
+    """
+    bins = int(np.clip(len(y) // FEWEST, 1, MOST_BINS))
+    rows = []
+    for part in np.array_split(np.argsort(p, kind="stable"), bins):
+        n, share = len(part), float(y[part].mean())
+        middle = (share + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
+        half = Z95 * np.sqrt(share * (1 - share) / n + Z95**2 / (4 * n**2)) / (1 + Z95**2 / n)
+        rows.append((float(p[part].mean()), share, middle - half, middle + half, n))
+    return pd.DataFrame(rows, columns=["predicted", "observed", "low", "high", "count"])
+
+
+def _save(figure: "Figure", path: Path) -> None:
+    with publish(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+
+
+def draw_calibration(
+    predictions: pd.DataFrame, labels: pd.DataFrame, models: Sequence[str], path: Path
+) -> None:
+    """Reliability of the overall and of all levels pooled, with 95 % intervals of each bin.
+
+    Positives weigh twice in the metric: where a share s is fractured, form B is least at
+    2 s / (1 + s). The dashed line shows that; form A lies nearer to the diagonal.
+
+    Args:
+        predictions: contract `predictions`, out-of-fold.
+        labels: study_uid and the eight targets.
+        models: at most three names, the one to look at last.
+        path: the PNG.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 5.4), layout="constrained")
+    truth = labels.set_index("study_uid")[list(TARGETS)]
+    panels = {"patient_overall": [OVERALL], "C1 to C7 pooled": list(LEVELS)}
+    for axes, (title, targets) in zip(figure.subplots(1, 2), panels.items(), strict=True):
+        share = np.linspace(0.0, 1.0, 50)
+        axes.plot(share, share, color="black", linewidth=0.8, linestyle=":")
+        axes.plot(2 * share / (1 + share), share, color="black", linewidth=0.8, linestyle="--")
+        for model, color in zip(models, COLORS[-len(models) :], strict=True):
+            wide = wide_predictions(predictions, model)
+            y = truth.loc[wide.index, targets].to_numpy(np.float64).ravel()
+            bins = reliability(y, wide[targets].to_numpy(np.float64).ravel())
+            error = np.abs(bins[["low", "high"]].to_numpy().T - bins["observed"].to_numpy())
+            axes.errorbar(
+                bins["predicted"],
+                bins["observed"],
+                error,
+                color=color,
+                marker="o",
+                markersize=4,
+                linewidth=1.4,
+                elinewidth=0.8,
+                capsize=2,
+                label=model,
+            )
+        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), title=title, xlabel="predicted")
+        axes.grid(alpha=0.25)
+    figure.axes[0].set_ylabel("observed share of fractures")
+    figure.axes[0].legend(loc="upper left", frameon=False)
+    figure.suptitle(
+        f"Calibration out-of-fold, {len(truth)} studies; dotted: predicted = observed, "
+        "dashed: least loss in form B"
+    )
+    _save(figure, path)
+
+
+def draw_levels(scores: pd.DataFrame, models: Sequence[str], path: Path) -> None:
+    """AUC per level and of the patient, and both forms of the metric, model beside model.
+
+    Args:
+        scores: of `score_table`.
+        models: at most three names, the one to look at last.
+        path: the PNG.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4.6), layout="constrained")
+    by_model = scores.set_index("model")
+    left, right = figure.subplots(1, 2, width_ratios=[3, 1])
+    targets = [*LEVELS, OVERALL]
+    width = 0.8 / len(models)
+    for i, (model, color) in enumerate(zip(models, COLORS[-len(models) :], strict=True)):
+        shift = (i - (len(models) - 1) / 2) * width
+        auc = by_model.loc[model, [f"auc_{t}" for t in targets]].to_numpy(np.float64)
+        left.bar(np.arange(len(targets)) + shift, auc, width, color=color, label=model)
+        loss = by_model.loc[model, ["per_exam", "global"]].to_numpy(np.float64)
+        ends = by_model.loc[
+            model, ["per_exam_low", "global_low", "per_exam_high", "global_high"]
+        ].to_numpy(np.float64)
+        error = np.abs(ends.reshape(2, 2) - loss)
+        right.bar(np.arange(2) + shift, loss, width, yerr=error, color=color, capsize=2)
+    left.axhline(0.5, color="black", linewidth=0.8, linestyle=":")
+    left.set_xticks(range(len(targets)), [*LEVELS, "patient"])
+    left.set(ylim=(0.4, 1.0), title="AUC out-of-fold (dotted: chance; higher is better)")
+    figure.legend(loc="outside lower center", ncols=len(models), frameon=False)
+    right.set_xticks(range(2), ["A per exam", "B global"])
+    right.set_title("metric, 95 % (lower is better)", fontsize="medium")
+    for axes in (left, right):
+        axes.grid(axis="y", alpha=0.25)
+        axes.set_axisbelow(True)
+    _save(figure, path)

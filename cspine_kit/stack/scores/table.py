@@ -1,0 +1,181 @@
+"""How good each model's out-of-fold predictions are, in one table.
+
+In: contract `predictions`, labels, folds. Out: one row per model. Example::
+
+    table = score_table(predictions, labels, folds)
+    print(render_scores(table))
+
+Log loss first, in both forms; then what a radiologist asks: AUC per level and per patient, F1,
+sensitivity at 90 % specificity, Brier score and calibration error of the overall probability.
+"""
+
+import numpy as np
+import pandas as pd
+
+from cspine_kit.core.anatomy import LEVELS, OVERALL, TARGETS
+from cspine_kit.core.errors import TableError
+from cspine_kit.core.metric import Form, bootstrap_interval, metric, weights
+from cspine_kit.core.numbers import FloatArray, log_losses
+from cspine_kit.stack.features.units import SHOWN
+from cspine_kit.stack.scores.baselines import wide_predictions
+
+FORMS: tuple[Form, Form] = ("per_exam", "global")
+SPECIFICITY = 0.9
+BINS = 10
+REPEATS = 1000
+
+
+def auc(y: FloatArray, p: FloatArray) -> float:
+    """Area under the ROC curve (ties count half); NaN where a class is missing."""
+    positives = y > 0.5
+    n1, n0 = int(positives.sum()), int((~positives).sum())
+    if n1 == 0 or n0 == 0:
+        return float("nan")
+    ranks = pd.Series(p).rank().to_numpy()
+    return float((ranks[positives].sum() - n1 * (n1 + 1) / 2.0) / (n1 * n0))
+
+
+def best_f1(y: FloatArray, p: FloatArray) -> float:
+    """Largest F1 over all thresholds: a ranking figure, optimistic by its own choice."""
+    order = np.argsort(-p, kind="stable")
+    hits = np.cumsum(y[order])
+    f1 = 2.0 * hits / (np.arange(1, len(y) + 1) + max(y.sum(), 1.0))
+    last = np.append(np.diff(p[order]) != 0, True)
+    return float(f1[last].max())
+
+
+def sensitivity_at(y: FloatArray, p: FloatArray, specificity: float = SPECIFICITY) -> float:
+    """Share of positives above the threshold that leaves `specificity` of negatives below it."""
+    negatives, positives = p[y < 0.5], p[y > 0.5]
+    if len(negatives) == 0 or len(positives) == 0:
+        return float("nan")
+    threshold = np.quantile(negatives, specificity, method="higher")
+    return float((positives > threshold).mean())
+
+
+def calibration_error(y: FloatArray, p: FloatArray, bins: int = BINS) -> float:
+    """Mean |observed - predicted| over equally filled bins, weighted by their size."""
+    order = np.argsort(p, kind="stable")
+    parts = [part for part in np.array_split(order, bins) if len(part)]
+    return float(sum(abs(y[i].mean() - p[i].mean()) * len(i) for i in parts) / len(y))
+
+
+def paired_interval(
+    labels: FloatArray,
+    probs: FloatArray,
+    others: FloatArray,
+    form: Form,
+    *,
+    repeats: int = REPEATS,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """95 % bootstrap interval of metric(probs) - metric(others) on the same draws of studies."""
+    w = weights(labels)
+    gain = (w * (log_losses(labels, probs) - log_losses(labels, others))).sum(axis=1)
+    total = w.sum(axis=1)
+    draws = np.random.default_rng(seed).integers(0, len(gain), size=(repeats, len(gain)))
+    if form == "per_exam":
+        values = (gain / total)[draws].mean(axis=1)
+    else:
+        values = gain[draws].sum(axis=1) / total[draws].sum(axis=1)
+    low, high = np.quantile(values, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _row(y: FloatArray, p: FloatArray, fold: FloatArray, seed: int) -> dict[str, float]:
+    row: dict[str, float] = {"n_studies": len(y)}
+    for form in FORMS:
+        low, high = bootstrap_interval(y, p, form, seed=seed, repeats=REPEATS)
+        per_fold = [metric(y[fold == k], p[fold == k], form) for k in np.unique(fold)]
+        row |= {form: metric(y, p, form), f"{form}_low": low, f"{form}_high": high}
+        row |= {f"{form}_fold_mean": float(np.mean(per_fold))}
+        row |= {f"{form}_fold_std": float(np.std(per_fold))}
+    row |= {f"auc_{t}": auc(y[:, j], p[:, j]) for j, t in enumerate(TARGETS)}
+    overall, truth = p[:, -1], y[:, -1]
+    row |= {
+        "auc_levels": float(np.mean([row[f"auc_{t}"] for t in LEVELS])),
+        "f1": best_f1(truth, overall),
+        "sensitivity_at_90": sensitivity_at(truth, overall),
+        "brier": float(np.mean((overall - truth) ** 2)),
+        "calibration_error": calibration_error(truth, overall),
+    }
+    return row
+
+
+def score_table(
+    predictions: pd.DataFrame,
+    labels: pd.DataFrame,
+    folds: pd.Series,
+    *,
+    seed: int = 0,
+    baselines: tuple[str, ...] = (),
+) -> pd.DataFrame:
+    """One row per model, in the order of first appearance.
+
+    Args:
+        predictions: contract `predictions`; every model holds all eight targets of its studies.
+        labels: study_uid and the eight targets.
+        folds: fold by study_uid.
+        seed: of the bootstrap; all models see the same draws.
+        baselines: models among which the best is what the others are compared with.
+
+    Returns:
+        model, n_studies and, for each form f of per_exam (A) and global (B): f (over all studies),
+        f_low, f_high (95 % bootstrap), f_fold_mean, f_fold_std (over the folds); auc_<target>,
+        auc_levels, and of patient_overall f1, sensitivity_at_90, brier, calibration_error. With
+        baselines, for each f: f_rival (the best of them) and f_gain_low, f_gain_high, the paired
+        interval of model minus rival (both below 0: certainly better).
+
+    Raises:
+        TableError: predictions of a study without labels.
+    """
+    truth = labels.set_index("study_uid")[list(TARGETS)]
+    held: dict[str, tuple[FloatArray, FloatArray]] = {}
+    rows = []
+    for model in dict.fromkeys(predictions["model"]):
+        wide = wide_predictions(predictions, model)
+        unknown = wide.index.difference(truth.index)
+        if len(unknown):
+            raise TableError(f"predictions: studies without labels: {list(unknown[:SHOWN])}")
+        y = truth.loc[wide.index].to_numpy(np.float64)
+        p = wide.to_numpy(np.float64)
+        held[model] = (y, p)
+        rows.append({"model": model, **_row(y, p, folds.reindex(wide.index).to_numpy(), seed)})
+    table = pd.DataFrame(rows)
+    known = [name for name in baselines if name in held]
+    for form in FORMS if known else ():
+        scores = table.set_index("model")[form]
+        rival = str(scores[known].astype(float).idxmin())
+        intervals = [
+            paired_interval(held[m][0], held[m][1], held[rival][1], form, seed=seed)
+            for m in table["model"]
+        ]
+        table[f"{form}_rival"] = rival
+        table[f"{form}_gain_low"] = [low for low, _ in intervals]
+        table[f"{form}_gain_high"] = [high for _, high in intervals]
+    return table
+
+
+def render_scores(table: pd.DataFrame) -> str:
+    """The columns a reader wants first, as text; `*` marks what ships."""
+    ships = table["ships"] if "ships" in table else pd.Series(False, index=table.index)
+    head = f"{'model':30s} {'A':>7s} {'95 %':>15s} {'B':>7s} {'95 %':>15s}"
+    lines = [head + f" {'AUC lev':>8s} {'AUC pat':>8s} {'sens@90':>8s} {'Brier':>7s} {'ECE':>6s}"]
+    for row, mark in zip(table.to_dict("records"), ships.astype(bool), strict=True):
+        line = f"{str(row['model']) + (' *' if mark else ''):30s}"
+        for form in FORMS:
+            interval = f"{row[form + '_low']:.3f} to {row[form + '_high']:.3f}"
+            line += f" {row[form]:7.4f} {interval:>15s}"
+        line += f" {row['auc_levels']:8.3f} {row[f'auc_{OVERALL}']:8.3f}"
+        line += f" {row['sensitivity_at_90']:8.3f} {row['brier']:7.4f}"
+        lines.append(line + f" {row['calibration_error']:6.3f}")
+    for form, letter in zip(FORMS, "AB", strict=True):
+        if f"{form}_rival" in table and ships.any():
+            row = table[ships.astype(bool)].iloc[0]
+            lines.append(
+                f"{letter}: {row['model']} minus the best baseline, {row[f'{form}_rival']}, paired "
+                f"95 %: {row[f'{form}_gain_low']:+.4f} to {row[f'{form}_gain_high']:+.4f}"
+            )
+    lines.append("* ships. A = per exam, B = global, lower is better; AUC, sensitivity at 90 %")
+    lines.append("specificity, Brier and calibration error (ECE) are of patient_overall.")
+    return "\n".join(lines)

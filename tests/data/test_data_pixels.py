@@ -15,8 +15,8 @@ from scans import dataset
 from cspine_kit.data.reader import isolated, pixels
 from cspine_kit.data.reader.header import _parsed, read_header
 from cspine_kit.data.reader.pixels import decode, to_hu
-from cspine_kit.data.reader.streams import frame_bytes, stream_size
 from cspine_kit.data.reader.problems import FileError
+from cspine_kit.data.reader.streams import frame_bytes, stream_size
 
 GDCM_SYNTAX = {
     "1.2.840.10008.1.2.5": "RLELossless",

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from chain import run_chain
+from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -20,9 +21,17 @@ def real_data() -> Path:
 
 
 @pytest.fixture(scope="session", name="run")
-def _run(tmp_path_factory) -> Path:
-    """The folder after the whole tiny chain; read-only for tests."""
-    return run_chain(tmp_path_factory.mktemp("chain") / "clone")
+def _run(tmp_path_factory, worker_id) -> Path:
+    """The folder after the whole tiny chain; read-only for tests, one for all test processes."""
+    own = tmp_path_factory.getbasetemp()
+    place = own if worker_id == "master" else own.parent
+    folder, done = place / "chain" / "clone", place / "chain" / "done"
+    done.parent.mkdir(exist_ok=True)
+    with FileLock(place / "chain.lock"):
+        if not done.exists():
+            run_chain(folder)
+            done.touch()
+    return folder
 
 
 @pytest.fixture(name="bundle")

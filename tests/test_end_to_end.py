@@ -122,7 +122,7 @@ def test_models_made_side_by_side_equal_those_made_in_turn(run, tmp_path):
     model = Path("oof/tiny/models/efficientnet/fold_1")
     shutil.rmtree(folder / model)
     config = folder / "configs" / "tiny.yaml"
-    config.write_text(config.read_text() + "execution:\n  jobs: 1\n")
+    config.write_text(config.read_text() + "  jobs: 1\n")
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "cspine_kit", "oof", *CONFIG]
     subprocess.run(command, cwd=folder, env=env, check=True, capture_output=True)

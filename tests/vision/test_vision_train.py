@@ -31,7 +31,7 @@ def _data(tiny, make_volume):
 
 
 def fit(data, config, folder, training, *, seed=7, key="k"):
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     train.train_model(
         data, config, HEADS["fracture"], folder, key=key, training=training, seed=seed, title="t"
     )

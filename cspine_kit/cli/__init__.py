@@ -10,6 +10,7 @@ import sys
 
 from cspine_kit import __version__
 from cspine_kit.cli import data, infer, phantom, ship, show, stack, vision
+from cspine_kit.cli.verb import refuse_apart
 from cspine_kit.core.errors import CSpineError, SubmissionError
 
 ROOMS = (phantom, data, vision, stack, infer, ship, show)
@@ -40,6 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     try:
+        refuse_apart(args.verb, VERBS[args.verb], args)
         status: int = args.action(args)
     except SubmissionError as error:
         print(f"invalid submission: {error}", file=sys.stderr)

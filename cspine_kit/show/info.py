@@ -1,8 +1,9 @@
-"""What exists, what is stale and what comes next, from file names and times alone.
+"""What exists, what is stale and what comes next, from file names and times; the machine's speed.
 
 In: a config. Out: a JSON-ready dict or a table. Example: `render(describe(path, oof, out))`.
 
-Answers in well under half a second: reads no table and imports neither pandas nor torch.
+Answers within a second or two, most of which measures the machine: reads no table and imports
+neither pandas nor torch.
 """
 
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from cspine_kit import __version__
 from cspine_kit.core.config import load_config, resolved_yaml
+from cspine_kit.core.execution import measure_gflops, usable_cores
 from cspine_kit.core.paths import RESULTS, SUBMISSION, Competition, RunPaths
 from cspine_kit.core.resolved import STAGES, changed
 from cspine_kit.vision.names import VERTEBRA, WEIGHTS_FILE
@@ -27,7 +29,7 @@ def _state(files: list[Path], newer_than: float) -> tuple[str, float]:
 
 
 def describe(config_file: Path, oof_root: Path, submissions: Path) -> dict[str, Any]:
-    """State of every stage of a config and the next command.
+    """State of every stage of a config, the next command, and the machine's cores and GFLOP/s.
 
     A stage is stale where it is older than the stage before it, or made from another config.
     """
@@ -60,6 +62,7 @@ def describe(config_file: Path, oof_root: Path, submissions: Path) -> dict[str, 
         "kit": __version__,
         "config": str(config_file),
         "config_changed": any(older.values()),
+        "machine": {"cores": usable_cores(), "gflops": round(measure_gflops(), 1)},
         "changed_parts": [part for parts in older.values() for part in parts],
         "stages": {},
         "next": None,
@@ -79,7 +82,11 @@ def describe(config_file: Path, oof_root: Path, submissions: Path) -> dict[str, 
 
 def render(state: dict[str, Any]) -> str:
     """`describe`'s answer as a small table."""
-    lines = [f"cspine_kit {state['kit']}, {state['config']}"]
+    machine = state["machine"]
+    lines = [
+        f"cspine_kit {state['kit']}, {state['config']}; {machine['cores']} cores, "
+        f"{machine['gflops']:.0f} GFLOP/s (2048 x 2048 float32 product, just now)"
+    ]
     if state["config_changed"]:
         parts = ", ".join(state["changed_parts"])
         lines.append(

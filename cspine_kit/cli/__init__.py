@@ -29,7 +29,8 @@ def build_parser() -> argparse.ArgumentParser:
             name,
             help=verb.summary,
             description=verb.summary[0].upper() + verb.summary[1:] + ".",
-            epilog=f"example: {verb.example}",
+            epilog="\n  ".join(["example:", *verb.example.splitlines()]),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         verb.arguments(sub)
         sub.set_defaults(action=verb.action)

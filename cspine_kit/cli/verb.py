@@ -25,7 +25,7 @@ DEMO = "--config configs/demo.yaml"
 
 @dataclass(frozen=True)
 class Verb:
-    """One sub-command: what it does, an example, its arguments and its action."""
+    """One sub-command: what it does, an example (one command a line), its arguments, its action."""
 
     summary: str
     example: str

@@ -77,6 +77,8 @@ def test_results_name_every_model_and_the_ledger_has_one_row(run, capsys, monkey
     assert np.isfinite(table[columns].to_numpy()).all()
     assert np.isfinite(table.loc[list(expected), ["test_per_exam", "test_global"]]).all(axis=None)
     assert len(pd.read_csv("submissions/leaderboard.csv")) == 1
+    assert main(["score", *CONFIG, "--json"]) == 0
+    assert [row["model"] for row in json.loads(capsys.readouterr().out)] == list(table.index)
     assert main(["leaderboard"]) == 0
     assert "tiny" in capsys.readouterr().out
 

@@ -10,6 +10,7 @@ import sys
 
 from cspine_kit import __version__
 from cspine_kit.cli import data, infer, phantom, ship, show, stack, vision
+from cspine_kit.cli.verb import refuse_apart
 from cspine_kit.core.errors import CSpineError, SubmissionError
 
 ROOMS = (phantom, data, vision, stack, infer, ship, show)
@@ -28,7 +29,8 @@ def build_parser() -> argparse.ArgumentParser:
             name,
             help=verb.summary,
             description=verb.summary[0].upper() + verb.summary[1:] + ".",
-            epilog=f"example: {verb.example}",
+            epilog="\n  ".join(["example:", *verb.example.splitlines()]),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         verb.arguments(sub)
         sub.set_defaults(action=verb.action)
@@ -40,6 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     try:
+        refuse_apart(args.verb, VERBS[args.verb], args)
         status: int = args.action(args)
     except SubmissionError as error:
         print(f"invalid submission: {error}", file=sys.stderr)

@@ -10,7 +10,7 @@ from cspine_kit.cli.verb import DEMO, Verb, config_argument, ensure_competition,
 def _index(args: argparse.Namespace) -> int:
     from cspine_kit.data.stages import run_index
 
-    config, paths = open_run(args)
+    config, paths = open_run(args, makes="oof")
     ensure_competition(config)
     run_index(config, paths)
     return 0
@@ -19,7 +19,7 @@ def _index(args: argparse.Namespace) -> int:
 def _folds(args: argparse.Namespace) -> int:
     from cspine_kit.data.stages import run_folds, run_index
 
-    config, paths = open_run(args)
+    config, paths = open_run(args, makes="oof")
     ensure_competition(config)
     run_index(config, paths)
     run_folds(config, paths)
@@ -30,7 +30,7 @@ def _folds(args: argparse.Namespace) -> int:
 def _cache(args: argparse.Namespace) -> int:
     from cspine_kit.data.stages import prepare
 
-    config, paths = open_run(args)
+    config, paths = open_run(args, makes="oof")
     ensure_competition(config)
     prepare(config, paths)
     return 0

@@ -4,29 +4,40 @@ import argparse
 import json
 from pathlib import Path
 
-from cspine_kit.cli.verb import SUBMISSIONS, Verb, config_argument, open_run
+from cspine_kit.cli.verb import DEMO, SUBMISSIONS, Verb, config_argument, open_run
 from cspine_kit.core.errors import ConfigError
 from cspine_kit.core.paths import SUBMISSION
 
 
+def _hours(text: str) -> float:
+    """A time limit that leaves some time."""
+    hours = float(text)
+    if not hours > 0:
+        raise argparse.ArgumentTypeError(f"a time limit must be above 0 hours, got {text}")
+    return hours
+
+
 def _kernel_arguments(parser: argparse.ArgumentParser) -> None:
     config_argument(parser, required=False)
-    parser.add_argument("--competition", type=Path, metavar="DIR")
-    parser.add_argument("--bundle", type=Path, metavar="DIR")
-    parser.add_argument("--out", type=Path, metavar="FILE")
-    parser.add_argument("--hours", type=float, metavar="H", help="time limit; else the bundle's")
+    parser.add_argument("--competition", type=Path, metavar="DIR", help="else the config's")
+    parser.add_argument("--bundle", type=Path, metavar="DIR", help="else the config's")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help=f"else submissions/<name>/{SUBMISSION}"
+    )
+    parser.add_argument("--hours", type=_hours, metavar="H", help="time limit; else the bundle's")
 
 
 def _kernel(args: argparse.Namespace) -> int:
     from cspine_kit.core.execution import tune_process
 
     tune_process()
-    from cspine_kit.infer.run import run_kernel, run_kernel_of
+    from cspine_kit.infer.run import run_kernel, run_kernel_once
 
     if args.config is not None:
         config, paths = open_run(args)
-        out = SUBMISSIONS / config.name / SUBMISSION
-        print(run_kernel_of(config, paths.bundle, out))
+        competition = args.competition or config.competition.dir
+        out = args.out or SUBMISSIONS / config.name / SUBMISSION
+        print(run_kernel_once(competition, args.bundle or paths.bundle, out, hours=args.hours))
         return 0
     if not (args.competition and args.bundle and args.out):
         raise ConfigError("kernel needs --competition, --bundle and --out, or --config")
@@ -70,7 +81,7 @@ def _levels(args: argparse.Namespace) -> int:
 VERBS = {
     "kernel": Verb(
         "run the very inference that Kaggle runs",
-        "cspine kernel --competition DIR --bundle DIR --out submission.csv",
+        f"cspine kernel {DEMO}\ncspine kernel --competition DIR --bundle DIR --out submission.csv",
         _kernel_arguments,
         _kernel,
     ),

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 def _phantom_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--studies", type=int, default=20, metavar="N", help="training studies")
-    parser.add_argument("--test-studies", type=int, default=5, metavar="M")
+    parser.add_argument("--studies", type=int, metavar="N", help="training studies (20)")
+    parser.add_argument("--test-studies", type=int, metavar="M", help="test studies (5)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--size", type=int, metavar="PX", help="rows and columns (512; with --hostile 64)"
@@ -24,14 +24,18 @@ def _phantom_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--hostile", action="store_true", help="one test study per defect, and manifest.csv"
     )
-    parser.add_argument("--difficulty", choices=["easy", "real"], default="real")
-    parser.add_argument("--masked", type=float, default=0.5, metavar="SHARE")
-    parser.add_argument("--boxed", type=float, default=0.5, metavar="SHARE")
+    parser.add_argument("--difficulty", choices=["easy", "real"], help="of the fractures (real)")
+    parser.add_argument("--masked", type=float, metavar="SHARE", help="studies with masks (0.5)")
+    parser.add_argument("--boxed", type=float, metavar="SHARE", help="fractured with boxes (0.5)")
     parser.add_argument("--jobs", type=int, default=0, help="processes; 0 = the usable cores")
 
 
+OF_PLAIN = ("--studies", "--test-studies", "--difficulty", "--masked", "--boxed")
+"""Options that a hostile competition, whose studies are its defects, has no use for."""
+
+
 def _spec(args: argparse.Namespace) -> PhantomConfig:
-    """The arguments as a checked `PhantomConfig`.
+    """The arguments as a checked `PhantomConfig`; what was not given has its default.
 
     Raises:
         ConfigError: a value out of range; names the option and the value.
@@ -40,17 +44,19 @@ def _spec(args: argparse.Namespace) -> PhantomConfig:
 
     from cspine_kit.core.config import PhantomConfig
 
-    usual = 64 if args.hostile else 512
+    usual = {"studies": 20, "test_studies": 5, "size_px": 64 if args.hostile else 512}
+    given = {
+        "studies": args.studies,
+        "test_studies": args.test_studies,
+        "size_px": args.size,
+        "difficulty": args.difficulty,
+        "masked": args.masked,
+        "boxed": args.boxed,
+        "seed": args.seed,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
     try:
-        return PhantomConfig(
-            studies=args.studies,
-            test_studies=args.test_studies,
-            size_px=args.size if args.size is not None else usual,
-            difficulty=args.difficulty,
-            masked=args.masked,
-            boxed=args.boxed,
-            seed=args.seed,
-        )
+        return PhantomConfig.model_validate({**usual, **given})
     except ValidationError as error:
         faults = [f"{e['loc'][0]}: {e['msg']} (got {e['input']})" for e in error.errors()]
         raise ConfigError("phantom: " + "; ".join(faults)) from error
@@ -77,5 +83,6 @@ VERBS = {
         "cspine phantom --out data/phantom --studies 20 --test-studies 5 --seed 1 --size 256",
         _phantom_arguments,
         _phantom,
+        apart={"--hostile": OF_PLAIN},
     ),
 }

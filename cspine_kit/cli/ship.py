@@ -56,10 +56,8 @@ def _push(args: argparse.Namespace) -> int:
     from cspine_kit.ship.kaggle.push import dry_run, push
 
     config, paths = open_run(args)
-    if args.dry_run:
-        print(dry_run(config, paths, args.kernel_folder))
-        return 0
-    print(push(config, paths, args.kernel_folder, submitting=args.submit, message=args.message))
+    send = dry_run if args.dry_run else push
+    print(send(config, paths, args.kernel_folder, submitting=args.submit, message=args.message))
     return 0
 
 

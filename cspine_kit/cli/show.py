@@ -4,8 +4,17 @@ import argparse
 import json
 from pathlib import Path
 
-from cspine_kit.cli.verb import OOF_ROOT, SUBMISSIONS, Verb, config_argument, no_arguments, open_run
+from cspine_kit.cli.verb import (
+    DEMO,
+    OOF_ROOT,
+    SUBMISSIONS,
+    Verb,
+    config_argument,
+    no_arguments,
+    open_run,
+)
 from cspine_kit.core.errors import ConfigError
+from cspine_kit.core.paths import RESULTS
 
 
 def _score_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +29,13 @@ def _score(args: argparse.Namespace) -> int:
         from cspine_kit.show.results import run_results
 
         config, paths = open_run(args)
-        print(run_results(config, paths, SUBMISSIONS))
+        text = run_results(config, paths, SUBMISSIONS)
+        if args.json:
+            import pandas as pd
+
+            table = pd.read_csv(SUBMISSIONS / config.name / RESULTS)
+            text = table.to_json(orient="records", indent=2)
+        print(text)
         return 0
     if args.file is None or args.truth is None:
         raise ConfigError("score needs FILE and --truth, or --config")
@@ -78,9 +93,10 @@ def _montage(args: argparse.Namespace) -> int:
 VERBS = {
     "score": Verb(
         "metric A and B of a submission; with --config the results table and a ledger row",
-        "cspine score submission.csv --truth solution.csv --json",
+        f"cspine score {DEMO}\ncspine score submission.csv --truth solution.csv --json",
         _score_arguments,
         _score,
+        apart={"--config": ("FILE", "--truth")},
     ),
     "leaderboard": Verb(
         "local ledger beside the real final leaderboard",

@@ -2,10 +2,13 @@
 
 import argparse
 import json
+import logging
 from pathlib import Path
 
 from cspine_kit.cli.verb import DEMO, Verb, config_argument, open_run
 from cspine_kit.core.errors import ConfigError
+
+log = logging.getLogger(__name__)
 
 
 def _stack_arguments(parser: argparse.ArgumentParser) -> None:
@@ -13,8 +16,8 @@ def _stack_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--headers", type=Path, metavar="PARQUET", help="stack headers alone")
     parser.add_argument("--labels", type=Path, metavar="CSV", help="with --headers: train.csv")
     parser.add_argument("--out", type=Path, metavar="DIR", help="with --headers: where results go")
-    parser.add_argument("--seed", type=int, default=0, help="with --headers: first fold seed")
-    parser.add_argument("--jobs", type=int, default=0, help="with --headers: folds at once")
+    parser.add_argument("--seed", type=int, help="with --headers: first fold seed (0)")
+    parser.add_argument("--jobs", type=int, help="with --headers: folds at once (the cores)")
     parser.add_argument("--json", action="store_true")
 
 
@@ -23,7 +26,9 @@ def _stack_headers(args: argparse.Namespace) -> int:
 
     if args.labels is None or args.out is None:
         raise ConfigError("stack --headers needs --labels CSV and --out DIR as well")
-    result = run_headers(args.headers, args.labels, args.out, seed=args.seed, jobs=args.jobs)
+    result = run_headers(
+        args.headers, args.labels, args.out, seed=args.seed or 0, jobs=args.jobs or 0
+    )
     if args.json:
         print(json.dumps(result, indent=2))
         return 0
@@ -43,10 +48,18 @@ def _stack(args: argparse.Namespace) -> int:
         return _stack_headers(args)
     if args.config is None:
         raise ConfigError("stack needs --config, or --headers with --labels and --out")
+    from cspine_kit.core.resolved import changed, finish
     from cspine_kit.stack.pipeline import run_stack
 
-    config, paths = open_run(args)
+    config, paths = open_run(args, makes="stack")
+    if older := changed(config, paths, "oof"):
+        log.warning(
+            "the out-of-fold tables were not made from this config (%s); make oof brings them up "
+            "to date, a bundle would be refused",
+            ", ".join(older),
+        )
     scores = run_stack(config, paths)
+    finish(config, paths, "stack")
     if args.json:
         print(scores.to_json(orient="records", indent=2))
         return 0
@@ -78,9 +91,10 @@ def _headers(args: argparse.Namespace) -> int:
 VERBS = {
     "stack": Verb(
         "aggregated statistics, nested LightGBM stack, score table; or a stack on headers alone",
-        f"cspine stack {DEMO}; cspine stack --headers H.parquet --labels train.csv --out DIR",
+        f"cspine stack {DEMO}\ncspine stack --headers H.parquet --labels train.csv --out DIR",
         _stack_arguments,
         _stack,
+        apart={"--config": ("--headers", "--labels", "--out", "--seed", "--jobs")},
     ),
     "headers": Verb(
         "which vertebrae a slice shows, from DICOM headers alone",

@@ -18,7 +18,7 @@ def _train(args: argparse.Namespace) -> int:
     from cspine_kit.data.stages import prepare
     from cspine_kit.vision.oof import train_member
 
-    config, paths = open_run(args)
+    config, paths = open_run(args, makes="oof")
     ensure_competition(config)
     prepare(config, paths)
     for fold in range(config.folds.n) if args.fold is None else [args.fold]:
@@ -30,16 +30,18 @@ def _oof(args: argparse.Namespace) -> int:
     from cspine_kit.core.execution import tune_process
 
     tune_process()
+    from cspine_kit.core.resolved import finish
     from cspine_kit.data.stages import prepare
     from cspine_kit.show.plan import describe_plan
 
-    config, paths = open_run(args)
+    config, paths = open_run(args, makes="oof")
     print(describe_plan(config))
     ensure_competition(config)
     prepare(config, paths)
     from cspine_kit.vision.oof import run_oof
 
     run_oof(config, paths)
+    finish(config, paths, "oof")
     print(f"out-of-fold slice table in {paths.table('oof_slices')}")
     return 0
 

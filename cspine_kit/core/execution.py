@@ -9,6 +9,7 @@ In: a picklable function of one item, and items with names. Out: results and fai
 import ctypes
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,6 +43,29 @@ class Outcome(Generic[Result]):
 def usable_cores() -> int:
     """Cores this process may use (a container's affinity counts, not the machine's size)."""
     return len(os.sched_getaffinity(0))
+
+
+def measure_gflops(side: int = 2048, seconds: float = 0.5) -> float:
+    """GFLOP/s of a float32 product of two (side, side) matrices, on a machine as busy as it is now.
+
+    numpy's BLAS runs it on every usable core (fewer where OPENBLAS_NUM_THREADS or the like says
+    so); a product costs 2 side^3 operations. Times in docs stand beside this figure.
+
+    Args:
+        side: rows and columns.
+        seconds: products are repeated for this long, one at least, and the fastest counts.
+    """
+    import numpy as np
+
+    left = np.random.default_rng(0).random((side, side), dtype=np.float32)
+    product = np.empty_like(left)
+    np.matmul(left[:256, :256], left[:256, :256])  # starts BLAS's threads
+    best, begun = float("inf"), time.perf_counter()
+    while time.perf_counter() - begun < seconds:
+        start = time.perf_counter()
+        np.matmul(left, left, out=product)
+        best = min(best, time.perf_counter() - start)
+    return 2.0 * side**3 / best / 1e9
 
 
 def tune_process() -> None:

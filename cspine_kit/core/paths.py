@@ -21,6 +21,9 @@ BOXES_CSV_COLUMNS = ("StudyInstanceUID", "x", "y", "width", "height", "slice_num
 SUBMISSION, KERNEL_LOG = "submission.csv", "kernel_log.jsonl"
 """What a kernel leaves in its working folder."""
 
+RESULTS, KERNEL_MARKER = "results.csv", "kernel.json"
+"""What `cspine score` and `cspine kernel --config` leave beside a config's submission."""
+
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 _UID_LIMIT = 64
 """DICOM PS3.5 section 9.1: digits and dots, at most 64 characters."""
@@ -93,7 +96,7 @@ class RunPaths:
 
     @property
     def resolved_config(self) -> Path:
-        """The config with every default filled in: what the kernel reads."""
+        """The config that the folder was made from, every default filled in (`core.resolved`)."""
         return self.root / "config.yaml"
 
     @property

@@ -26,9 +26,9 @@ import pandas as pd
 from tqdm import tqdm
 
 from cspine_kit.core.anatomy import TARGETS
-from cspine_kit.core.config import Config, load_config
+from cspine_kit.core.config import load_config
 from cspine_kit.core.execution import usable_cores
-from cspine_kit.core.paths import KERNEL_LOG, Competition, is_safe_uid
+from cspine_kit.core.paths import KERNEL_LOG, KERNEL_MARKER, Competition, is_safe_uid
 from cspine_kit.core.runs import (
     file_hash,
     fingerprint,
@@ -187,7 +187,7 @@ def _answers(
 
         root = open_bundle(bundle, scratch / "bundle")
         config = load_config(root / "config.yaml")
-        limit_s = 3600.0 * (hours or config.kernel.hours)
+        limit_s = 3600.0 * (config.kernel.hours if hours is None else hours)
         headers = HeaderFallback.load(root / "stack" / "header")
         fallbacks = header_answers(headers, folders, min(HEADERS_SHARE * limit_s, HEADERS_MAX_S))
         known = [a for a in fallbacks.values() if a.probs is not None]
@@ -327,22 +327,33 @@ def _note(answer: Answer, log: KernelLog, causes: dict[str, str]) -> None:
     )
 
 
-def run_kernel_of(config: Config, bundle: Path, out: Path) -> str:
-    """Run the kernel on a config's own competition, unless it was run on exactly this.
+def run_kernel_once(
+    competition_dir: Path, bundle: Path, out: Path, *, hours: float | None = None
+) -> str:
+    """`run_kernel`, unless `out` is what it wrote for exactly this.
+
+    The marker beside `out` holds the report and what was run: the bundle's manifest, test.csv, the
+    listing of its images and the time limit.
 
     Returns:
         A line that says what happened.
+
+    Raises:
+        DataError: test.csv cannot be used.
     """
-    competition = Competition(config.competition.dir)
+    competition = Competition(competition_dir)
+    manifest = file_hash(bundle / MANIFEST) if (bundle / MANIFEST).exists() else None
     key = fingerprint(
-        file_hash(bundle / MANIFEST) if (bundle / MANIFEST).exists() else None,
+        manifest,
         file_hash(competition.test_csv) if competition.test_csv.exists() else None,
         listing_fingerprint(competition.root / "test_images"),
+        hours,
     )
-    marker = out.with_name("kernel.json")
+    marker = out.with_name(KERNEL_MARKER)
     if out.exists() and is_fresh(marker, key) and read_json(marker)["sha256"] == file_hash(out):
         return f"{out} is up to date"
-    report = run_kernel(competition.root, bundle, out)
+    report = run_kernel(competition.root, bundle, out, hours=hours)
     if report.stopped is None:
-        write_json(marker, {**asdict(report), "sha256": file_hash(out)}, key)
+        made = {"sha256": file_hash(out), "manifest": manifest, "hours": hours}
+        write_json(marker, {**asdict(report), **made}, key)
     return report.summary()

@@ -1,8 +1,9 @@
-"""What exists, what is stale and what comes next, from file names and times alone.
+"""What exists, what is stale and what comes next, from file names and times; the machine's speed.
 
 In: a config. Out: a JSON-ready dict or a table. Example: `render(describe(path, oof, out))`.
 
-Answers in well under half a second: reads no table and imports neither pandas nor torch.
+Answers within a second or two, most of which measures the machine: reads no table and imports
+neither pandas nor torch.
 """
 
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any
 
 from cspine_kit import __version__
 from cspine_kit.core.config import load_config, resolved_yaml
-from cspine_kit.core.paths import SUBMISSION, Competition, RunPaths
+from cspine_kit.core.execution import measure_gflops, usable_cores
+from cspine_kit.core.paths import RESULTS, SUBMISSION, Competition, RunPaths
+from cspine_kit.core.resolved import STAGES, changed
 from cspine_kit.vision.names import VERTEBRA, WEIGHTS_FILE
 
 
@@ -26,9 +29,9 @@ def _state(files: list[Path], newer_than: float) -> tuple[str, float]:
 
 
 def describe(config_file: Path, oof_root: Path, submissions: Path) -> dict[str, Any]:
-    """State of every stage of a config and the next command.
+    """State of every stage of a config, the next command, and the machine's cores and GFLOP/s.
 
-    A stage is stale where it is older than the stage before it.
+    A stage is stale where it is older than the stage before it, or made from another config.
     """
     config = load_config(config_file)
     paths = RunPaths(oof_root / config.name)
@@ -49,19 +52,26 @@ def describe(config_file: Path, oof_root: Path, submissions: Path) -> dict[str, 
         ("stack", f"make stack {make}", [paths.stack / "scores.csv"]),
         ("bundle", f"make kernel {make}", [paths.bundle / "manifest.json"]),
         ("submission", f"cspine kernel --config {config_file}", [submission]),
-        ("results", f"make score {make}", [submission.with_name("results.csv")]),
+        ("results", f"make score {make}", [submission.with_name(RESULTS)]),
     ]
+    older = {stage: changed(config, paths, stage) for stage in STAGES}
+    shipped = paths.bundle / "config.yaml"
+    outdated: dict[str, bool] = {stage: bool(parts) for stage, parts in older.items()}
+    outdated["bundle"] = shipped.exists() and shipped.read_text() != resolved_yaml(config)
     state: dict[str, Any] = {
         "kit": __version__,
         "config": str(config_file),
-        "config_changed": paths.resolved_config.exists()
-        and paths.resolved_config.read_text() != resolved_yaml(config),
+        "config_changed": any(older.values()),
+        "machine": {"cores": usable_cores(), "gflops": round(measure_gflops(), 1)},
+        "changed_parts": [part for parts in older.values() for part in parts],
         "stages": {},
         "next": None,
     }
     newest = 0.0
     for name, command, files in stages:
         status, time = _state(files, newest)
+        if status == "done" and outdated.get(name):
+            status = "stale"
         if name not in ("folds", VERTEBRA, *config.members):
             newest = max(newest, time)
         state["stages"][name] = {"state": status, "path": str(files[0])}
@@ -72,9 +82,17 @@ def describe(config_file: Path, oof_root: Path, submissions: Path) -> dict[str, 
 
 def render(state: dict[str, Any]) -> str:
     """`describe`'s answer as a small table."""
-    lines = [f"cspine_kit {state['kit']}, {state['config']}"]
+    machine = state["machine"]
+    lines = [
+        f"cspine_kit {state['kit']}, {state['config']}; {machine['cores']} cores, "
+        f"{machine['gflops']:.0f} GFLOP/s (2048 x 2048 float32 product, just now)"
+    ]
     if state["config_changed"]:
-        lines.append("the config changed since its last run: what depends on it will be redone")
+        parts = ", ".join(state["changed_parts"])
+        lines.append(
+            f"the config changed since its last run, or that run did not end ({parts}): "
+            "what depends on it will be redone"
+        )
     for name, stage in state["stages"].items():
         lines.append(f"  {name:14s} {stage['state']:16s} {stage['path']}")
     lines.append(f"next: {state['next'] or 'nothing, all done'}")

@@ -5,15 +5,24 @@ ledger row, text. Example: `print(run_results(config, paths, Path("submissions")
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from cspine_kit.core.config import Config
 from cspine_kit.core.errors import ArtifactError
-from cspine_kit.core.paths import KERNEL_LOG, SUBMISSION, Competition, RunPaths
-from cspine_kit.core.runs import publish, read_json
+from cspine_kit.core.paths import (
+    KERNEL_LOG,
+    KERNEL_MARKER,
+    RESULTS,
+    SUBMISSION,
+    Competition,
+    RunPaths,
+)
+from cspine_kit.core.runs import file_hash, publish, read_json
 from cspine_kit.data.labels import read_labels
+from cspine_kit.infer.manifest import MANIFEST
 from cspine_kit.infer.score import score_submission
 from cspine_kit.infer.submission import read_submission, read_wanted_rows
 from cspine_kit.show.test_set import (
@@ -53,6 +62,25 @@ def _test_set(paths: RunPaths, submission: Path, predictions: pd.DataFrame) -> l
     return render_shift(report)
 
 
+def _kernel_run(paths: RunPaths, submission: Path) -> dict[str, Any]:
+    """What `cspine kernel --config` wrote down about this submission; empty where it is not its.
+
+    Raises:
+        ArtifactError: it ran another bundle than the one whose scores would stand beside it.
+    """
+    marker = submission.with_name(KERNEL_MARKER)
+    made: dict[str, Any] = read_json(marker) if marker.exists() else {}
+    if made.get("sha256") != file_hash(submission):
+        return {}
+    manifest = paths.bundle / MANIFEST
+    if made.get("manifest") != (file_hash(manifest) if manifest.exists() else None):
+        raise ArtifactError(
+            f"{submission} was made by another bundle than {paths.bundle} is now; "
+            "run cspine kernel --config again"
+        )
+    return made
+
+
 def run_results(config: Config, paths: RunPaths, submissions: Path) -> str:
     """Check and score the submission, write results.csv and the ledger row.
 
@@ -60,7 +88,7 @@ def run_results(config: Config, paths: RunPaths, submissions: Path) -> str:
         The table and where each file lies.
 
     Raises:
-        ArtifactError: a stage has not run yet.
+        ArtifactError: a stage has not run yet, or the submission is another bundle's.
         SubmissionError: the submission is not valid.
     """
     from cspine_kit.show.leaderboard import add_run
@@ -73,6 +101,7 @@ def run_results(config: Config, paths: RunPaths, submissions: Path) -> str:
     competition = Competition(config.competition.dir)
     wanted = read_wanted_rows(competition.test_csv)
     read_submission(submission, wanted["row_id"])
+    made = _kernel_run(paths, submission)
     table = pd.read_csv(scores_csv)
     hidden = competition.solution_csv.exists()
     predictions = predictions_on_test(config, paths, submission)
@@ -91,12 +120,11 @@ def run_results(config: Config, paths: RunPaths, submissions: Path) -> str:
             f"B {score['metric_global']:.4f}"
         )
     lines += ["", *_test_set(paths, submission, predictions)]
-    results = folder / "results.csv"
+    results = folder / RESULTS
     with publish(results) as temporary:
         table.to_csv(temporary, index=False)
     ledger = submissions / "leaderboard.csv"
-    marker = folder / "kernel.json"
-    minutes = read_json(marker)["seconds"] / 60 if marker.exists() else None
+    minutes = made["seconds"] / 60 if made else None
     add_run(ledger, config, table, submission, kernel_minutes=minutes)
     files = {
         "competition": competition.root,

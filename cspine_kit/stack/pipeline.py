@@ -129,7 +129,15 @@ def run_stack(config: Config, paths: RunPaths) -> pd.DataFrame:
             studies[studies["study_uid"].isin(fold.index)],
         )
         jobs = config.execution.jobs
-        fallback = fit_fallback(headers, labels, config.stack, seed=config.seed, jobs=jobs)
+        with tqdm(total=config.folds.n, desc="headers", unit="fold") as bar:
+            fallback = fit_fallback(
+                headers,
+                labels,
+                config.stack,
+                seed=config.seed,
+                jobs=jobs,
+                progress=lambda: bar.update(1),
+            )
         features = aggregate(slices, crops)
         label_of = labels.set_index("study_uid")[list(TARGETS)].stack()
         at = pd.MultiIndex.from_frame(features[["study_uid", "level"]])
@@ -188,13 +196,16 @@ def _stand_ins(
 ) -> StandIns:
     """Stand-ins of every member, ranked by what the shipped model loses without it."""
     truth = labels.set_index("study_uid")[list(TARGETS)]
+    members = slices["member"].nunique()
+    with tqdm(total=members * (members + 1) // 2, desc="member ranking", unit="try") as bar:
 
-    def loss(table: pd.DataFrame) -> float:
-        found = stack.predict(aggregate(table, crops)).set_index("study_uid")
-        score = evaluate(truth.loc[found.index].to_numpy(), found[list(TARGETS)].to_numpy())
-        return score.per_exam if config.stack.form == "per_exam" else score.whole
+        def loss(table: pd.DataFrame) -> float:
+            found = stack.predict(aggregate(table, crops)).set_index("study_uid")
+            score = evaluate(truth.loc[found.index].to_numpy(), found[list(TARGETS)].to_numpy())
+            bar.update(1)
+            return score.per_exam if config.stack.form == "per_exam" else score.whole
 
-    return rank_members(fit_stand_ins(slices), slices, loss)
+        return rank_members(fit_stand_ins(slices), slices, loss)
 
 
 def _guarded(stack: Stack, table: pd.DataFrame, config: Config) -> Stack:

@@ -9,6 +9,7 @@ import yaml
 from cspine_kit.core.anatomy import TARGETS
 from cspine_kit.core.config import Config, merge, parse_config
 from cspine_kit.core.paths import RunPaths
+from cspine_kit.core.resolved import finish
 from cspine_kit.core.runs import write_json
 from cspine_kit.core.tables import write_table
 from cspine_kit.stack.pipeline import stack_key
@@ -60,6 +61,7 @@ def make_run(folder: Path) -> Run:
     write_json(paths.stack / "models" / "stack.json", {"ships": "stack"})
     (paths.stack / "models" / "fold_0_level_0.txt").write_text("tree\n")
     write_scores(paths, config)
+    finish(config, paths, "oof")
     kernel = folder / "kernels" / "submit"
     kernel.mkdir(parents=True)
     (kernel / "submit.py").write_text((ROOT / "kernels/submit/submit.py").read_text())

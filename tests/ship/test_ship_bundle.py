@@ -120,6 +120,15 @@ def test_a_manifest_of_something_else_is_refused(tmp_path):
             verify_bundle(tmp_path)
 
 
+def test_no_bundle_of_another_configs_models(run):
+    """The score is fresh, the models are not of this config: volumes of 2 mm, a kernel of 3 mm."""
+    cache = run.config.cache.model_copy(update={"spacing_mm": 3.0})
+    changed = Run(run.config.model_copy(update={"cache": cache}), run.paths, run.kernel)
+    with pytest.raises(ArtifactError, match=r"not made from this config.*: cache; run make oof"):
+        build(changed)
+    assert not run.paths.bundle.exists()
+
+
 def test_no_bundle_without_the_out_of_fold_score_of_this_very_run(run):
     scores = run.paths.stack / "scores.csv"
     write_scores(run.paths, run.config, per_exam=float("nan"))

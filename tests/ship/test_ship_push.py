@@ -312,6 +312,15 @@ def test_a_dry_run_contacts_nothing_and_says_why_a_push_would_be_refused(
     for path in run.paths.bundle.iterdir():
         assert path.name in text
     assert '"enable_internet": false' in text and "nothing was sent" in text
+    assert "message: tiny" in text and "a submission to" not in text
+    assert main(["push", *arguments, "--submit", "--message", "more folds"]) == 0
+    text = capsys.readouterr().out
+    assert "a submission to rsna" in text and "message: more folds" in text
+    assert "would be refused" not in text
+    phantom = run.config.competition.model_copy(update={"phantom": True})
+    config = run.config.model_copy(update={"competition": phantom})
+    text = dry_run(config, run.paths, run.kernel, submitting=True)
+    assert "a push would be refused: config 'tiny' was trained on a phantom" in text
     placeholder = make_config(owner="your-kaggle-name")
     with pytest.raises(ConfigError, match=r"bundle\.owner is still"):
         push(placeholder, run.paths, run.kernel)

@@ -50,10 +50,13 @@ def native_slices(world: World) -> pd.DataFrame:
 
 
 def test_run_writes_everything_and_skips_when_fresh(
-    world: World, config: Config, tmp_path: Path
+    world: World, config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     paths = write_run(world, tmp_path)
     table = run_stack(config, paths)
+    shown = capsys.readouterr().err
+    for stage in ("headers", "stack", "scores", "member ranking"):
+        assert f"{stage}: 100%" in shown
     models = set(table["model"])
     named = {
         "best_constant",

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from cspine_kit.core.anatomy import LEVELS, OVERALL, TARGETS
 from cspine_kit.core.config import PhantomConfig
@@ -80,7 +81,8 @@ def write_hostile(out: Path, *, seed: int = 0, size_px: int = 64, jobs: int = 1)
     study = _patient(seed, size_px)
     stored = study.scan.digitize(study.hu)
     rows = []
-    for order, (name, defect) in enumerate(DEFECTS.items()):
+    defects = tqdm(DEFECTS.items(), desc="hostile", unit="study")
+    for order, (name, defect) in enumerate(defects):
         uid = PATH_UID if name == "path_uid" else f"{plain.UID_ROOT}.{FIRST_NUMBER + order}"
         promised = "" if defect.lost is None else len(stored) - defect.lost
         listed = name != "extra_folder"

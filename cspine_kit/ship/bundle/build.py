@@ -21,6 +21,7 @@ from cspine_kit.core.config import Config, resolved_yaml
 from cspine_kit.core.errors import ArtifactError
 from cspine_kit.core.metric import best_constant
 from cspine_kit.core.paths import RunPaths
+from cspine_kit.core.resolved import changed
 from cspine_kit.core.runs import (
     file_hash,
     fingerprint,
@@ -110,8 +111,9 @@ def build_bundle(config: Config, paths: RunPaths, out: Path) -> dict[str, Any]:
     """Write the bundle unless it is there with the same content; returns its manifest.
 
     Raises:
-        ArtifactError: the run is not finished or has no out-of-fold score, a wheel cannot be had or
-            does not fit, a file looks like a credential, or the bundle that is there was changed.
+        ArtifactError: the run is not finished, is another config's or has no out-of-fold score, a
+            wheel cannot be had or does not fit, a file looks like a credential, or the bundle that
+            is there was changed.
         ConfigError: a name or license the service would refuse.
     """
     from cspine_kit.ship.bundle.wheelhouse import (
@@ -123,7 +125,13 @@ def build_bundle(config: Config, paths: RunPaths, out: Path) -> dict[str, Any]:
     from cspine_kit.ship.secrets import refuse_secrets
 
     check_names(config)
-    score, files, priors = _score(config, paths), _contents(config, paths), _priors(config, paths)
+    score = _score(config, paths)
+    if older := changed(config, paths):
+        raise ArtifactError(
+            f"{paths.root} was not made from this config, or not to its end: {', '.join(older)}; "
+            "run make oof and make stack again"
+        )
+    files, priors = _contents(config, paths), _priors(config, paths)
     refuse_secrets([*files.values(), *kit_sources()])
     sources = {str(p.relative_to(SOURCE_ROOT)): file_hash(p) for p in kit_sources()}
     held = {place: file_hash(path) for place, path in files.items()}

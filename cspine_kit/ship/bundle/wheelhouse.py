@@ -10,7 +10,6 @@ Only building a bundle needs this file (and `packaging`); opening one does not.
 
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable
@@ -21,6 +20,7 @@ from packaging.tags import Tag, compatible_tags, cpython_tags
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
 from cspine_kit import __version__
+from cspine_kit.core.command import run_command
 from cspine_kit.core.config import BundleConfig
 from cspine_kit.core.errors import ArtifactError
 
@@ -73,7 +73,7 @@ def supported_tags(python: str, glibc: str) -> frozenset[Tag]:
 def _pip(arguments: Iterable[str], **extra: str) -> None:
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments]
     environment = {**os.environ, **extra}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = run_command(command, f"pip {command[4]}", env=environment)
     if done.returncode:
         raise ArtifactError(f"pip {command[4]} failed: {done.stderr.strip()[-500:]}")
 
@@ -86,7 +86,7 @@ def _build_kit_wheel(folder: Path) -> None:
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, copy)
             copy.chmod(0o644)
-        built = ("--no-deps", "--no-build-isolation", "-q", "-w", str(folder))
+        built = ("--no-deps", "--no-build-isolation", "-w", str(folder))
         _pip(["wheel", scratch, *built], SOURCE_DATE_EPOCH=WHEEL_EPOCH)
 
 
@@ -100,7 +100,7 @@ def fill_wheelhouse(bundle: BundleConfig, folder: Path) -> None:
     runs = [part for tag in platforms(bundle.glibc) for part in ("--platform", tag)]
     for python in bundle.pythons if bundle.wheels else ():
         target = ("--implementation", "cp", "--python-version", python, *runs)
-        rules = ("--no-deps", "--only-binary=:all:", "-q", "-d", str(folder))
+        rules = ("--no-deps", "--only-binary=:all:", "-d", str(folder))
         _pip(["download", *rules, *target, *bundle.wheels])
 
 

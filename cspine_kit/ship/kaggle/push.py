@@ -68,8 +68,25 @@ def _state_file(paths: RunPaths) -> Path:
     return paths.root / "push.json"
 
 
-def dry_run(config: Config, paths: RunPaths, kernel_folder: Path) -> str:
-    """What a push would send, as text; contacts nothing and needs no credentials."""
+def _check_submitting(config: Config) -> None:
+    """Raises ConfigError where a submission would be spent on a phantom's models."""
+    if config.competition.phantom is not None:
+        raise ConfigError(
+            f"config {config.name!r} was trained on a phantom: submitting it would spend one of "
+            "the day's submissions on models that saw no real study"
+        )
+
+
+def dry_run(
+    config: Config,
+    paths: RunPaths,
+    kernel_folder: Path,
+    *,
+    submitting: bool = False,
+    message: str | None = None,
+) -> str:
+    """What `push` would send with the same arguments, as text; contacts nothing, needs no
+    credentials."""
     sizes = _prepare(config, paths, kernel_folder)
     code, sent = kernel_folder / CODE_FILE, PushState.load(_state_file(paths)).dataset
     lines = [f"dataset {dataset_ref(config)}, {len(sizes)} files, {sum(sizes.values()):,} bytes"]
@@ -79,8 +96,13 @@ def dry_run(config: Config, paths: RunPaths, kernel_folder: Path) -> str:
     lines += [f"{KERNEL_METADATA}:", json.dumps(kernel_metadata(config), indent=2)]
     if sent and sent.stage == "ready" and sent.manifest == file_hash(paths.bundle / MANIFEST):
         lines.append("this very bundle is uploaded already: the dataset would not be sent again")
+    if submitting:
+        lines.append(f"a submission to {config.competition.slug}")
+    lines.append(f"message: {message or config.name}")
     try:
         check_owner(config)
+        if submitting:
+            _check_submitting(config)
     except ConfigError as error:
         lines.append(f"a push would be refused: {error}")
     return "\n".join([*lines, "dry run: nothing was sent"])
@@ -125,11 +147,8 @@ def push(
         SubmissionError: the kernel's output is not valid.
     """
     check_owner(config)
-    if submitting and config.competition.phantom is not None:
-        raise ConfigError(
-            f"config {config.name!r} was trained on a phantom: submitting it would spend one of "
-            "the day's submissions on models that saw no real study"
-        )
+    if submitting:
+        _check_submitting(config)
     sizes = _prepare(config, paths, kernel_folder)
     folder = paths.root / "push"
     folder.mkdir(parents=True, exist_ok=True)

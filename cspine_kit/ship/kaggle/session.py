@@ -13,6 +13,7 @@ import shutil
 import time
 from pathlib import Path
 
+from cspine_kit.core.command import waiting
 from cspine_kit.core.paths import KERNEL_LOG, SUBMISSION
 from cspine_kit.core.runs import file_hash, fingerprint
 from cspine_kit.ship.kaggle.client import KernelStatus
@@ -56,7 +57,8 @@ def run_session(push: Push) -> None:
         stage = _save_kernel(push, ref, key)
     stage.stage = "running"
     push.save()
-    ended = _wait_ended(push, stage)
+    with waiting(f"kernel {ref} runs"):
+        ended = _wait_ended(push, stage)
     folder = _fetch(push, ref)
     log = push.client.process.redact(log_text(folder))
     if ended.status != "COMPLETE":

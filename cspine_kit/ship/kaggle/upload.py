@@ -11,6 +11,7 @@ import time
 
 from tqdm import tqdm
 
+from cspine_kit.core.command import waiting
 from cspine_kit.ship.kaggle.client import DatasetStatus
 from cspine_kit.ship.kaggle.process import TEMPORARY, NoAnswer, ServiceError
 from cspine_kit.ship.kaggle.service import dataset_ref
@@ -62,7 +63,8 @@ def _send(push: Push, ref: str, message: str) -> tuple[DatasetStage, DatasetStat
             if ready := _arrived(push, stage):
                 return stage, ready
             continue
-        ready = _wait_ready(push, ref, before, sent=True)
+        with waiting(f"dataset {ref} is processed"):
+            ready = _wait_ready(push, ref, before, sent=True)
         if ready is not None and not missing:
             return stage, ready
         logger.warning("the dataset was made without %s; sending a new version", missing)
@@ -96,7 +98,8 @@ def _arrived(push: Push, stage: DatasetStage) -> DatasetStatus | None:
     """
     if push.client.dataset_status(stage.ref) is None:
         return None
-    ready = _wait_ready(push, stage.ref, stage.before, sent=False)
+    with waiting(f"dataset {stage.ref} is processed"):
+        ready = _wait_ready(push, stage.ref, stage.before, sent=False)
     if ready is None:
         return None
     there = push.client.dataset_files(stage.ref)

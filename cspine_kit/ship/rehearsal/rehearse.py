@@ -11,13 +11,13 @@ listing, whose rows have no images, as a push runs it.
 """
 
 import shutil
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pandas as pd
 
+from cspine_kit.core.command import run_command
 from cspine_kit.core.config import load_config
 from cspine_kit.core.errors import CSpineError
 from cspine_kit.core.paths import SUBMISSION, Competition
@@ -59,7 +59,7 @@ def local_rows(bundle: Path, competition: Competition, out: Path) -> pd.Series:
     shutil.rmtree(out, ignore_errors=True)
     arguments = ["--competition", competition.root, "--bundle", bundle, "--out", out / SUBMISSION]
     command = [sys.executable, "-m", "cspine_kit", "kernel", *map(str, arguments)]
-    subprocess.run(command, capture_output=True, check=False)
+    run_command(command, "cspine kernel with this machine's packages")
     return read_submission(out / SUBMISSION, read_wanted_rows(competition.test_csv)["row_id"])
 
 

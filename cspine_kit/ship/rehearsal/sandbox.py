@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from cspine_kit.core.command import waiting
 from cspine_kit.core.errors import ArtifactError
 
 Isolation = Literal["namespaces", "guard"]
@@ -244,7 +245,8 @@ class Sandbox:
             )
             if watch is not None:
                 threading.Thread(target=watch, args=(process.pid,), daemon=True).start()
-            peak, ended_for = _wait(process, start + limit_s, 1024 * self.memory_gib)
+            with waiting(f"{script.name} in the sandbox"):
+                peak, ended_for = _wait(process, start + limit_s, 1024 * self.memory_gib)
             seconds = time.monotonic() - start
         left_over = _end_left_over(process.pid)
         text = log.read_text(errors="replace")

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from cspine_kit.core.anatomy import OVERALL, TARGETS
 from cspine_kit.core.config import StackConfig
@@ -115,7 +116,8 @@ def header_predictions(
 
     todo = [(k, form) for k in range(N_FOLDS) for form in FORMS]
     with one_blas_thread(), ThreadPoolExecutor(jobs or usable_cores()) as pool:
-        for (k, form), probs in zip(todo, pool.map(fit, todo), strict=True):
+        found = tqdm(pool.map(fit, todo), total=len(todo), desc=f"headers, seed {seed}", unit="fit")
+        for (k, form), probs in zip(todo, found, strict=True):
             tables[f"{STACK}_{form}"][fold == k] = probs
             tables[f"best_constant_{form}"][fold == k] = best_constant(y[fold != k], form)
     tables[STACK] = sigmoid(np.mean([logit(tables[f"{STACK}_{form}"]) for form in FORMS], axis=0))

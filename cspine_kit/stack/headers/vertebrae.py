@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from cspine_kit.core.anatomy import LEVELS, N_LEVELS
 from cspine_kit.core.errors import DataError
@@ -196,7 +197,8 @@ def predict_all(scans: dict[str, Scan], folds: int, seed: int) -> dict[str, Floa
     if len(labelled) < 2 * folds:
         raise DataError(f"{len(labelled)} labelled studies are too few for {folds} folds")
     predicted: dict[str, FloatArray] = {}
-    for fold, held_out in enumerate(deal_folds(labelled, folds, seed)):
+    dealt = tqdm(deal_folds(labelled, folds, seed), desc="vertebra headers", unit="fold")
+    for fold, held_out in enumerate(dealt):
         model = HeaderModel([scans[u] for u in labelled if u not in set(held_out)], seed + fold)
         predicted.update({uid: model.probs(scans[uid]) for uid in held_out})
     rest = [uid for uid in scans if uid not in predicted]

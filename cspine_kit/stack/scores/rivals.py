@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from cspine_kit.core.anatomy import TARGETS
 from cspine_kit.core.metric import Form, row_weights
@@ -132,7 +133,7 @@ def rival_predictions(
     with one_blas_thread():
         for model, (inputs, fit) in RIVALS.items():
             x, probs = inputs(table), np.zeros_like(y)
-            for k in np.unique(table.model_fold):
+            for k in tqdm(np.unique(table.model_fold), desc=model, unit="fold"):
                 train, held = table.model_fold != k, table.model_fold == k
                 fitted = fit(x[train], y[train], x[held], derive_seed(seed, model, int(k)))
                 probs[held] = metric_odds(fitted, y[train], form)

@@ -11,6 +11,7 @@ sensitivity at 90 % specificity, Brier score and calibration error of the overal
 
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from cspine_kit.core.anatomy import LEVELS, OVERALL, TARGETS
 from cspine_kit.core.errors import TableError
@@ -132,7 +133,7 @@ def score_table(
     truth = labels.set_index("study_uid")[list(TARGETS)]
     held: dict[str, tuple[FloatArray, FloatArray]] = {}
     rows = []
-    for model in dict.fromkeys(predictions["model"]):
+    for model in tqdm(dict.fromkeys(predictions["model"]), desc="scores", unit="model"):
         wide = wide_predictions(predictions, model)
         unknown = wide.index.difference(truth.index)
         if len(unknown):

@@ -1,5 +1,10 @@
 """What every verb shares: its shape, the config it opens, the competition it needs.
 
+In: arguments of a verb. Out: a config and its run folder. Example::
+
+    config, paths = open_run(argparse.Namespace(config=Path("configs/demo.yaml")))
+    ensure_competition(config)
+
 A verb imports its room inside itself, so that `cspine --help` and `cspine info` answer at once.
 """
 

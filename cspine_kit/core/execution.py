@@ -2,8 +2,11 @@
 
 In: a picklable function of one item, and items with names. Out: results and failures. Example::
 
-    outcome = map_studies(index_one, {uid: folder, ...}, jobs=2, title="index")
-    outcome.results["1.2.3"], outcome.failures["1.2.4"]
+    >>> outcome = map_studies(len, {"1.2.3": [7, 8], "1.2.4": None}, jobs=1, title="files")
+    >>> outcome.results
+    {'1.2.3': 2}
+    >>> outcome.failures
+    {'1.2.4': "study 1.2.4: TypeError: object of type 'NoneType' has no len()"}
 """
 
 import ctypes

@@ -3,10 +3,11 @@
 In: a path and the fingerprint of what it is made from. Out: the artifact, its key file
 `<artifact>.key`, and `run.json`. Example::
 
-    key = fingerprint(config.cache, source_key)
-    if not is_fresh(path, key):
-        with publish(path, key) as temporary:
-            temporary.write_bytes(data)
+    >>> key = fingerprint(config.cache, "what it is made from")
+    >>> with publish(Path("volume.bin"), key) as temporary:
+    ...     _ = temporary.write_bytes(b"voxels")
+    >>> is_fresh(Path("volume.bin"), key), is_fresh(Path("volume.bin"), "another key")
+    (True, False)
 """
 
 import hashlib

@@ -2,10 +2,9 @@
 
 In: study folders. Out: `Reading`s in the order in which they are done. Example::
 
-    with ReadAhead(folders, config.cache, scratch, readers=3) as readings:
+    with ReadAhead({uid: folder}, config.cache, Path(), readers=1) as readings:
         for reading in readings:
-            volume = reading.open()              # memory-mapped; or reading.cause says why not
-            ...
+            volume = reading.open()              # memory-mapped, or an error with reading.cause
             reading.close()
 
 A process that dies or hangs costs one study at most: it is replaced, and the study is tried once

@@ -3,7 +3,8 @@
 In: a competition folder and a bundle. Out: `submission.csv`, and beside it `kernel_log.jsonl`,
 `predictions.parquet` and `features.parquet`. Example::
 
-    report = run_kernel(Path("/kaggle/input/..."), bundle, Path("submission.csv"))
+    report = run_kernel(competition.root, bundle, Path("submission.csv"))
+    print(report.summary())
 
 A complete submission of priors is written before anything heavy, then what headers alone say about
 every study; it is replaced atomically as studies finish. Processes read ahead (`reading`), one

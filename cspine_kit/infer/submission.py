@@ -1,11 +1,11 @@
-"""Submissions: which rows are wanted, which are wrong, and what a file scores.
+"""Submissions: which rows are wanted, and which are wrong.
 
-In: submission, test.csv and truth files. Out: checked frames, scores, an atomically written CSV.
-Example::
+In: submission and test.csv. Out: checked frames, an atomically written CSV. Example::
 
     wanted = read_wanted_rows(competition.test_csv)
+    probs = prior_probs(wanted, {"patient_overall": 0.48})       # 0.5 for every other target
     write_submission(wanted, probs, Path("submission.csv"))
-    score_submission(Path("submission.csv"), Path("solution.csv"))
+    read_submission(Path("submission.csv"), wanted["row_id"])
 
 Rows are joined on row_id, never on position: row_id = <study_uid>_<target>.
 """

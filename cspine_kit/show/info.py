@@ -1,6 +1,8 @@
 """What exists, what is stale and what comes next, from file names and times alone.
 
-In: a config. Out: a JSON-ready dict or a table. Example: `render(describe(path, oof, out))`.
+In: a config. Out: a JSON-ready dict or a table. Example::
+
+    print(render(describe(Path("configs/demo.yaml"), Path("oof"), Path("submissions"))))
 
 Answers in well under half a second: reads no table and imports neither pandas nor torch.
 """

@@ -2,7 +2,7 @@
 
 In: a folder. Out: a frozen `Study` in Hounsfield units. Example::
 
-    study = read_study(Path("train_images/1.2.826.0.1.3680043.6200"))
+    study = read_study(folder)
     study.hu[0]          # the most cranial slice, row -> back, column -> left
     study.problems       # codes of cspine_kit.data.reader.problems.PROBLEMS
 

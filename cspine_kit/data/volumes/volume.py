@@ -4,7 +4,7 @@ In: a folder and a `CacheConfig`. Out: a `Volume`, in memory or memory-mapped fr
 Example::
 
     volume, geometry = read_volume(folder, config.cache)
-    native_px = volume.to_native_px(cached_px)      # pixel centers, (n, 2) y, x
+    native_px = volume.to_native_px(np.array([[31.5, 31.5]]))      # pixel centers, (n, 2) y, x
 
 Kernel and cache make a volume by the same code, the out-of-fold run opens it with `open_volume`.
 """

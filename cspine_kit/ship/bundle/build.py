@@ -3,8 +3,8 @@
 In: a finished run (`make oof`, `make stack`). Out: the bundle folder with `manifest.json` and
 `dataset-metadata.json`, and `kernels/submit/kernel-metadata.json`. Example::
 
-    build_bundle(config, paths, out)
-    root = open_bundle(out, temporary_folder)     # verified, laid out as a tree
+    manifest = build_bundle(config, paths, paths.bundle)
+    manifest["score"], sum(sizes_of(paths.bundle).values())
 
 The folder is flat because the kaggle client skips sub-folders; the manifest maps flat names back.
 """

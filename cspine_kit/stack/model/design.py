@@ -3,8 +3,9 @@
 In: features (`aggregate`). Out: `FeatureTable`, and a `Design` for the levels (seven rows per
 study) and for the overall (one row per study, on level probabilities). Example::
 
-    table = FeatureTable.of(features, columns)
-    head.predict(level_design(table))
+    table, heads = FeatureTable.of(features, stack.columns), stack.folds[0]
+    design = level_design(table, heads.header.lifts(table.site))
+    heads.level.predict(design)                   # seven rows per study
 """
 
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""One map over studies, with a progress bar, that one bad study cannot stop.
+"""One map over studies, with a progress bar, that no study's exception stops.
 
 In: a picklable function of one item, and items with names. Out: results and failures. Example::
 
@@ -119,7 +119,10 @@ def map_studies(
     title: str = "studies",
     backend: Backend = "local",
 ) -> Outcome[Result]:
-    """Apply `function` to every item, each in its own guard.
+    """Apply `function` to every item, each in its own guard against exceptions.
+
+    A process that dies (out of memory, a crash in C code) is no exception: it ends a local map of
+    several processes with joblib's error; on Ray the study is tried again.
 
     Args:
         function: picklable; one item to one result.

@@ -132,7 +132,7 @@ CONTRACTS: dict[str, Contract] = {
         },
     ),
 }
-"""Every table of the kit by name; DESIGN's table contracts as data."""
+"""Every table of the kit by name: the table contracts as data."""
 
 
 def _schema(name: str) -> "pa.DataFrameSchema":

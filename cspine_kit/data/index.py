@@ -8,7 +8,7 @@ studies are missing. Example::
     index.studies, index.failures
 
 All headers are read; of the pixels, every 5 mm for a thumbnail, and all of the few studies with a
-mask, to prove that it sits on bone. With `scratch` every finished study is kept there, so that an
+mask, to check that it sits on bone. With `scratch` every finished study is kept there, so that an
 interrupted run resumes.
 """
 

@@ -8,8 +8,8 @@ In: study folders. Out: `Reading`s in the order in which they are done. Example:
             reading.close()
 
 A process that dies or hangs costs one study at most: it is replaced, and the study is tried once
-more. Volumes wait as files below `scratch`, a few at a time, so that memory stays bounded however
-many studies there are and however long one is.
+more. Volumes wait as files below `scratch`, a few at a time, so that memory does not grow with the
+number of studies; a reading process holds the one volume that it makes.
 """
 
 import contextlib
@@ -124,7 +124,7 @@ class _Process:
 
 
 class ReadAhead:
-    """Reads studies in `readers` processes; at most that many finished ones wait.
+    """Reads studies in `readers` processes; at most twice as many are being read, wait or are used.
 
     Iterate to get them; several threads may iterate at once, each study goes to one of them.
     """

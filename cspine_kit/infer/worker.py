@@ -1,4 +1,4 @@
-"""The networks of each device, fed by the readers: one answer for every study, whatever happens.
+"""The networks of each device, fed by the readers: one answer for every study.
 
 In: `Reading`s, an `Ensemble` for each device, a `Governor`. Out: `Answer`s as they are done.
 Example::
@@ -125,7 +125,8 @@ class Worker:
         self.folders, self.files, self.fallbacks = folders, files, fallbacks
 
     def answer(self, reading: Reading) -> Answer:
-        """The best that can be said about one study in the time there is; never raises."""
+        """The best that can be said about one study in the time there is; an error of the image
+        chain becomes the study's fallback, with its cause."""
         uid, cause = reading.study_uid, reading.cause
         effort = self.governor.choose(self.files[uid])
         if effort is None:

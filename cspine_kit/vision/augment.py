@@ -6,9 +6,9 @@ Example::
     batch = {"stack": torch.zeros(2, 3, 48, 48, dtype=torch.uint8)}
     changed = augment_batch(batch, config.model, torch.Generator().manual_seed(1))
 
-One affine resampling for the whole batch, where the batch lies: on a CPU much cheaper than
-per-sample transforms, on a GPU the GPU's work and not the loader's. Random numbers, a noise image
-for each sample among them, are drawn on the CPU by the training loop, also for a GPU.
+One affine resampling for the whole batch, where the batch lies. Random numbers, a noise image for
+each sample among them, are drawn on the CPU by the training loop, also for a GPU: all devices see
+the same ones.
 """
 
 import math

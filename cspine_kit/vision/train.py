@@ -11,8 +11,8 @@ In: a dataset of training stacks. Out: `<folder>/weights.safetensors`, `model.js
     )
 
 Every random draw of an epoch comes from (seed, epoch), so that a killed training, which goes on
-from its last finished epoch, ends with the same weights (tested on a CPU; on a GPU some sums are
-not deterministic).
+from its last finished epoch, ends with the same weights on a CPU (tested). On a GPU some sums are
+not deterministic, and with `precision: fp16` the loss scaler starts anew.
 """
 
 import csv

@@ -8,9 +8,10 @@ In: the bytes of one stream of one grey component. Out: uint16 (rows, cols). Exa
     header = read_header(compressed.parent, compressed.name)
     stored = decode_lossless(frame_bytes(compressed.read_bytes(), header.pixels_at))
 
-The competition's compressed files are of this kind. Twice as fast as the next decoder, without the
-interpreter's lock, and numba is part of Kaggle's image. Every read is bounded, and whatever is
-unusual or damaged is refused: another decoder then decides.
+The competition's compressed files are of this kind. Faster than the next decoder (1.0 ms against
+imagecodecs' 1.5 ms for a noisy slice of 512 x 512), without the interpreter's lock, and numba is
+part of Kaggle's image. Every read is bounded, and whatever is unusual or damaged is refused:
+another decoder then decides.
 """
 
 import struct

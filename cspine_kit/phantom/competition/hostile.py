@@ -5,7 +5,7 @@ In: a folder and a seed. Out: a small competition whose test set holds one study
 
 All hostile studies show one patient, so that a reader's output can be compared with the study
 `clean`: `same_as_clean` says where the HU volume, head to foot, must be equal to the last bit.
-Outcomes: `predicted` (from the models), `fallback` (from the priors, with a logged reason).
+Outcomes: `predicted` (from the models), `fallback` (from headers or priors, with a logged reason).
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def _priors(config: Config, paths: RunPaths) -> dict[str, float]:
 
 
 def _score(config: Config, paths: RunPaths) -> dict[str, Any]:
-    """Out-of-fold score of the model that ships, of exactly this run.
+    """Out-of-fold score of the model that ships, of this run's tables and stack settings.
 
     Raises:
         ArtifactError: no score, no finite one, or one of other tables or another config.

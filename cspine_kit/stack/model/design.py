@@ -141,7 +141,7 @@ def level_design(table: FeatureTable, lifts: FloatArray) -> Design:
 
     Args:
         table: n units.
-        lifts: (n, 8) of `header_heads`.
+        lifts: (n, 8) of `HeaderHeads.lifts`.
     """
     flat = table.values.reshape(-1, len(table.columns))
     lift = lifts[:, :N_LEVELS].reshape(-1, 1)

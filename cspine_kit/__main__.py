@@ -1,4 +1,7 @@
-"""`python -m cspine_kit` is the console script `cspine`."""
+"""`python -m cspine_kit` is the console script `cspine`.
+
+In: arguments. Out: the script's exit status. Example: `python -m cspine_kit --version`.
+"""
 
 import sys
 

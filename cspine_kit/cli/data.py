@@ -1,4 +1,8 @@
-"""Verbs of the data room: tables, splits, volumes, and a look at one study."""
+"""Verbs of the data room: tables, splits, volumes, and a look at one study.
+
+In: a config, or a folder of DICOM files. Out: tables and volumes under `oof/<name>/`, or text.
+Example: `cspine cache --config configs/demo.yaml`.
+"""
 
 import argparse
 import json

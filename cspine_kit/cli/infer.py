@@ -1,4 +1,8 @@
-"""Verbs of the infer room: the kernel, and the levels of one study."""
+"""Verbs of the infer room: the kernel, and the levels of one study.
+
+In: a competition and a bundle, or a folder of DICOM files. Out: a submission, or levels.
+Example: `cspine kernel --config configs/demo.yaml`.
+"""
 
 import argparse
 import json

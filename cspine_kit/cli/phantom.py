@@ -1,4 +1,8 @@
-"""Verbs of the phantom room: synthetic competitions."""
+"""Verbs of the phantom room: synthetic competitions.
+
+In: sizes and a seed. Out: a folder in the layout of the competition. Example:
+`cspine phantom --out data/small --studies 1 --test-studies 1 --size 48 --difficulty easy --jobs 1`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Verbs of the ship room: bundle, push, rehearsal, Kaggle's pins, metric probes."""
+"""Verbs of the ship room: bundle, push, rehearsal, Kaggle's pins, metric probes.
+
+In: a config with a finished run. Out: the Kaggle dataset and kernel, here or there, and verdicts.
+Example: `cspine push --config configs/demo.yaml --dry-run`.
+"""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,8 @@
-"""Verbs of the show room: scores, ledger, the state of a run, pictures of studies."""
+"""Verbs of the show room: scores, ledger, the state of a run, pictures of studies.
+
+In: a config, a submission or folders. Out: text, JSON or a PNG.
+Example: `cspine info --config configs/demo.yaml`.
+"""
 
 import argparse
 import json

@@ -1,4 +1,8 @@
-"""Verbs of the stack room: the stack and the header-only vertebra baseline."""
+"""Verbs of the stack room: the stack and the header-only vertebra baseline.
+
+In: a config whose out-of-fold table is there, or tables of headers. Out: models, predictions and a
+score table. Example: `cspine stack --config configs/demo.yaml`.
+"""
 
 import argparse
 import json

@@ -3,7 +3,8 @@
 In: parsed arguments. Out: a config and its run folder, or an error that names what does not fit.
 Example::
 
-    refuse_apart("score", VERBS["score"], args)    # ConfigError: FILE says nothing beside --config
+    config, paths = open_run(argparse.Namespace(config=Path("configs/demo.yaml")))
+    ensure_competition(config)
 
 A verb imports its room inside itself, so that `cspine --help` and `cspine info` answer at once.
 """

@@ -1,4 +1,8 @@
-"""Verbs of the vision room: train fold models, run them out-of-fold."""
+"""Verbs of the vision room: train fold models, run them out-of-fold.
+
+In: a config. Out: models and tables under `oof/<name>/`.
+Example: `cspine train --config configs/demo.yaml --member vertebra --fold 0`.
+"""
 
 import argparse
 

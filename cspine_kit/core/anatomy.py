@@ -1,7 +1,10 @@
 """The seven cervical levels, the eight targets, the metric's weights, the competition's size.
 
 In: nothing. Out: constants that every room uses, so that an order or a weight is written once.
-Example: `for level in LEVELS: ...`.
+Example::
+
+    >>> LEVELS.index("C4"), TARGETS[-1]
+    (3, 'patient_overall')
 """
 
 LEVELS: tuple[str, ...] = ("C1", "C2", "C3", "C4", "C5", "C6", "C7")

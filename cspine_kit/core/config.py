@@ -3,7 +3,7 @@
 In: a YAML file, optionally naming one `base:` file beside it. Out: a frozen `Config`. Example::
 
     config = load_config(Path("configs/demo.yaml"))
-    config.members["test_resnet"].backbone
+    config.vertebra.epochs, list(config.members)
 
 `model:` holds the defaults of every network; `vertebra:` and each entry of `members:` hold only
 what differs from it.

@@ -1,7 +1,10 @@
 """The kit's errors: each names the item, the value got and the next step.
 
 In: nothing. Out: exception classes, all derived from `CSpineError`, which the CLI prints without a
-traceback. Example: `raise StudyError(study_uid, "no readable slice", "see cspine inspect")`.
+traceback. Example::
+
+    >>> str(StudyError("1.2.3", "no readable slice", "see cspine inspect"))
+    'study 1.2.3: no readable slice; see cspine inspect'
 """
 
 

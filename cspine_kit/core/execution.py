@@ -1,9 +1,12 @@
-"""One map over studies, with a progress bar, that one bad study cannot stop.
+"""One map over studies, with a progress bar, that no study's exception stops.
 
 In: a picklable function of one item, and items with names. Out: results and failures. Example::
 
-    outcome = map_studies(index_one, {uid: folder, ...}, jobs=2, title="index")
-    outcome.results["1.2.3"], outcome.failures["1.2.4"]
+    >>> outcome = map_studies(len, {"1.2.3": [7, 8], "1.2.4": None}, jobs=1, title="files")
+    >>> outcome.results
+    {'1.2.3': 2}
+    >>> outcome.failures
+    {'1.2.4': "study 1.2.4: TypeError: object of type 'NoneType' has no len()"}
 """
 
 import ctypes
@@ -140,7 +143,10 @@ def map_studies(
     title: str = "studies",
     backend: Backend = "local",
 ) -> Outcome[Result]:
-    """Apply `function` to every item, each in its own guard.
+    """Apply `function` to every item, each in its own guard against exceptions.
+
+    A process that dies (out of memory, a crash in C code) is no exception: it ends a local map of
+    several processes with joblib's error; on Ray the study is tried again.
 
     Args:
         function: picklable; one item to one result.

@@ -2,7 +2,9 @@
 
 In: arrays (n_studies, 8) in the order of `TARGETS`. Out: floats. Example::
 
-    score = evaluate(labels, probs)   # Score.per_exam is form A (default), Score.whole is form B
+    >>> score = evaluate(np.eye(8), np.full((8, 8), 0.5))
+    >>> round(score.per_exam, 4), round(score.whole, 4)     # form A (default), form B
+    (0.6931, 0.6931)
 
 Weights: `core.anatomy`. The official page gives neither weights nor normalizer, so both are given:
 form A, per exam: the mean over exams of sum_j(w L) / sum_j(w) (what most strong competitors

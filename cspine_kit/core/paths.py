@@ -2,8 +2,9 @@
 
 In: a root folder or a config name. Out: paths, never created here. Example::
 
-    competition = Competition(Path("data/rsna-2022-cervical-spine-fracture-detection"))
-    folder = competition.images("train", "1.2.826.0.1.3680043.6200")
+    >>> competition = Competition(Path("data/rsna"))
+    >>> competition.images("train", "1.2.826.0.1.3680043.6200").as_posix()
+    'data/rsna/train_images/1.2.826.0.1.3680043.6200'
 """
 
 import re

@@ -1,12 +1,13 @@
-"""Finished work is skipped, half-done work leaves nothing behind, and each run says what it was.
+"""Finished work is skipped, half-done work does not count, and each run says what it was.
 
 In: a path and the fingerprint of what it is made from. Out: the artifact, its key file
 `<artifact>.key`, and `run.json`. Example::
 
-    key = fingerprint(config.cache, source_key)
-    if not is_fresh(path, key):
-        with publish(path, key) as temporary:
-            temporary.write_bytes(data)
+    >>> key = fingerprint(config.cache, "what it is made from")
+    >>> with publish(Path("volume.bin"), key) as temporary:
+    ...     _ = temporary.write_bytes(b"voxels")
+    >>> is_fresh(Path("volume.bin"), key), is_fresh(Path("volume.bin"), "another key")
+    (True, False)
 """
 
 import hashlib
@@ -72,7 +73,7 @@ def stored_key(path: Path) -> str | None:
 
 
 def is_fresh(path: Path, key: str) -> bool:
-    """True where the artifact exists and was made from exactly these inputs."""
+    """True where the artifact exists and was made under this very key."""
     return stored_key(path) == key
 
 
@@ -80,7 +81,8 @@ def is_fresh(path: Path, key: str) -> bool:
 def publish(path: Path, key: str | None = None) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it into place when the block succeeds.
 
-    The key is written last: a crash in between costs a repetition, never a wrong artifact.
+    The key is written last: a process that is killed in between leaves an artifact that is not
+    fresh (and perhaps the temporary file), so that the work is done again.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -2,11 +2,12 @@
 
 In: pandas frames. Out: parquet files whose key is unique and sorted. Example::
 
-    write_table(frame, paths.table("slices"), "slices")
-    oof = read_table(paths.table("oof_slices"), "oof_slices")   # proves that nothing leaked
+    oof = read_table(paths.table("oof_slices"), "oof_slices")
+    write_table(oof, Path("copy.parquet"), "oof_slices")     # a TableError where folds differ
 
 Two fold columns: `fold` = the fold a study belongs to (-1 for test), `model_fold` = the fold model
-that made the row. In an out-of-fold table they are equal, and reading it proves that.
+that made the row. In an out-of-fold table they must be equal. Both are what the maker of the rows
+declares: the check finds tables that were mixed up, not a model that saw its study all the same.
 """
 
 from dataclasses import dataclass
@@ -131,7 +132,7 @@ CONTRACTS: dict[str, Contract] = {
         },
     ),
 }
-"""Every table of the kit by name; DESIGN's table contracts as data."""
+"""Every table of the kit by name: the table contracts as data."""
 
 
 def _schema(name: str) -> "pa.DataFrameSchema":
@@ -160,7 +161,7 @@ def _schema(name: str) -> "pa.DataFrameSchema":
 
 
 def check_out_of_fold(frame: pd.DataFrame, name: str = "out-of-fold table") -> None:
-    """Prove that each row was made by the model that never saw its study.
+    """Refuse rows that say they were made by another fold's model than the study's own.
 
     Raises:
         TableError: `fold != model_fold` somewhere; names the first rows.

@@ -3,7 +3,8 @@
 In: the seven rows of the `crops` table (`levels.decode_levels`). Out: centers, slice indices.
 Example::
 
-    centers = crop_centers(crops, z_mm[rows])                    # (n, 2) native pixels
+    centers = crop_centers(levels, volume.z_mm)                  # (nz, 2) native pixels
+    shown = spine_slices(levels, np.arange(len(volume.z_mm)))
 """
 
 import numpy as np

@@ -149,7 +149,7 @@ def _some(values: "pd.Series | pd.Index") -> str:
 
 
 def check_folds(folds: pd.DataFrame, studies: pd.DataFrame, n: int, path: Path) -> None:
-    """Prove that a folds CSV fits the studies.
+    """Check that a folds CSV fits the studies.
 
     Raises:
         DataError: a study without fold, a fold of an unknown study, another number of folds, or a

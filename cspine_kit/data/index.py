@@ -3,11 +3,12 @@
 In: a `Competition`. Out: rows of `studies` and `slices`, which studies belong together, and why
 studies are missing. Example::
 
-    index = build_index(competition, config.exclude, jobs=2)
+    kept = paths.root / "index" / "studies"
+    index = build_index(competition, config.exclude, jobs=2, scratch=kept)
     index.studies, index.failures
 
 All headers are read; of the pixels, every 5 mm for a thumbnail, and all of the few studies with a
-mask, to prove that it sits on bone. With `scratch` every finished study is kept there, so that an
+mask, to check that it sits on bone. With `scratch` every finished study is kept there, so that an
 interrupted run resumes.
 """
 

@@ -2,7 +2,7 @@
 
 In: a folder. Out: a JSON-ready dict. Example::
 
-    found, study = inspect_study(Path("train_images/1.2.826.0.1.3680043.6200"))
+    found, study = inspect_study(folder)
     found["problems"], found["hu_sha256"]
 """
 

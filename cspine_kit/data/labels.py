@@ -4,7 +4,7 @@ In: train.csv's shape (StudyInstanceUID or study_uid, eight targets), or row_id,
 Out: eight 0 / 1 columns by study. Example::
 
     labels, reasons = parse_labels(competition.train_csv)     # one bad study costs itself
-    truth = read_labels(Path("solution.csv"))                 # one bad study is an error
+    truth = read_labels(competition.solution_csv)             # one bad study is an error
 """
 
 from pathlib import Path

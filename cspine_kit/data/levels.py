@@ -3,7 +3,13 @@
 In: visibility logits and spine boxes on some slices of one study. Out: the seven rows of the
 `crops` table. Example::
 
-    crops = decode_levels(z_mm, logits, boxes, slice_idx)       # C1..C7, always seven rows
+    >>> z_mm = -2.0 * np.arange(100)                            # from the head down
+    >>> middle = -40.0 - 16.0 * np.arange(7)                    # of C1..C7
+    >>> logits = 4.0 - 0.4 * np.abs(z_mm[:, None] - middle)
+    >>> boxes = np.tile([40.0, 40.0, 80.0, 80.0], (100, 1))
+    >>> crops = decode_levels(z_mm, logits, boxes, np.arange(100))
+    >>> crops.loc[[0, 6], ["level", "z0", "z1"]].values.tolist()
+    [['C1', 16, 24], ['C7', 64, 72]]
 
 The decode is a chain of seven centers. A level whose center lies at z is seen on the slices around
 z, so the log-odds of those slices speak for it; two neighbors lie about one pitch apart, all

@@ -2,7 +2,10 @@
 
 In: a small thumbnail and the PatientID of every study. Out: group, and why, by study. Example::
 
-    groups = group_studies(patients, thumbnails)      # study_uid, group, reason
+    >>> thumbnail = make_thumbnail(study, lambda z: study.hu[z])
+    >>> thumbnails = {"1.2.3": thumbnail, "1.2.4": thumbnail}
+    >>> group_studies({"1.2.3": "", "1.2.4": ""}, thumbnails)["reason"].tolist()
+    ['near-duplicate (1.000) of 1.2.4', 'near-duplicate (1.000) of 1.2.3']
 
 A copy under another UID, re-encoded, re-windowed, noisier or some slices shorter, would put a
 fold's validation among its training rows. Thumbnails are compared by the correlation of their

@@ -2,7 +2,9 @@
 
 In: a bundle laid out by `open_bundle`, a `Volume`. Out: a `Prediction`. Example::
 
-    ensemble = Ensemble(open_bundle(bundle, scratch), devices()[0])
+    from cspine_kit.infer.manifest import open_bundle
+
+    ensemble = Ensemble(open_bundle(bundle, Path("opened")))
     prediction = ensemble.predict(volume, folder)
     prediction.table                      # contract `predictions`: what ships, and every baseline
 

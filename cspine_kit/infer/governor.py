@@ -3,11 +3,16 @@
 In: the time limit, what is left to do, and seconds measured so far. Out: an `Effort` for the next
 study. Example::
 
-    governor = Governor(ladder(config, stand_ins.order), deadline_s=8.7 * 3600, total_files=450_000)
-    effort = governor.choose(files=312)          # None: no time for networks
-    governor.measured(effort, files=312, costs)
+    >>> end = time.monotonic() + 60.0
+    >>> governor = Governor(ladder(config), deadline_s=end, files=700, studies=2)
+    >>> effort = governor.choose(files=300)      # None: no time for networks
+    >>> slow = dict.fromkeys(config.members, 90.0)
+    >>> governor.measured(effort, 300, Costs(vertebra_s=90.0, members_s=slow))
+    >>> governor.choose(files=400) is None
+    True
 
-The richest effort is chosen that, kept up for everything left, ends before the deadline. Speeds are
+The richest effort is chosen that, by the speeds measured so far, ends before the deadline when it
+is kept up for everything left; before anything is measured that is the full one. Speeds are
 seconds per file, because studies differ in length; they are averages that forget, because a machine
 warms up, heats up and gets neighbors.
 """

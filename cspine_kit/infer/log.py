@@ -3,7 +3,7 @@
 In: events. Out: `kernel_log.jsonl`, flushed as they happen; read back as `KernelEvents`. Example::
 
     log = KernelLog(Path("kernel_log.jsonl"))
-    log.write("study", study_uid=uid, source="image", total_s=3.1)
+    log.write("study", study_uid="1.2.3", source="image", total_s=3.1)
     read_kernel_log(log.path).studies[["study_uid", "source", "cause", "decode_s"]]
 
 Events: `priors_written`, `headers_written`, `bundle` (or `models_unusable`), `study` (source

@@ -2,7 +2,7 @@
 
 In: a bundle folder. Out: its checked manifest, or its files laid out as a tree. Example::
 
-    root = open_bundle(bundle, scratch)           # verified; `root / "models"`, `root / "stack"`
+    root = open_bundle(bundle, Path("opened"))    # verified; `root / "models"`, `root / "stack"`
     verify_bundle(bundle)["score"]
 """
 

@@ -2,15 +2,14 @@
 
 In: study folders. Out: `Reading`s in the order in which they are done. Example::
 
-    with ReadAhead(folders, config.cache, scratch, readers=3) as readings:
+    with ReadAhead({uid: folder}, config.cache, Path(), readers=1) as readings:
         for reading in readings:
-            volume = reading.open()              # memory-mapped; or reading.cause says why not
-            ...
+            volume = reading.open()              # memory-mapped, or an error with reading.cause
             reading.close()
 
 A process that dies or hangs costs one study at most: it is replaced, and the study is tried once
-more. Volumes wait as files below `scratch`, a few at a time, so that memory stays bounded however
-many studies there are and however long one is.
+more. Volumes wait as files below `scratch`, a few at a time, so that memory does not grow with the
+number of studies; a reading process holds the one volume that it makes.
 """
 
 import contextlib
@@ -125,7 +124,7 @@ class _Process:
 
 
 class ReadAhead:
-    """Reads studies in `readers` processes; at most that many finished ones wait.
+    """Reads studies in `readers` processes; at most twice as many are being read, wait or are used.
 
     Iterate to get them; several threads may iterate at once, each study goes to one of them.
     """

@@ -1,9 +1,10 @@
-"""The inference that Kaggle runs, run anywhere: test studies in, a full submission out, always.
+"""The inference that Kaggle runs, run anywhere: test studies in, a full submission out.
 
 In: a competition folder and a bundle. Out: `submission.csv`, and beside it `kernel_log.jsonl`,
 `predictions.parquet` and `features.parquet`. Example::
 
-    report = run_kernel(Path("/kaggle/input/..."), bundle, Path("submission.csv"))
+    report = run_kernel(competition.root, bundle, Path("submission.csv"))
+    print(report.summary())
 
 A complete submission of priors is written before anything heavy, then what headers alone say about
 every study; it is replaced atomically as studies finish. Processes read ahead (`reading`), one
@@ -88,7 +89,7 @@ class KernelReport:
 
 
 class Submission:
-    """The rows wanted, their probabilities so far, and the file that always holds them all."""
+    """The rows wanted, their probabilities so far, and the file that holds them all."""
 
     def __init__(self, wanted: pd.DataFrame, probs: pd.Series, out: Path, log: KernelLog) -> None:
         self.wanted, self.probs, self.out, self.log = wanted, probs, out, log
@@ -243,7 +244,7 @@ def run_kernel(
     hours: float | None = None,
     spent_s: float = 0.0,
 ) -> KernelReport:
-    """Predict every row of test.csv and write a valid submission, whatever happens on the way.
+    """Predict every row of test.csv; from the start on a complete, valid submission is on disk.
 
     Args:
         competition_dir: folder with test.csv and test_images/.
@@ -253,7 +254,8 @@ def run_kernel(
         spent_s: seconds of it that were spent before this call.
 
     Raises:
-        DataError: test.csv itself cannot be used; nothing else ends a run.
+        DataError: test.csv itself cannot be used, or no submission could be written at all (a disk
+            that is full from the first to the last write). What fails in between ends no run.
     """
     started = time.monotonic()
     competition = Competition(competition_dir)

@@ -2,7 +2,7 @@
 
 In: a submission, the truth. Out: both forms of the metric with intervals. Example::
 
-    score_submission(Path("submission.csv"), Path("solution.csv"))["metric_per_exam"]
+    score_submission(submission, competition.solution_csv)["metric_per_exam"]
 """
 
 from pathlib import Path

@@ -1,13 +1,13 @@
-"""Submissions: which rows are wanted, which are wrong, and what a file scores.
+"""Submissions: which rows are wanted, and which are wrong.
 
-In: submission, test.csv and truth files. Out: checked frames, scores, an atomically written CSV.
-Example::
+In: submission and test.csv. Out: checked frames, an atomically written CSV. Example::
 
     wanted = read_wanted_rows(competition.test_csv)
+    probs = prior_probs(wanted, {"patient_overall": 0.48})       # 0.5 for every other target
     write_submission(wanted, probs, Path("submission.csv"))
-    score_submission(Path("submission.csv"), Path("solution.csv"))
+    read_submission(Path("submission.csv"), wanted["row_id"])
 
-Rows are joined on row_id, never on position: row_id = <study_uid>_<target>.
+A file's rows are joined on row_id, not on their position: row_id = <study_uid>_<target>.
 """
 
 from collections.abc import Mapping
@@ -40,7 +40,7 @@ def read_wanted_rows(test_csv: Path) -> pd.DataFrame:
     """Rows to predict, in the order of test.csv: row_id, study_uid, target, as strings.
 
     Raises:
-        DataError: unreadable, wrong columns, no rows or a repeated row_id.
+        DataError: unreadable, wrong columns or no rows. Of a repeated row_id the first row counts.
     """
     frame = _read_csv(test_csv, "test listing")
     missing = [column for column in TEST_COLUMNS if column not in frame.columns]

@@ -1,12 +1,17 @@
-"""The networks of each device, fed by the readers: one answer for every study, whatever happens.
+"""The networks of each device, fed by the readers: one answer for every study.
 
 In: `Reading`s, an `Ensemble` for each device, a `Governor`. Out: `Answer`s as they are done.
 Example::
 
-    fallbacks = header_answers(headers, folders, wait_s=60.0)
+    folders, files = {uid: folder}, {uid: 100}
+    governor = Governor(
+        ensemble.efforts, deadline_s=time.monotonic() + 60.0, files=100, studies=1
+    )
+    fallbacks = header_answers(fallback, folders, wait_s=60.0)
     worker = Worker(ensemble, governor, folders, files, fallbacks)
-    for answer in answers([worker], readings, len(folders)):
-        submission.put(answer.study_uid, answer.probs)
+    with ReadAhead(folders, config.cache, Path(), readers=1) as readings:
+        for answer in answers([worker], readings, len(folders)):
+            print(answer.study_uid, answer.source, answer.probs)
 
 A study falls back from the image chain (whose vertebra levels may come from headers) to the
 prediction from headers alone, made for all before any network, to nothing: then the priors stand.
@@ -121,7 +126,8 @@ class Worker:
         self.folders, self.files, self.fallbacks = folders, files, fallbacks
 
     def answer(self, reading: Reading) -> Answer:
-        """The best that can be said about one study in the time there is; never raises."""
+        """The best that can be said about one study in the time there is; an error of the image
+        chain becomes the study's fallback, with its cause."""
         uid, cause = reading.study_uid, reading.cause
         effort = self.governor.choose(self.files[uid])
         if effort is None:

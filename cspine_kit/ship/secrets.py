@@ -3,8 +3,10 @@
 In: file paths, texts, an environment. Out: an error that names the file (never the secret), or the
 text with every credential blotted out. Example::
 
-    refuse_secrets(files)
-    print(Redactor.of(os.environ)(output))
+    >>> refuse_secrets([Path("configs/demo.yaml")])
+    >>> redact = Redactor.of({"HOME": "nowhere", "KAGGLE_KEY": "0123456789abcdef"})
+    >>> redact("the key is 0123456789abcdef")
+    'the key is <redacted>'
 """
 
 import base64

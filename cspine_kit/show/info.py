@@ -1,6 +1,8 @@
 """What exists, what is stale and what comes next, from file names and times; the machine's speed.
 
-In: a config. Out: a JSON-ready dict or a table. Example: `render(describe(path, oof, out))`.
+In: a config. Out: a JSON-ready dict or a table. Example::
+
+    print(render(describe(Path("configs/demo.yaml"), Path("oof"), Path("submissions"))))
 
 Answers within a second or two, most of which measures the machine: reads no table and imports
 neither pandas nor torch.

@@ -2,7 +2,9 @@
 
 In: scores and a submission. Out: `submissions/leaderboard.csv`, append-only. Example::
 
-    add_entry(ledger, Entry(name="demo", metric_per_exam=0.41, metric_global=0.40, ...))
+    ledger = Path("ledger.csv")
+    scores = {"metric_per_exam": 0.41, "metric_global": 0.40}
+    add_entry(ledger, Entry(name="demo", submission="0123456789ab", **scores))
     print(render(read_ledger(ledger)))
 
 A row is never changed: when the public and private scores of a pushed submission are known, a new

@@ -1,6 +1,10 @@
 """The decoded levels of one study on its sagittal view.
 
-In: `StudyLevels`. Out: a PNG. Example: `draw_levels(study_levels(folder, bundle), path)`.
+In: `StudyLevels`. Out: a PNG. Example::
+
+    from cspine_kit.infer.levels import study_levels
+
+    draw_levels(study_levels(folder, bundle), Path("levels.png"))
 """
 
 from pathlib import Path

@@ -2,8 +2,8 @@
 
 In: `Study`s as the reader gives them. Out: PNG files. Example::
 
-    draw_study(read_study(folder), Path("study.png"))
-    write_montage(Path("montage.png"), [read_study(folder) for folder in folders])
+    draw_study(study, Path("study.png"))
+    write_montage(Path("montage.png"), [study, study])
 """
 
 from collections.abc import Sequence

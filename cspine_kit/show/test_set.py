@@ -3,8 +3,11 @@
 In: a run folder and the files beside a submission. Out: scores on the hidden truth where there is
 one, and the shift of the test set's features. Example::
 
-    predictions = predictions_on_test(config, paths, submission)    # contract `predictions`
-    scores = hidden_scores(predictions, truth, priors)
+    from cspine_kit.data.labels import read_labels
+
+    found = predictions_on_test(config, paths, submission)          # contract `predictions`
+    priors = read_json(bundle / "priors.json")
+    scores = hidden_scores(found, read_labels(competition.solution_csv), priors)
     shift = shift_on_test(paths, submission)
 
 The kernel leaves `predictions.parquet` and, per study, `features.parquet` beside the submission.

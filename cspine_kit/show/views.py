@@ -2,8 +2,8 @@
 
 In: voxels (z, y, x), z index 0 = most cranial, HU or already grey. Out: uint8 pictures. Example::
 
-    picture = view(study.hu, study.spacing_mm, SAGITTAL, x, pixel_mm=0.5)
-    write_png(path, picture)
+    picture = view(study.hu, study.spacing_mm, SAGITTAL, 48, pixel_mm=0.5)
+    write_png(Path("sagittal.png"), picture)
 """
 
 from pathlib import Path

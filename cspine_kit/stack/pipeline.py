@@ -5,7 +5,7 @@ In: tables `slices`, `studies`, `crops`, `oof_slices` and folds.csv of one run f
 the header-only fallback, scores.csv, importances.csv, contributions.csv, calibration.png,
 levels.png, run.json). Example::
 
-    table = run_stack(load_config(Path("configs/demo.yaml")), RunPaths(Path("oof/demo")))
+    table = run_stack(config, paths)
 
 Finished work is skipped: the key is made of the inputs' keys, the config's section and the seed.
 """

@@ -3,10 +3,12 @@
 In: a batch with "stack" uint8 (b, c, h, w) and optionally "box" (b, 4). Out: the same, changed.
 Example::
 
-    batch = augment_batch(batch, config, generator)
+    batch = {"stack": torch.zeros(2, 3, 48, 48, dtype=torch.uint8)}
+    changed = augment_batch(batch, config.model, torch.Generator().manual_seed(1))
 
-One affine resampling for the whole batch: on a CPU ten times cheaper than per-sample transforms,
-which cost more than the small networks themselves, and on a GPU it is off the loader's path.
+One affine resampling for the whole batch, where the batch lies. Random numbers, a noise image for
+each sample among them, are drawn on the CPU by the training loop, also for a GPU: all devices see
+the same ones.
 """
 
 import math

@@ -2,8 +2,9 @@
 
 In: a `Volume` (data room), the slices to look at, crop centers and targets. Out: tensors. Example::
 
-    view = StudyView(volume, slice_idx=spaced_slices(volume.z_mm, 2.0), centers_px=centers)
-    stack = view.stack(0, config)      # (in_chans, size_px, size_px) uint8
+    rows = spaced_slices(volume.z_mm, 4.0)
+    view = StudyView(volume, rows, centers_px=np.full((len(rows), 2), 32.0))
+    stack = view.stack(0, config.model)      # (in_chans, size_px, size_px) uint8
 
 The same `StudyView.stack` feeds training, out-of-fold prediction and the kernel.
 """

@@ -3,8 +3,8 @@
 In: a `ModelConfig` and head widths. Out: a module from uint8 stacks to a dict of head outputs;
 weights as safetensors with a JSON beside them. Example::
 
-    model = SliceModel(config, HEADS["fracture"], pretrained=config.pretrained)
-    save_model(model, folder); model = load_model(folder)
+    model = SliceModel(config.model, {"visible": 7, "box": 4}, pretrained=False)
+    save_model(model, Path("model")); model = load_model(Path("model"))
 """
 
 from pathlib import Path

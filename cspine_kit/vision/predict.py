@@ -3,9 +3,10 @@
 In: a `Volume`, loaded models. Out: rows of the `vertebra` and `oof_slices` tables for one study.
 Example::
 
-    rows = predict_vertebra(model, volume)
-    crops = decode_study(rows, volume)
-    slices = predict_fracture(model, volume, crops)
+    rows = predict_vertebra(ensemble.vertebra[0], volume, batch_size=16)
+    levels = decode_study(rows, volume)
+    member, *_ = ensemble.members
+    slices = predict_fracture(ensemble.members[member][0], volume, levels, 16, views=1)
 """
 
 import logging

@@ -1,4 +1,4 @@
-"""Table contracts: types, keys, ranges, and the proof that nothing leaked."""
+"""Table contracts: types, keys, ranges, and rows of another fold's model refused."""
 
 import pandas as pd
 import pytest
@@ -54,7 +54,7 @@ def test_nothing_is_written_when_the_check_fails(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_out_of_fold_proof():
+def test_rows_of_another_folds_model_are_refused():
     assert len(check_table(oof_rows(1, 1), "oof_slices")) == 1
     with pytest.raises(TableError, match="fold != model_fold"):
         check_table(oof_rows(1, 0), "oof_slices")

@@ -2,11 +2,12 @@
 
 In: a folder. Out: a frozen `Study` in Hounsfield units. Example::
 
-    study = read_study(Path("train_images/1.2.826.0.1.3680043.6200"))
+    study = read_study(folder)
     study.hu[0]          # the most cranial slice, row -> back, column -> left
     study.problems       # codes of cspine_kit.data.reader.problems.PROBLEMS
 
-Slices are ordered by ImagePositionPatient along the slice normal, never by file number.
+Slices are ordered by ImagePositionPatient along the slice normal; where files say no position, by
+InstanceNumber or file number, and a problem code says so.
 """
 
 import os

@@ -2,11 +2,12 @@
 
 In: a folder and its `Geometry`. Out: int16 frames on the study's grid. Example::
 
-    frames = Frames(folder, geometry)
-    frames.each(lambda z: use(z, frames.hu(z)), range(len(geometry.files)))
+    frames = Frames(folder, study)
+    brightest = {}
+    frames.each(lambda z: brightest.update({z: int(frames.hu(z).max())}), range(20))
 
-Whoever needs the whole volume and whoever needs only a windowed square of it share this code, so
-that a study is never held twice.
+Whoever needs the whole volume and whoever needs only a windowed square of it share this code:
+neither holds frames besides its own result.
 """
 
 from collections.abc import Callable, Iterable, Iterator

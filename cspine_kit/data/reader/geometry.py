@@ -2,7 +2,10 @@
 
 In: headers of all readable files. Out: a frozen `Geometry`. Example::
 
-    geometry = settle_geometry("1.2.3", headers, ())
+    from cspine_kit.data.reader.dicom import read_headers
+
+    headers, errors = read_headers(folder)
+    geometry = settle_geometry("1.2.3", headers, tuple(error.code for error in errors))
     geometry.headers[0].file, geometry.z_mm[0]     # the most cranial slice
 
 Patient coordinates are DICOM's: x to the left, y to the back, z to the head (PS3.3 C.7.6.2.1.1).

@@ -2,8 +2,9 @@
 
 In: a folder and a file's name. Out: a frozen `Header`. Example::
 
-    header = read_header("train_images/1.2.3", "17.dcm")
-    header.position_mm, header.slope, header.number     # number = 17, the file number
+    >>> header = read_header(folder, "17.dcm")
+    >>> header.number, header.slope
+    (17.0, 1.0)
 """
 
 import math

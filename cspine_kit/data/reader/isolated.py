@@ -2,7 +2,7 @@
 
 In: a folder, a file's name. Out: stored values, or an error that names the cause. Example::
 
-    stored = decode_isolated("train_images/1.2.3", "17.dcm")
+    stored = decode_isolated(str(folder), "17.dcm")
 
 Children are kept for the next file; one that dies or hangs costs one file and is replaced. A child
 is this module run with `-m`: nothing of the caller's program is imported or run again in it.

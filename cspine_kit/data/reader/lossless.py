@@ -2,11 +2,16 @@
 
 In: the bytes of one stream of one grey component. Out: uint16 (rows, cols). Example::
 
-    stored = decode_lossless(stream)
+    from cspine_kit.data.reader.header import read_header
+    from cspine_kit.data.reader.streams import frame_bytes
 
-The competition's compressed files are of this kind. Twice as fast as the next decoder, without the
-interpreter's lock, and numba is part of Kaggle's image. Every read is bounded, and whatever is
-unusual or damaged is refused: another decoder then decides.
+    header = read_header(compressed.parent, compressed.name)
+    stored = decode_lossless(frame_bytes(compressed.read_bytes(), header.pixels_at))
+
+The competition's compressed files are of this kind. Faster than the next decoder (1.0 ms against
+imagecodecs' 1.5 ms for a noisy slice of 512 x 512), without the interpreter's lock, and numba is
+part of Kaggle's image. Every read is bounded, and whatever is unusual or damaged is refused:
+another decoder then decides.
 """
 
 import struct

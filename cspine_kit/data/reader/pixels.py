@@ -8,7 +8,7 @@ In: a path and its `Header`. Out: int16 (rows, cols) HU. Example::
 pydicom with gdcm is the decoder of record (`record`), run in a process of its own (`isolated`).
 Plain little-endian pixels are read where they lie; `lossless` (where numba is installed) and
 imagecodecs decode the rest: faster, and without holding the interpreter's lock, so that threads
-help. Tests prove that all agree to the pixel.
+help. Tests compare them pixel by pixel.
 """
 
 import contextlib

@@ -2,7 +2,10 @@
 
 In: the bytes of a file. Out: the stream of one frame. Example::
 
-    data = frame_bytes(path.read_bytes(), header.pixels_at)
+    from cspine_kit.data.reader.header import read_header
+
+    header = read_header(compressed.parent, compressed.name)
+    data = frame_bytes(compressed.read_bytes(), header.pixels_at)
     check_stream(data, header)
 """
 

@@ -4,7 +4,7 @@ In: a folder and a `CacheConfig`. Out: a `Volume`, in memory or memory-mapped fr
 Example::
 
     volume, geometry = read_volume(folder, config.cache)
-    native_px = volume.to_native_px(cached_px)      # pixel centers, (n, 2) y, x
+    native_px = volume.to_native_px(np.array([[31.5, 31.5]]))      # pixel centers, (n, 2) y, x
 
 Kernel and cache make a volume by the same code, the out-of-fold run opens it with `open_volume`.
 """
@@ -81,11 +81,12 @@ def to_grey(hu: HuArray, config: CacheConfig, out: Grey | None = None) -> Grey:
 def read_volume(
     folder: Path, config: CacheConfig, study_uid: str | None = None, *, threads: int = 0
 ) -> tuple[Volume, Geometry]:
-    """Read, window, crop and resample one study without ever holding all of its frames.
+    """Read, window, crop and resample one study without holding all of its frames at once.
 
-    In-plane resampling averages areas where a cached pixel spans more than `AREA_ZOOM` native ones
-    and interpolates linearly elsewhere. Outside the frame the volume is air (0). z keeps the native
-    slices.
+    The surveyed slices, 5 mm apart, wait as whole frames of 8 bits until they are cropped: of a
+    study whose own slices lie that far apart these are all. In-plane resampling averages areas
+    where a cached pixel spans more than `AREA_ZOOM` native ones and interpolates linearly
+    elsewhere. Outside the frame the volume is air (0). z keeps the native slices.
 
     Args:
         folder: the study's files.

@@ -3,7 +3,8 @@
 In: a `Bone` or a part, a `Grid`. Out: arrays (z, y, x) changed in place, z index 0 = most cranial.
 Example::
 
-    paint(bone, grid, hu, labels, damage, softness_mm=1.2)
+    hu, labels = np.full(grid.shape, 50.0, np.float32), np.zeros(grid.shape, np.uint8)
+    paint(neck.bones["C4"], grid, hu, labels, np.zeros_like(labels), softness_mm=1.2)
 """
 
 from dataclasses import dataclass

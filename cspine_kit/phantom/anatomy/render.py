@@ -2,7 +2,7 @@
 
 In: a `Neck` and a `Grid`. Out: HU, level labels and damage (z, y, x). Example::
 
-    picture = render(rng, neck, grid, softness_mm=0.6, contrast=False)
+    picture = render(rng, neck, grid, softness_mm=4.0, contrast=False)
     picture.hu, picture.labels, picture.damage
 """
 

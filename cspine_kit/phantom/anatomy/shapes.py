@@ -1,10 +1,13 @@
 """Bones as signed distances on a CT grid: bars, blocks, holes, poses and fragments.
 
-In: a `Grid` and `Bone`s made of primitives in millimeters. Out: HU painted into a volume and level
-labels into a mask, both (z, y, x) with z index 0 = most cranial. Example::
+In: sizes and places in millimeters. Out: a `Grid` and `Bone`s made of primitives, whose signed
+distances (mm, negative inside) `painting` turns into HU and labels. Example::
 
-    grid = Grid.make(shape=(90, 160, 160), spacing=(2.0, 1.2, 1.2), top=(90.0, -96.0, -96.0))
-    paint(bone, grid, hu, labels, damage, softness_mm=1.2)
+    >>> grid = Grid.make(shape=(90, 160, 160), spacing=(2.0, 1.2, 1.2), top=(90.0, -96.0, -96.0))
+    >>> body = Block(center=(0.0, 0.0, 0.0), half=(9.0, 7.7, 6.5))
+    >>> distance = body.distance((grid.x, grid.y[:, None], grid.z[:, None, None]))
+    >>> distance.shape, float(distance.min())
+    ((90, 160, 160), -6.5)
 
 World and bone axes are DICOM's: x to the patient's left, y to the back, z to the head.
 """

@@ -1,8 +1,10 @@
 """The rest of the skeleton around the spine, and the air and fat spaces inside it.
 
-In: posed vertebrae and a head pose. Out: `Bone`s by name and `Space`s (soft fillings). Example::
+In: where C1 and T1 lie, and poses. Out: `Bone`s and `Space`s (soft fillings). Example::
 
-    bones, spaces = draw_head(rng, c1_position, size=1.0, nod=4.0)
+    c1 = (0.0, 0.0, 60.0)
+    bones, flesh, spaces = draw_head(rng, c1, size=1.0, nod=4.0, throat_mm=0.0, variety=1.0)
+    girdle, lungs = draw_shoulders((0.0, 10.0, -60.0), size=1.0, lift=0.0)
 
 Places are in mm from the center of C1's canal, measured once on an adult head-and-neck CT and
 rounded; they only have to look right.

@@ -2,8 +2,8 @@
 
 In: a `Neck`, a `Grid` and a generator. Out: float32 HU (z, y, x) without bone. Example::
 
-    body = draw_body(rng, neck, grid)
-    hu = body.render(grid, softness_mm=1.2)      # or slab by slab
+    body = draw_body(rng, neck, grid, contrast=False)
+    hu = body.render(grid, softness_mm=4.0)      # or slab by slab
 
 The outline and the fat planes between muscles are smooth, so they are computed on a grid of a few
 millimeters and interpolated linearly.

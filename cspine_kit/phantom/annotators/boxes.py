@@ -3,7 +3,9 @@
 In: the damage of a study, its file order. Out: rows [x, y, width, height, file number].
 Example::
 
-    boxes = draw_boxes(rng, damage, order, pixel_mm=0.35)
+    damage = np.zeros((20, 64, 64), np.uint8)
+    damage[8:12, 30:40, 30:34] = 5                    # C5 is broken on four slices
+    boxes = draw_boxes(rng, damage, range(20), pixel_mm=0.35)
 
 As in the competition there is at most one box per slice, no level is named, about half of the
 studies have slices skipped in between, and about a third of the rows have fractions of pixels.

@@ -2,7 +2,7 @@
 
 In: labels (z, y, x) on a scan's grid. Out: `segmentations/<uid>.nii`. Example::
 
-    write_mask(competition.segmentation(uid), scan, labels)
+    write_mask(Path("1.2.3.nii"), scan, np.zeros(scan.grid.shape, np.uint8))
 """
 
 from pathlib import Path

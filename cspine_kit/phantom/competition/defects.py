@@ -2,7 +2,11 @@
 
 In: the sound slices of a study as DICOM datasets. Out: files by name. Example::
 
+    from cspine_kit.phantom.scanner.files import slice_files
+
+    slices = [*slice_files("1.2.3", scan, np.zeros(scan.grid.shape, np.int16))]
     files = DEFECTS["reversed"].change(slices, rng)
+    files["1.dcm"].ImagePositionPatient           # now the lowest slice
 """
 
 from __future__ import annotations

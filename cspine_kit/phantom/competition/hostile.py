@@ -1,11 +1,11 @@
 """Hostile studies: one per defect that the real data has or may have, and what must come of it.
 
 In: a folder and a seed. Out: a small competition whose test set holds one study per defect, and
-`manifest.csv`. Example: `write_hostile(Path("data/hostile"), seed=0)`.
+`manifest.csv`. Example: `write_hostile(Path("data/hostile"), seed=0, size_px=32)`.
 
 All hostile studies show one patient, so that a reader's output can be compared with the study
 `clean`: `same_as_clean` says where the HU volume, head to foot, must be equal to the last bit.
-Outcomes: `predicted` (from the models), `fallback` (from the priors, with a logged reason).
+Outcomes: `predicted` (from the models), `fallback` (from headers or priors, with a logged reason).
 """
 
 from __future__ import annotations

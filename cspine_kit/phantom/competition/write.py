@@ -4,7 +4,8 @@ In: a folder and a `PhantomConfig`. Out: train.csv, train_images/, segmentations
 train_bounding_boxes.csv, test.csv, test_images/, sample_submission.csv, and what only a phantom
 has: solution.csv (train.csv's shape, truth of the test set) and truth/<study_uid>.json. Example::
 
-    write_competition(Path("data/phantom"), PhantomConfig(studies=20, test_studies=5, size_px=256))
+    spec = PhantomConfig(studies=1, test_studies=1, size_px=48, difficulty="easy")
+    write_competition(Path("data/phantom"), spec, jobs=1)
 
 `phantom.json` says what the folder was drawn from; a finished folder is left as it is.
 """

@@ -1,9 +1,9 @@
-"""The files a scanner leaves: DICOM slices with the competition's tags, and NIfTI masks.
+"""The files a scanner leaves: DICOM slices with the competition's tags.
 
-In: a `Scan`, stored values or labels (z, y, x) with z index 0 = most cranial. Out: 1.dcm..N.dcm,
-and `<study_uid>.nii`. Example::
+In: a `Scan`, stored values (z, y, x) with z index 0 = most cranial. Out: 1.dcm..N.dcm. Example::
 
-    write_dicom(folder, study_uid, scan, stored, syntax="jpeg_lossless")
+    stored = scan.digitize(np.full(scan.grid.shape, 50, np.int16))
+    write_dicom(Path("1.2.3"), "1.2.3", scan, stored, syntax="jpeg_lossless")
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 In: HU (z, y, x) and a `Scan`. Out: the same volume as pictured, int16 HU. Example::
 
-    shown = picture(rng, hu, scan)
+    shown = picture(rng, np.full(scan.grid.shape, 50, np.int16), scan)
 
 Noise has the ramp spectrum of filtered back-projection times the kernel (Riederer et al., Phys
 Med Biol 1978;23:446), and is correlated between slices that overlap.

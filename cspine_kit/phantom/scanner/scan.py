@@ -3,8 +3,8 @@
 In: a `Neck` and a generator. Out: a `Scan`, which says everything about a study's grid, picture
 quality and encoding. Example::
 
-    scan = draw_scan(rng, neck, size_px=160, difficulty="easy")
-    stored = scan.digitize(hu)
+    scan = draw_scan(rng, neck, size_px=160, difficulty="easy", place=0.5)
+    stored = scan.digitize(np.full(scan.grid.shape, 50, np.int16))
 """
 
 from dataclasses import dataclass

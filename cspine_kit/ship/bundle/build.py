@@ -3,8 +3,8 @@
 In: a finished run (`make oof`, `make stack`). Out: the bundle folder with `manifest.json` and
 `dataset-metadata.json`, and `kernels/submit/kernel-metadata.json`. Example::
 
-    build_bundle(config, paths, out)
-    root = open_bundle(out, temporary_folder)     # verified, laid out as a tree
+    manifest = build_bundle(config, paths, paths.bundle)
+    manifest["score"], sum(sizes_of(paths.bundle).values())
 
 The folder is flat because the kaggle client skips sub-folders; the manifest maps flat names back.
 """
@@ -55,7 +55,7 @@ def _priors(config: Config, paths: RunPaths) -> dict[str, float]:
 
 
 def _score(config: Config, paths: RunPaths) -> dict[str, Any]:
-    """Out-of-fold score of the model that ships, of exactly this run.
+    """Out-of-fold score of the model that ships, of this run's tables and stack settings.
 
     Raises:
         ArtifactError: no score, no finite one, or one of other tables or another config.

@@ -1,9 +1,12 @@
 """Wheels of a bundle: the kit's own, and what Kaggle's image lacks, for each Python it may run.
 
-In: a config. Out: `*.whl` in a flat folder, proven to fit every target Python. Example::
+In: a config. Out: `*.whl` in a flat folder, of which by their tags exactly one fits each target
+Python. Example::
 
-    fill_wheelhouse(config.bundle, folder)
-    check_wheels(config.bundle, folder)
+    wheels = Path("wheels")
+    wheels.mkdir()
+    fill_wheelhouse(config.bundle, wheels)
+    check_wheels(config.bundle, wheels)
 
 Only building a bundle needs this file (and `packaging`); opening one does not.
 """
@@ -105,7 +108,7 @@ def fill_wheelhouse(bundle: BundleConfig, folder: Path) -> None:
 
 
 def check_wheels(bundle: BundleConfig, folder: Path) -> None:
-    """Prove that each target Python finds exactly what was asked for.
+    """Check that by its wheels' tags each target Python finds what was asked for, and once.
 
     Raises:
         ArtifactError: a wheel that fits no target, that nobody asked for, whose name Kaggle may

@@ -2,8 +2,8 @@
 
 In: names, folders. Out: typed answers. Example::
 
-    client = KaggleClient(ClientProcess(folder))
-    client.dataset_status("me/cspine-kit-bundle")
+    client = KaggleClient(ClientProcess(Path("oof/demo/push")))
+    client.kernel_status("me/cspine-kit-submit")          # None: there is no such kernel
 """
 
 import json

@@ -2,7 +2,7 @@
 
 In: a folder that the client filled. Out: rows checked, one line of summary. Example::
 
-    rows = check_output(config, folder / SUBMISSION)
+    rows = check_output(config, submission)
 """
 
 import json

@@ -3,7 +3,7 @@
 In: train.csv, the test listing. Out: `probe_means.csv`, `probe_scaled.csv` and what each scores
 under each form. Example::
 
-    report = write_probes(Path("train.csv"), Path("test.csv"), Path("submissions/probes"))
+    report = write_probes(competition.train_csv, competition.test_csv, Path("submissions/probes"))
     print(report.text)
 
 `means` predicts each target's training mean m, `scaled` 2m / (1 + m). Scaled is the best constant

@@ -3,10 +3,12 @@
 In: arguments, an environment with credentials. Out: what the client printed, without credentials,
 or an error that says whether the request may be repeated. Example::
 
-    ClientProcess(folder).ask("datasets", "status", "me/cspine-kit-bundle").out
+    client = ClientProcess(Path("oof/demo/push"))
+    client.ask("datasets", "status", "me/cspine-kit-bundle").text
 
 The client ends with 0 on most failures (kaggle 2.2.4: a refused push, a file that was not
-uploaded), so its exit status alone is never believed. It sets no timeout, so every call has one.
+uploaded), so an exit status of 0 does not count as sent: what it prints must say so. It sets no
+timeout, so every call has one.
 It is never imported: importing logs in, and its globals would follow.
 """
 

@@ -6,8 +6,9 @@ In: a config whose bundle is built. Out: `oof/<name>/push.json` (how far it came
     print(push(config, paths, Path("kernels/submit")))
 
 Each stage is written down before and after it is sent. An interrupted push goes on where it was, a
-finished one sends nothing; where nobody knows whether a request was served, the service's state is
-asked first, so that nothing is sent twice.
+finished one sends nothing. Where nobody knows whether a request was served, the service is asked
+for some time (`Waits`) what it has before anything is sent again; what it shows only later than
+that would be sent twice. A submission is not sent again in the same push.
 """
 
 import fcntl

@@ -4,7 +4,7 @@ In: a config, a folder's file sizes. Out: metadata dictionaries, or an error bef
 sent. Example::
 
     check_names(config)
-    write_json(folder / DATASET_METADATA, dataset_metadata(config))
+    dataset_metadata(config)["id"], kernel_metadata(config)["dataset_sources"]
 
 The limits are those of the kaggle 2.2.4 client and of the service's own error texts; a refusal here
 costs nothing, a refusal after an upload costs the upload.

@@ -3,7 +3,7 @@
 In: `oof/<name>/push.json`. Out: a checked state, written before and after each stage. Example::
 
     state = PushState.load(paths.root / "push.json")
-    state.dataset.stage          # "sending" or "ready"
+    state.dataset is None        # nothing was sent yet; else its stage is "sending" or "ready"
 """
 
 import logging

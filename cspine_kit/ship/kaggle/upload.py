@@ -1,6 +1,6 @@
-"""The upload stage: a dataset or a new version of it, complete and ready, and never twice.
+"""The upload stage: a dataset or a new version of it, complete and ready; asked for before resent.
 
-In: a `Push` whose bundle is verified. Out: the service holds exactly this bundle. Example::
+In: a `Push` whose bundle is verified. Out: the service says that it has every file of it. Example::
 
     upload(push, "more folds")
 """

@@ -3,9 +3,10 @@
 In: a bundle, what the probe saw, how runs ended, their submissions and logs. Out: checks in a
 `Rehearsal`. Example::
 
-    result = Rehearsal(config, environment, sandbox.describe())
-    judge_hostile(result, inputs, probs, events)
-    result.ok
+    here = Environment(Path("env"), "3.12", "3.12", build_s=60.0, built_now=False)
+    result = Rehearsal(config, here, {"network": "off"})
+    check_bundle(bundle, config, result)
+    result.ok, result.checks
 """
 
 import tempfile

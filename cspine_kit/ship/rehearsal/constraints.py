@@ -3,8 +3,12 @@
 In: `probe.json`, which kernels/probe/probe.py writes on Kaggle. Out: `constraints-kaggle.txt`, one
 `name==version` a line, of what the kernel's path needs and nothing else. Example::
 
-    refresh(Path("probe.json"), Path("constraints-kaggle.txt"))
-    read_pins(Path("constraints-kaggle.txt")).python     # "3.12"
+    >>> seen = {"python": "3.12.12", "packages": {"numpy": "2.0.2", "ipython": "7.34.0"}}
+    >>> write_json(Path("probe.json"), seen)
+    >>> refresh(Path("probe.json"), Path("pins.txt"))
+    ['numpy: absent -> 2.0.2']
+    >>> read_pins(Path("pins.txt")).python
+    '3.12'
 """
 
 import re

@@ -2,10 +2,12 @@
 
 In: `constraints-kaggle.txt`, a folder for environments. Out: an interpreter. Example::
 
-    environment = build_environment(Path("constraints-kaggle.txt"), Path("oof/rehearsal"))
-    environment.python, environment.on_target      # .../bin/python, True
+    Path("pins.txt").write_text("# python: 3.12")      # and a line name==version for each package
+    environment = build_environment(Path("pins.txt"), Path("oof/rehearsal"))
+    environment.python, environment.on_target
 
-Several GB; kept and used again as long as the constraints and the Python stay the same.
+With Kaggle's packages (`constraints-kaggle.txt`) several GB; kept and used again as long as the
+constraints and the Python stay the same.
 """
 
 import os

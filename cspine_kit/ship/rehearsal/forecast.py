@@ -2,7 +2,8 @@
 
 In: the events of a kernel run, the matrix its studies had. Out: seconds by stage. Example::
 
-    forecast = forecast_run(events, clean_uids, pixels=160 * 160, decoders=2)
+    clean = set(events.studies["study_uid"])
+    forecast = forecast_run(events, clean, pixels=96 * 96, decoders=2)
     forecast.hours, forecast.assumptions
 
 The real sizes are those of the 2,019 training studies (711,601 slices, nearly all 512 x 512).

@@ -2,8 +2,9 @@
 
 In: phantom competitions. Out: a competition folder and where Kaggle would mount it. Example::
 
-    competition = assemble(Inputs(hostile, clean, full), out / "competition")
-    layouts(config, competition.root, bundle)["old"]      # place below /kaggle/input -> folder
+    inputs = Inputs(hostile=competition, clean=competition, full=competition)
+    everything = assemble(inputs, Path("everything"))
+    layouts(config, everything.root, bundle)["old"]       # place below /kaggle/input -> folder
 """
 
 import os

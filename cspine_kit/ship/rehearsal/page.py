@@ -1,6 +1,13 @@
 """The rehearsal on one page of text (Markdown).
 
-In: a `Rehearsal`. Out: text. Example: `path.write_text(render_page(result))`.
+In: a `Rehearsal`. Out: text. Example::
+
+    from cspine_kit.ship.rehearsal.environment import Environment
+
+    here = Environment(Path("env"), "3.12", "3.12", build_s=60.0, built_now=False)
+    result = Rehearsal(config, here, {"network": "off"})
+    result.check("inputs are as they were", True)
+    print(render_page(result))
 """
 
 from collections.abc import Sequence

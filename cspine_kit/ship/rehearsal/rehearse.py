@@ -1,9 +1,12 @@
 """The dress rehearsal: the bundle run as Kaggle will run it, on studies whose truth is known.
 
 In: a bundle, the kernel's script, a hostile and two plain phantom competitions, an environment of
-Kaggle's packages. Out: every check with its detail, and a page. Example::
+Kaggle's packages. Out: every check with its detail. Example::
 
-    result = rehearse(bundle, inputs, environment, sandbox, kernels=Path("kernels"), ...)
+    rows = read_submission(submission, read_wanted_rows(competition.test_csv)["row_id"])
+    here = Environment(Path("env"), "3.12", "3.12", build_s=60.0, built_now=False)
+    result = Rehearsal(config, here, {"network": "off"})
+    compare(result, "both layouts give the same rows", rows, rows + 1e-9, SAME)
     result.ok, result.checks
 
 Three runs: everything under the new mount layout, everything under the old one, and the public

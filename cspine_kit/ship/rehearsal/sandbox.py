@@ -2,8 +2,14 @@
 
 In: an interpreter, folders to mount, a script. Out: how the run ended. Example::
 
-    sandbox = Sandbox(work, isolation="namespaces", memory_gib=29.0)
-    run = sandbox.run(python, script, {"competitions/rsna": competition}, limit_s=600)
+    import sys
+
+    script = Path("script.py")
+    script.write_text("from pathlib import Path; Path('found.txt').write_text('here')")
+    sandbox = Sandbox(Path("work"), best_isolation(), memory_gib=29.0)
+    mounts = {"competitions/rsna": competition.root}
+    run = sandbox.run(Path(sys.prefix), script, mounts, limit_s=60.0)
+    run.code, (sandbox.working / "found.txt").exists()
 
 With Linux namespaces the script runs at /kaggle/src/script.py in a root of its own, with real
 read-only mounts below /kaggle/input and no network device. Where those are not allowed, a tree of

@@ -2,8 +2,11 @@
 
 In: `Scan`s, some of them labelled. Out: positions and probabilities. Example::
 
-    model = EndsModel(labelled)
-    one_peak(model.probs(scan))                # (n, 7), one peak per level, in order
+    below = np.arange(0.0, 200.0, 2.0)
+    shown = np.abs(below[:, None] - 40.0 - 16.0 * np.arange(7)) < 8.0
+    scans = [Scan(f"1.{k}", below, below, np.full(7, k), np.roll(shown, k, 0)) for k in range(3)]
+    model = EndsModel(scans)
+    one_peak(model.probs(scans[0]))            # (n, 7), one peak per level, in order
 
 A Gaussian process predicts the ends in mm below the top of the scan; the errors it makes on the
 studies it leaves out turn positions into probabilities.

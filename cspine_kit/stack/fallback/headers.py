@@ -4,12 +4,12 @@ In: tables `slices` and `studies` of a run, labels. Out: a `HeaderFallback`: lev
 probabilities of any study from slice positions, spacing and matrix. Example::
 
     fallback = HeaderFallback.load(paths.stack / "header")
-    fallback.vertebra_logits(geometry)         # (nz, 7), for data.levels.decode_levels
-    fallback.predict(geometry)                 # {"C1": 0.08, ..., "patient_overall": 0.47}
+    fallback.vertebra_logits(study)            # (nz, 7), for data.levels.decode_levels
+    fallback.predict(study)["patient_overall"]
 
-Levels come from a Gaussian process on the masked training studies (`vertebra_headers`), the
-probabilities from the header heads of each fold (`header_heads`), averaged last; where headers
-prove no gain these are the best constants.
+Levels come from a Gaussian process on the masked training studies (`ends`), the probabilities from
+the header heads of each fold (`heads`), averaged last; where the inner folds show no gain beyond
+chance these are the smoothed rates of the training labels.
 """
 
 from collections.abc import Callable

@@ -3,11 +3,12 @@
 In: features (n, columns), labels (n, 8), inner folds. Out: `HeaderHeads` and their inner
 out-of-fold lifts. Example::
 
-    heads, inner_lifts = fit_header_heads(x, y, inner, config, seed=1)
-    heads.predict(other_x)                       # (m, 8)
+    x, y = rng.normal(size=(40, 3)), (rng.random((40, 8)) < 0.3).astype(float)
+    heads, lifts = fit_header_heads(x, y, np.arange(40) % 4, config.stack, seed=1)
+    heads.predict(x[:5])                         # (5, 8)
 
 The signal is weak and made of fine steps (a site's slice spacing): many shallow random trees over a
-ridge, and a pull back to the constant where the inner folds do not prove a gain.
+ridge, and a pull back to the constant as far as the inner folds show no gain beyond chance.
 """
 
 from dataclasses import dataclass

@@ -2,9 +2,12 @@
 
 In: the out-of-fold slice table. Out: `StandIns`, saved as JSON. Example::
 
-    stand_ins = fit_stand_ins(slices)
-    rows = stand_ins.rows("b", {"a": rows_of_a})      # b's rows as far as a's can tell
-    order, worth = rank_members(stand_ins, slices, loss)
+    one, other, *_ = config.members
+    stand_ins = fit_stand_ins(oof_slices)
+    present = {one: oof_slices[oof_slices["member"] == one]}
+    rows = stand_ins.rows(other, present)             # of `other`, as far as `one` can tell
+    ranked = rank_members(stand_ins, oof_slices, lambda table: float(table["fracture_C2"].std()))
+    ranked.order, ranked.worth
 
 The stack's heads read statistics of every member, so a member that is left out (no time, no memory,
 NaN) must not leave holes: another member's logits, mapped by least squares on out-of-fold slices,

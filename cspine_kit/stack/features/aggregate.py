@@ -5,8 +5,8 @@ and every model_fold) and the levels' slice ranges (contract `crops`). Out: floa
 `<member>__<signal>__<statistic>`; member `all` holds what members agree on, neighbors and geometry.
 Example::
 
-    features = aggregate(read_table(paths.table("oof_slices"), "oof_slices"),
-                         read_table(paths.table("crops"), "crops"))
+    features = aggregate(oof_slices, crops)
+    features[feature_columns(features)]
 
 Out-of-fold rows and the kernel's test rows go through this one function. Every value is finite: a
 level without a slice in its range is described by the slice nearest to the range's middle.

@@ -2,7 +2,9 @@
 
 In: positions, study by study. Out: one value per study and feature. Example::
 
-    position_features(z_mm, studies, thickness_mm)["step"]      # (studies,) mm
+    >>> z_mm, studies = np.array([9.0, 7.0, 5.0, 8.0, 7.5]), Segments(np.array([0, 3]), 5)
+    >>> position_features(z_mm, studies, alone_mm=np.ones(2))["step"].round(3).tolist()
+    [2.0, 0.5]
 """
 
 import numpy as np

@@ -3,8 +3,10 @@
 In: flat arrays whose rows are ordered by segment, and where each segment starts. Out: one value per
 segment. Example::
 
-    s = Segments(starts=np.array([0, 3]), size=5)      # rows 0..2 and rows 3..4
-    s.mean(values), s.quantile(s.sorted(values), 0.5)
+    >>> s = Segments(starts=np.array([0, 3]), size=5)      # rows 0..2 and rows 3..4
+    >>> values = np.array([0.5, 0.0, 0.25, 1.0, 0.5])
+    >>> s.mean(values).tolist(), s.quantile(s.sorted(values), 0.5).tolist()
+    ([0.25, 0.75], [0.25, 0.75])
 
 No segment is empty: whoever builds one gives it at least one row. Results keep the dtype of the
 values.

@@ -1,10 +1,12 @@
 """What the stack knows about a level: every statistic, declared once as data.
 
 In: the slices of each (study, level, model_fold) of one member, as `LevelSlices`. Out: one value
-per level and statistic. Training and kernel both walk `STATISTICS`, so they cannot
-disagree. Example::
+per level and statistic. Training and kernel both walk `STATISTICS`. Example::
 
-    columns = {f"{member}__{name}": compute(slices) for name, compute in STATISTICS.items()}
+    >>> one, p = np.ones(1), np.array([0.1, 0.8, 0.3])      # one level, three slices
+    >>> level = LevelSlices(Segments(np.array([0]), 3), p, np.ones(3), one, *[one] * 6)
+    >>> STATISTICS["fracture__max"](level).tolist(), STATISTICS["fracture__q50"](level).tolist()
+    ([0.8], [0.3])
 
 To add one: write the function, name it `<signal>__<statistic>` in `STATISTICS`, and say in
 `RISING` whether more of it can only mean more fracture.

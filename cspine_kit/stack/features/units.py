@@ -3,7 +3,7 @@
 In: slice and crop tables. Out: `Units` and `Levels`, both in the order study_uid, model_fold (then
 C1..C7). Example::
 
-    units = find_units(slices)
+    units = find_units(oof_slices)
     levels = find_levels(crops, units)
 
 Arrays instead of frames: the kernel aggregates one study at a time, and merging two small frames

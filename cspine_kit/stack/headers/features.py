@@ -3,7 +3,7 @@
 In: a table of slice headers, or positions of slices along the table. Out: one row of finite float64
 features per study. Example::
 
-    features = header_features(pd.read_parquet("slice_headers.parquet"))
+    features = header_features(pd.read_parquet(slice_headers))
 
 Scanners differ in how they round, how far they scan and how densely they reconstruct; that is what
 these features catch.

@@ -4,7 +4,7 @@ In: a table of slice headers (StudyInstanceUID, slice_number, ImageHeight, Image
 SliceThickness, ImagePositionPatient_x/y/z) and train.csv. Out: nested, grouped out-of-fold
 predictions, scores beside the constants. Example::
 
-    result = run_headers(Path("slice_headers.parquet"), Path("train.csv"), Path("oof/headers"))
+    result = run_headers(slice_headers, competition.train_csv, Path("oof/headers"))
     result["metric_per_exam"], result["metric_global"]
 
 Geometry tells sites and protocols apart, and sites differ in how often they see a fracture: a few

@@ -5,8 +5,8 @@ ImagePositionPatient_x/y/z) and C1..C7 visible (0/1) per slice of a few studies.
 slice_number, vertebra_C1..vertebra_C7 (probabilities) for every slice, out-of-fold where a study
 has presence labels. Example::
 
-    result = run_vertebra_headers(Path("headers.parquet"), Path("presence.csv"), Path("v.csv"))
-    result["accuracy"]["mean"]
+    result = run_vertebra_headers(slice_headers, presence, Path("vertebrae.csv"))
+    result["accuracy"]["headers"]["mean"]
 
 Two models, averaged. A Gaussian process predicts where each level begins and ends, in mm below the
 top of the scan, from six facts of the scan; the errors it makes on the studies it leaves out turn

@@ -3,8 +3,11 @@
 In: several models' probabilities of the same studies. Out: weights by model name, and the blend.
 Example::
 
-    weights = greedy_weights(held_out, labels, metric_weights)      # {"stack": 0.8, "line": 0.2}
-    probs = blend(models, weights)
+    >>> y = np.eye(8)
+    >>> models = {"sure": 0.1 + 0.8 * y, "unsure": 0.4 + 0.2 * y}
+    >>> weights = greedy_weights(models, y, np.full((8, 8), 1 / 64))
+    >>> weights, float(blend(models, weights).max().round(6))
+    ({'sure': 1.0}, 0.9)
 
 Weights are fitted inside the folds, on predictions of studies that no component has seen; the plain
 mean stands beside them, because fitted weights often only fit.

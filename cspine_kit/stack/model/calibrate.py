@@ -3,8 +3,10 @@
 In: inner out-of-fold probabilities (n, 8), labels, weights, inner folds. Out: a `Finish` that turns
 raw probabilities into final ones. Example::
 
-    finish = fit_finish(probs, labels, weights, inner, clip=0.003)
-    finish.apply(other_probs)
+    y = (rng.random((40, 8)) < 0.3).astype(float)
+    probs = np.clip(0.3 + 0.2 * y + rng.normal(scale=0.1, size=y.shape), 0.01, 0.99)
+    finish = fit_finish(probs, y, np.ones_like(y), np.arange(40) % 4, clip=0.003)
+    finish.apply(probs[:5])
 
 Every choice is made by cross-validation over the inner folds, and "do nothing" wins ties: a
 calibrator that gains less than `WORTH` of the loss is noise.

@@ -3,8 +3,9 @@
 In: features (`aggregate`). Out: `FeatureTable`, and a `Design` for the levels (seven rows per
 study) and for the overall (one row per study, on level probabilities). Example::
 
-    table = FeatureTable.of(features, columns)
-    head.predict(level_design(table))
+    table, heads = FeatureTable.of(features, stack.columns), stack.folds[0]
+    design = level_design(table, heads.header.lifts(table.site))
+    heads.level.predict(design)                   # seven rows per study
 """
 
 from dataclasses import dataclass, replace
@@ -140,7 +141,7 @@ def level_design(table: FeatureTable, lifts: FloatArray) -> Design:
 
     Args:
         table: n units.
-        lifts: (n, 8) of `header_heads`.
+        lifts: (n, 8) of `HeaderHeads.lifts`.
     """
     flat = table.values.reshape(-1, len(table.columns))
     lift = lifts[:, :N_LEVELS].reshape(-1, 1)

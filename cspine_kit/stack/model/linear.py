@@ -3,8 +3,11 @@
 In: a design matrix, labels 0 / 1, row weights and an integer category per row. Out: log-odds.
 Example::
 
-    model = fit_ridge(x, y, weights, category, n_categories=7, penalty=30.0)
-    odds = model.odds(x, category)
+    >>> x, y = np.array([[0.0], [1.0], [2.0], [3.0]]), np.array([0.0, 0.0, 1.0, 1.0])
+    >>> one = np.zeros(4, dtype=int)
+    >>> model = fit_ridge(x, y, np.ones(4), one, n_categories=1, penalty=1.0)
+    >>> (model.odds(x, one) > 0).tolist()
+    [False, False, True, True]
 
 On a few hundred rows trees alone overfit and a straight line in log-odds does not; on many rows the
 line costs nothing, because trees learn what it misses. Written here so that the kernel needs no

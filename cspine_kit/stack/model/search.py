@@ -2,7 +2,14 @@
 
 In: the level task of an outer fold. Out: a config with other booster settings. Example::
 
-    config = search(task, config, seed=1)      # stack.search_minutes minutes, Optuna's TPE
+    from cspine_kit.stack.model.head import Design
+
+    x, y = rng.normal(size=(60, 3)), rng.integers(0, 2, 60).astype(float)
+    one, free = np.zeros(60, dtype=int), np.zeros(3, dtype=bool)
+    design = Design(x, x.astype(np.float32), one, 1, (False,) * 3, np.ones(3), free)
+    task = Task(design, y, np.ones(60), np.arange(60) % 4)
+    brief = config.stack.model_copy(update={"search_minutes": 0.02})
+    search(task, brief, seed=1)                # for so many minutes, Optuna's TPE
 
 It sees the inner folds only, like everything else that is chosen. A wall clock decides how many
 trials fit, so two runs may differ: it is off by default (`search_minutes: 0`).

@@ -3,8 +3,9 @@
 In: features (`aggregate`), labels for the constant. Out: probabilities (units, 8) by name, rows of
 contract `predictions`. Example::
 
-    rows = all_predictions(units, formulas(features), folds)   # members, pooled mean, maxima
-    rows = pd.concat([rows, constant_predictions(labels, folds, "per_exam")])
+    units = features[features["level"] == "C1"]
+    rows = all_predictions(units, formulas(features), fold_of)   # members, pooled mean, maxima
+    rows = pd.concat([rows, constant_predictions(labels, fold_of, "per_exam")])
 
 Formulas are computed per fold model and averaged over `model_fold` last, so that out-of-fold rows
 and the kernel's test rows go through the same code.

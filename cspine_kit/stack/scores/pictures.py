@@ -2,8 +2,8 @@
 
 In: contract `predictions`, labels, the score table. Out: `calibration.png`, `levels.png`. Example::
 
-    draw_calibration(predictions, labels, ["mean_of_members", "stack"], folder / "calibration.png")
-    draw_levels(scores, ["mean_of_members", "stack"], folder / "levels.png")
+    draw_calibration(predictions, labels, ["mean_of_members", "stack"], Path("calibration.png"))
+    draw_levels(scores, ["mean_of_members", "stack"], Path("levels.png"))
 
 matplotlib is imported inside: the kernel never draws.
 """

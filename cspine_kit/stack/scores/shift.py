@@ -2,7 +2,7 @@
 
 In: out-of-fold features, test features. Out: one row per feature. Example::
 
-    reference = feature_reference(train_features)       # small, goes into the bundle as JSON
+    reference = feature_reference(features)             # small, goes into the bundle as JSON
     shift_report(reference, test_features).head()
 
 A stack fitted on features of another kind (other spacing, a broken member, other windows) fails

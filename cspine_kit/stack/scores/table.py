@@ -2,7 +2,7 @@
 
 In: contract `predictions`, labels, folds. Out: one row per model. Example::
 
-    table = score_table(predictions, labels, folds)
+    table = score_table(predictions, labels, fold_of)
     print(render_scores(table))
 
 Log loss first, in both forms; then what a radiologist asks: AUC per level and per patient, F1,

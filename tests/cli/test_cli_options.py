@@ -144,7 +144,7 @@ def test_without_a_config_the_kernel_needs_all_three(folder, capsys):
 
 
 def test_a_real_kernel_run_lands_where_it_was_told_to(folder):
-    """Nothing is mocked: an empty bundle gives priors; every row is there, and nothing elsewhere."""
+    """Nothing is mocked: an empty bundle gives priors for every row, there and nowhere else."""
     rows = [(f"1.2_{target}", "1.2", target) for target in TARGETS]
     table = pd.DataFrame(rows, columns=["row_id", "StudyInstanceUID", "prediction_type"])
     (folder / "asked").mkdir()

@@ -3,7 +3,8 @@
 In: parsed arguments. Out: a config and its run folder, or an error that names what does not fit.
 Example::
 
-    refuse_apart("score", VERBS["score"], args)    # ConfigError: FILE says nothing beside --config
+    config, paths = open_run(argparse.Namespace(config=Path("configs/demo.yaml")))
+    ensure_competition(config)
 
 A verb imports its room inside itself, so that `cspine --help` and `cspine info` answer at once.
 """
@@ -25,7 +26,7 @@ DEMO = "--config configs/demo.yaml"
 
 @dataclass(frozen=True)
 class Verb:
-    """One sub-command: what it does, an example (one command a line), its arguments, its action."""
+    """One sub-command: what it does, example commands ("; " between), arguments, action."""
 
     summary: str
     example: str

@@ -61,5 +61,5 @@ bench: $(READY)  ## speed as ratios measured side by side in one run
 leaderboard: $(READY)  ## local submissions beside the real final leaderboard
 	$(CSPINE) leaderboard
 
-info: $(READY)  ## what exists, what is stale, what is next
+info: $(READY)  ## what exists, what is stale, what is next, how fast this machine is
 	$(CSPINE) info --config $(CONFIG)

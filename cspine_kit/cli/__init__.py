@@ -29,7 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
             name,
             help=verb.summary,
             description=verb.summary[0].upper() + verb.summary[1:] + ".",
-            epilog="\n  ".join(["example:", *verb.example.splitlines()]),
+            epilog="\n  ".join(["example:", *verb.example.split("; ")]),
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         verb.arguments(sub)

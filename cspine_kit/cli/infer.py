@@ -85,7 +85,7 @@ def _levels(args: argparse.Namespace) -> int:
 VERBS = {
     "kernel": Verb(
         "run the very inference that Kaggle runs",
-        f"cspine kernel {DEMO}\ncspine kernel --competition DIR --bundle DIR --out submission.csv",
+        f"cspine kernel {DEMO}; cspine kernel --competition DIR --bundle DIR --out submission.csv",
         _kernel_arguments,
         _kernel,
     ),

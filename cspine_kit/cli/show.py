@@ -97,7 +97,7 @@ def _montage(args: argparse.Namespace) -> int:
 VERBS = {
     "score": Verb(
         "metric A and B of a submission; with --config the results table and a ledger row",
-        f"cspine score {DEMO}\ncspine score submission.csv --truth solution.csv --json",
+        f"cspine score {DEMO}; cspine score submission.csv --truth solution.csv --json",
         _score_arguments,
         _score,
         apart={"--config": ("FILE", "--truth")},

@@ -95,7 +95,7 @@ def _headers(args: argparse.Namespace) -> int:
 VERBS = {
     "stack": Verb(
         "aggregated statistics, nested LightGBM stack, score table; or a stack on headers alone",
-        f"cspine stack {DEMO}\ncspine stack --headers H.parquet --labels train.csv --out DIR",
+        f"cspine stack {DEMO}; cspine stack --headers H.parquet --labels train.csv --out DIR",
         _stack_arguments,
         _stack,
         apart={"--config": ("--headers", "--labels", "--out", "--seed", "--jobs")},

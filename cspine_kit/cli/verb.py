@@ -26,7 +26,7 @@ DEMO = "--config configs/demo.yaml"
 
 @dataclass(frozen=True)
 class Verb:
-    """One sub-command: what it does, an example (one command a line), its arguments, its action."""
+    """One sub-command: what it does, example commands ("; " between), arguments, action."""
 
     summary: str
     example: str

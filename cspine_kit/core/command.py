@@ -2,8 +2,8 @@
 
 In: a title, or a command. Out: how the command ended and what it said. Example::
 
-    done = run_command([sys.executable, "-m", "pip", "download", "six"], "pip download")
-    done.returncode, done.stderr
+    done = run_command(["echo", "hello"], "greeting")
+    done.returncode, done.stdout, done.stderr      # 0, "hello\\n", ""
 """
 
 import subprocess

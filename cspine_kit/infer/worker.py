@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import pandas as pd
-from tqdm import tqdm
 
 from cspine_kit.core.anatomy import TARGETS
 from cspine_kit.core.errors import StudyError
@@ -92,7 +91,7 @@ def header_answers(
     end_s = time.monotonic() + wait_s
 
     def work() -> None:
-        for uid, folder in tqdm(folders.items(), desc="headers", unit="study"):
+        for uid, folder in folders.items():
             if time.monotonic() > end_s:
                 return
             found[uid] = _from_headers(headers, uid, folder)

@@ -11,8 +11,10 @@ neither pandas nor torch.
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from cspine_kit import __version__
-from cspine_kit.core.config import load_config, resolved_yaml
+from cspine_kit.core.config import Config, load_config
 from cspine_kit.core.execution import measure_gflops, usable_cores
 from cspine_kit.core.paths import RESULTS, SUBMISSION, Competition, RunPaths
 from cspine_kit.core.resolved import STAGES, changed
@@ -28,6 +30,18 @@ def _state(files: list[Path], newer_than: float) -> tuple[str, float]:
     if len(present) < len(files):
         return f"partly ({len(present)} of {len(files)})", newest
     return ("stale" if newest < newer_than else "done"), newest
+
+
+def _other_bundle(config: Config, paths: RunPaths) -> bool:
+    """True where the bundle travels with other settings than the config's.
+
+    `exclude` and `folds` say what models were made from, which is asked of the run folder.
+    """
+    path = paths.bundle / "config.yaml"
+    if not path.exists():
+        return False
+    shipped, own = yaml.safe_load(path.read_text()), config.model_dump(mode="json")
+    return any(shipped.get(key) != own[key] for key in own if key not in ("exclude", "folds"))
 
 
 def describe(config_file: Path, oof_root: Path, submissions: Path) -> dict[str, Any]:
@@ -57,9 +71,8 @@ def describe(config_file: Path, oof_root: Path, submissions: Path) -> dict[str, 
         ("results", f"make score {make}", [submission.with_name(RESULTS)]),
     ]
     older = {stage: changed(config, paths, stage) for stage in STAGES}
-    shipped = paths.bundle / "config.yaml"
     outdated: dict[str, bool] = {stage: bool(parts) for stage, parts in older.items()}
-    outdated["bundle"] = shipped.exists() and shipped.read_text() != resolved_yaml(config)
+    outdated["bundle"] = _other_bundle(config, paths)
     state: dict[str, Any] = {
         "kit": __version__,
         "config": str(config_file),

@@ -10,7 +10,7 @@ from cspine_kit.cli.verb import refuse_apart
 
 @pytest.mark.parametrize("name", VERBS)
 def test_every_example_is_a_command_that_parses(name, capsys):
-    commands = VERBS[name].example.splitlines()
+    commands = VERBS[name].example.split("; ")
     for command in commands:
         program, *arguments = shlex.split(command)
         args = build_parser().parse_args(arguments)

@@ -144,14 +144,15 @@ def test_without_a_config_the_kernel_needs_all_three(folder, capsys):
 
 
 def test_a_real_kernel_run_lands_where_it_was_told_to(folder):
-    """Nothing is mocked: an empty bundle gives priors, and every row is there."""
+    """Nothing is mocked: an empty bundle gives priors for every row, there and nowhere else."""
     rows = [(f"1.2_{target}", "1.2", target) for target in TARGETS]
     table = pd.DataFrame(rows, columns=["row_id", "StudyInstanceUID", "prediction_type"])
     (folder / "asked").mkdir()
     table.to_csv(folder / "asked" / "test.csv", index=False)
     (folder / "empty").mkdir()
     options = ["--competition", "asked", "--bundle", "empty", "--out", "mine/rows.csv"]
-    assert main(["kernel", *CONFIG, *options, "--hours", "0.5"]) == 0
+    main(["kernel", *CONFIG, *options, "--hours", "0.5"])
     assert pd.read_csv("mine/rows.csv")["row_id"].tolist() == table["row_id"].tolist()
-    assert json.loads(Path("mine/kernel.json").read_text())["sources"] == {"priors": 1}
-    assert not Path("submissions").exists() and not Path("oof").exists()
+    log = [json.loads(line) for line in Path("mine/kernel_log.jsonl").read_text().splitlines()]
+    assert log[-1]["event"] == "end" and log[-1]["sources"] == {"priors": 1}
+    assert {path.name for path in folder.iterdir()} == {"configs", "asked", "empty", "mine"}

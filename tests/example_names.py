@@ -1,43 +1,15 @@
-"""The names that examples in docstrings may use, and the folder that they run in.
+"""The names that examples in docstrings may use; `docs/examples.md` lists them for readers.
 
-In: the folder of the finished tiny chain. Out: a copy of it that an example may change, and objects
-made from it on demand. `docs/examples.md` lists the names for readers.
-Example: `os.chdir(desk_of(run, tmp_path / "desk")); Names()["volume"]`.
+In: the current folder, a clone's in which the demo ran. Out: objects made from its files on demand.
+Example: `Names()["volume"]`.
 """
 
-import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-
-ROOT = Path(__file__).resolve().parents[1]
-LINKED_BYTES = 100_000
-"""Larger files are linked into the desk: the kit replaces files, it does not write into them."""
-
-
-def _copy(source: str, target: str) -> None:
-    if Path(source).stat().st_size > LINKED_BYTES:
-        os.link(source, target)
-    else:
-        shutil.copy2(source, target)
-
-
-def desk_of(run: Path, desk: Path) -> Path:
-    """A folder like a clone in which the demo ran: `configs/demo.yaml` holds the tiny chain's
-    settings, `oof/demo` and `submissions/demo` what that chain left."""
-    shutil.copytree(ROOT / "configs", desk / "configs")
-    shutil.copy(run / "configs" / "tiny.yaml", desk / "configs" / "demo.yaml")
-    shutil.copy(ROOT / "constraints-kaggle.txt", desk)
-    (desk / "competition").symlink_to(run / "competition")
-    for name in ("kernels", "oof", "submissions"):
-        shutil.copytree(run / name, desk / name, copy_function=_copy)
-    for name in ("oof", "submissions"):
-        (desk / name / "demo").symlink_to("tiny")
-    return desk
 
 
 class Names(Mapping[str, Any]):
@@ -166,8 +138,7 @@ def compressed(names: Names) -> Any:
     from cspine_kit.phantom.scanner.files import compress
 
     file = pydicom.dcmread(names.path)
-    if not file.file_meta.TransferSyntaxUID.is_compressed:
-        compress(file, "jpeg_lossless")
+    compress(file, "jpeg_lossless")
     target = Path("compressed") / names.path.name
     target.parent.mkdir()
     file.save_as(target, enforce_file_format=True)
@@ -193,59 +164,45 @@ def volume(names: Names) -> Any:
 @ready
 def levels(names: Names) -> Any:
     """its seven rows of table `crops`, by the vertebra model that did not see it"""
-    return names.crops[names.crops["study_uid"] == names.uid].iloc[:7]
+    own = names.crops[names.crops["study_uid"] == names.uid]
+    return own[own["model_fold"] == names.fold_of[names.uid]].reset_index(drop=True)
 
 
 # ---- tables --------------------------------------------------------------------------------------
 
 
-def _table(names: Names, name: str) -> Any:
-    from cspine_kit.core.tables import read_table
+def _table(name: str, told: str) -> Callable[[Names], Any]:
+    def make(names: Names) -> Any:
+        from cspine_kit.core.tables import read_table
 
-    return read_table(names.paths.table(name), name)
+        return read_table(names.paths.table(name), name)
+
+    make.__doc__ = f"table `{name}`: {told}"
+    return make
+
+
+READY |= {
+    "slices": _table("slices", "the geometry of every slice"),
+    "crops": _table("crops", "seven levels of each study and fold model"),
+    "oof_slices": _table("oof_slices", "out-of-fold logits of every member and slice"),
+    "features": _table("features", "out-of-fold statistics of every level"),
+    "predictions": _table("predictions", "out-of-fold probabilities of every model"),
+}
 
 
 @ready
 def studies(names: Names) -> Any:
     """the training rows of table `studies`"""
-    table = _table(names, "studies")
+    from cspine_kit.core.tables import read_table
+
+    table = read_table(names.paths.table("studies"), "studies")
     return table[table["split"] == "train"].reset_index(drop=True)
 
 
 @ready
-def slices(names: Names) -> Any:
-    """table `slices`: the geometry of every slice"""
-    return _table(names, "slices")
-
-
-@ready
-def crops(names: Names) -> Any:
-    """table `crops`: seven levels of each study and fold model"""
-    return _table(names, "crops")
-
-
-@ready
-def oof_slices(names: Names) -> Any:
-    """table `oof_slices`: out-of-fold logits of every member and slice"""
-    return _table(names, "oof_slices")
-
-
-@ready
-def features(names: Names) -> Any:
-    """table `features`: out-of-fold statistics of every level"""
-    return _table(names, "features")
-
-
-@ready
 def test_features(names: Names) -> Any:
-    """the same of the test studies, as the kernel left them"""
+    """the statistics of the test studies, as the kernel left them"""
     return pd.read_parquet(names.submission.with_name("features.parquet"))
-
-
-@ready
-def predictions(names: Names) -> Any:
-    """table `predictions`: out-of-fold probabilities of every model"""
-    return _table(names, "predictions")
 
 
 @ready
@@ -275,9 +232,9 @@ def slice_headers(names: Names) -> Any:
     from cspine_kit.data.reader.dicom import read_headers
 
     rows = [
-        (names_uid, h.number, h.rows, h.cols, h.thickness_mm, *(h.position_mm or ()))
-        for names_uid in names.studies["study_uid"]
-        for h in read_headers(names.competition.images("train", names_uid))[0]
+        (uid, h.number, h.rows, h.cols, h.thickness_mm, *(h.position_mm or ()))
+        for uid in names.studies["study_uid"]
+        for h in read_headers(names.competition.images("train", uid))[0]
     ]
     position = [f"ImagePositionPatient_{axis}" for axis in "xyz"]
     fixed = ["StudyInstanceUID", "slice_number", "ImageHeight", "ImageWidth", "SliceThickness"]
@@ -336,15 +293,12 @@ def dataset(names: Names) -> Any:
 
     model = next(iter(names.config.members.values()))
     view = fracture_view(names.volume, names.levels, model.slice_step_mm)
-    shape = (len(view), 7)
-    view.targets = {
-        "visible": np.ones(shape, np.float32),
-        "fracture": np.zeros(shape, np.float32),
-    }
+    ones = np.ones((len(view), 7), np.float32)
+    view.targets = {"visible": ones, "fracture": np.zeros_like(ones)}
     return StackDataset([view], model)
 
 
-# ---- a phantom -----------------------------------------------------------------------------------
+# ---- phantoms and Kaggle -------------------------------------------------------------------------
 
 
 @ready
@@ -368,9 +322,6 @@ def scan(names: Names) -> Any:
 def grid(names: Names) -> Any:
     """`scan.grid`, the `Grid` of its voxels"""
     return names.scan.grid
-
-
-# ---- Kaggle --------------------------------------------------------------------------------------
 
 
 @ready

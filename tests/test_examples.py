@@ -2,10 +2,11 @@
 
 import os
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
-from example_names import READY, Names, desk_of
+from example_names import READY, Names
 from examples import ROOT, Example, collect, run
 from kaggle_server import KaggleServer
 
@@ -16,6 +17,31 @@ MODULES = sorted(p for p in PACKAGE.rglob("*.py") if p.name != "__init__.py")
 EXAMPLES = collect(sorted(PACKAGE.rglob("*.py")))
 OPTIONAL = {"cspine_kit.stack.model.search": "optuna", "cspine_kit.data.reader.lossless": "numba"}
 """Packages without which a module's example cannot run."""
+
+
+LINKED_BYTES = 100_000
+"""Larger files are linked into the desk: the kit replaces files, it does not write into them."""
+
+
+def _copy(source: str, target: str) -> None:
+    if Path(source).stat().st_size > LINKED_BYTES:
+        os.link(source, target)
+    else:
+        shutil.copy2(source, target)
+
+
+def desk_of(run: Path, desk: Path) -> Path:
+    """A folder like a clone in which the demo ran: `configs/demo.yaml` holds the tiny chain's
+    settings, `oof/demo` and `submissions/demo` what that chain left."""
+    shutil.copytree(ROOT / "configs", desk / "configs")
+    shutil.copy(run / "configs" / "tiny.yaml", desk / "configs" / "demo.yaml")
+    shutil.copy(ROOT / "constraints-kaggle.txt", desk)
+    (desk / "competition").symlink_to(run / "competition")
+    for name in ("kernels", "oof", "submissions"):
+        shutil.copytree(run / name, desk / name, copy_function=_copy)
+    for name in ("oof", "submissions"):
+        (desk / name / "demo").symlink_to("tiny")
+    return desk
 
 
 def stamps(folder: Path) -> dict[Path, tuple[int, int]]:
@@ -40,9 +66,10 @@ def _names(chain, tmp_path, monkeypatch):
         if name.upper().startswith("KAGGLE_") or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
     with KaggleServer() as service:
-        for name, value in service.environment(tmp_path / "home").items():
-            if name != "HOME":  # matplotlib and pip keep their caches there
-                monkeypatch.setenv(name, value)
+        cache = os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
+        own = service.environment(tmp_path / "home") | {"XDG_CACHE_HOME": cache}
+        for name, value in own.items():
+            monkeypatch.setenv(name, value)
         yield Names()
         assert service.count("CONNECT") == 0, "an example asked for the network"
 
@@ -117,6 +144,7 @@ def test_ready_names_stand_behind_the_modules_own(tmp_path, monkeypatch):
         ("A noun.\n\nExample:\n\n    np.zeros(3)\n", "unknown form"),
         ("A noun. Examples: `a` and `b`.\n", "unknown form"),
     ],
+    ids=["not literal", "several"],
 )
 def test_an_example_that_would_not_be_run_is_an_error(docstring, fault, tmp_path):
     with pytest.raises(ValueError, match=fault):

@@ -54,5 +54,5 @@ def position_features(
         "z_max": high,
         "z_middle": (low + high) / 2.0,
         "z_tenths": np.abs(z_mm[first] - np.round(z_mm[first])),
-        "zdecimals": studies.mean(decimals(z_mm)),
+        "z_decimals": studies.mean(decimals(z_mm)),
     }

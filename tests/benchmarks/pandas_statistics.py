@@ -179,7 +179,7 @@ def _positions(own: pd.DataFrame, unit: pd.Series, step_mm: pd.Series) -> Pairs:
         "irregular": irregular.groupby(unit).mean(),
         **{"extent": high - low, "z_min": low, "z_max": high, "z_middle": (low + high) / 2},
         "z_tenths": (first - first.round()).abs(),
-        "zdecimals": digits.groupby(unit).mean(),
+        "z_decimals": digits.groupby(unit).mean(),
     }
     for name, value in found.items():
         yield f"site__{name}", value.repeat(N_LEVELS)

@@ -270,7 +270,7 @@ def build_index(
         backend: "ray" spreads studies over a cluster whose nodes share these folders.
 
     Raises:
-        DataError: train.csv cannot be used, or not one study can be read.
+        DataError: train.csv cannot be used, or not one training study can be read.
     """
     labels, failures = parse_labels(competition.train_csv)
     boxes, remarks = read_boxes(competition.boxes_csv)
@@ -293,9 +293,9 @@ def build_index(
         )
         records.update(outcome.results)
         failures.update(outcome.failures)
-    require_some(Outcome(records, failures), f"index of {competition.root}")
-    studies, table = _tables(records, labels, boxes, wanted["train"], remarks)
     training_records = {uid: record for uid, record in records.items() if uid in wanted["train"]}
+    require_some(Outcome(training_records, failures), f"index of {competition.root}")
+    studies, table = _tables(records, labels, boxes, wanted["train"], remarks)
     groups = group_studies(
         {uid: record["patient"] for uid, record in training_records.items()},
         {uid: unpack(record["thumbnail"]) for uid, record in training_records.items()},

@@ -1,10 +1,9 @@
 """Index and masks on a competition of synthetic scans."""
 
-import nibabel
 import numpy as np
 import pandas as pd
 import pytest
-from scans import PITCH, STEP, neck_hu, positions, write_scan
+from scans import NZ, SIZE, STEP, neck_hu, neck_labels, write_mask, write_scan
 
 from cspine_kit.core.anatomy import TARGETS
 from cspine_kit.core.errors import DataError, StudyError
@@ -14,32 +13,6 @@ from cspine_kit.data import index as index_room
 from cspine_kit.data.index import build_index
 from cspine_kit.data.masks import read_mask
 from cspine_kit.data.reader.dicom import read_study
-
-NZ, SIZE = 24, 96
-
-
-def neck_labels():
-    """(z, y, x): level k on slices 3k-3..3k-1 of the bone column, then T1."""
-    labels = np.zeros((NZ, SIZE, SIZE), np.uint8)
-    hu = neck_hu(NZ, SIZE)
-    for z in range(NZ):
-        labels[z][(hu[z] >= 400) & (hu[z] != 900)] = z // 3 + 1
-    return labels
-
-
-def write_mask(path, labels, *, sagittal=True):
-    """Save (z, y, x) labels as NIfTI; sagittal puts x first, running to the left, as the real."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    x, y, z = positions(NZ)[0]
-    affine = np.diag([-PITCH, -PITCH, -STEP, 1.0])
-    affine[:3, 3] = -x, -y, z
-    image = nibabel.Nifti1Image(labels.transpose(2, 1, 0), affine)
-    if sagittal:
-        wanted = nibabel.orientations.axcodes2ornt(("P", "I", "R"))
-        image = image.as_reoriented(
-            nibabel.orientations.ornt_transform(nibabel.io_orientation(affine), wanted)
-        )
-    nibabel.save(image, path)
 
 
 @pytest.fixture

@@ -116,6 +116,20 @@ def test_a_killed_run_ends_with_the_same_submission(run, tmp_path):
     assert ours.read_bytes() == (run / "submissions" / "tiny" / "submission.csv").read_bytes()
 
 
+def test_models_made_side_by_side_equal_those_made_in_turn(run, tmp_path):
+    folder = tmp_path / "clone"
+    shutil.copytree(run, folder, copy_function=shutil.copy2)
+    model = Path("oof/tiny/models/efficientnet/fold_1")
+    shutil.rmtree(folder / model)
+    config = folder / "configs" / "tiny.yaml"
+    config.write_text(config.read_text() + "execution:\n  jobs: 1\n")
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "cspine_kit", "oof", *CONFIG]
+    subprocess.run(command, cwd=folder, env=env, check=True, capture_output=True)
+    for name in ("weights.safetensors", "slices.parquet"):
+        assert (folder / model / name).read_bytes() == (run / model / name).read_bytes()
+
+
 def kernel_on(
     run: Path, bundle: Path, folder: Path, uids: list[str], hours: float | None = None
 ) -> tuple[pd.Series, list]:

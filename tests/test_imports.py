@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,23 @@ def test_imports_point_one_way(path):
         if parts[0] == "cspine_kit" and len(parts) > 1:
             assert parts[1] == room or parts[1] in ALLOWED[room], f"{path} imports {name}"
         assert room in OWNERS.get(parts[0], {room}), f"{path} imports {name}"
+
+
+def test_no_files_import_each_other_in_a_circle():
+    def dotted(path: Path) -> str:
+        return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
+
+    known = {dotted(path) for path in SOURCES}
+    graph = {}
+    for path in SOURCES:
+        names = {
+            f"{node.module}.{alias.name}"
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.ImportFrom) and node.module
+            for alias in node.names
+        }
+        graph[dotted(path)] = ((imports_of(path) | names) & known) - {dotted(path)}
+    assert len(list(TopologicalSorter(graph).static_order())) == len(known)
 
 
 def test_the_rule_catches_a_wrong_import(tmp_path):

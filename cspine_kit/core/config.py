@@ -172,7 +172,8 @@ class TrainingConfig(Section):
 
 
 class ExecutionConfig(Section):
-    """Processes and threads; 0 means the usable cores. Where maps over studies run."""
+    """Processes at once, threads of a network on a CPU (base.yaml says what 0 means), and where
+    maps over studies run."""
 
     backend: Literal["local", "ray"] = "local"
     jobs: Annotated[int, Field(ge=0)]

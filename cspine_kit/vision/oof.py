@@ -13,6 +13,7 @@ set, and nothing of fold k's studies reaches their labels.
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,7 @@ from cspine_kit.core.tables import (
     read_table,
     write_table,
 )
+from cspine_kit.core.tasks import Task, is_worker, report, run_tasks
 from cspine_kit.data.folds import load_folds
 from cspine_kit.data.volumes.volume import Volume, open_volume
 from cspine_kit.vision.dataset import StackDataset, StudyView
@@ -40,6 +42,7 @@ from cspine_kit.vision.model import load_model
 from cspine_kit.vision.names import HEADS, VERTEBRA, WEIGHTS_FILE
 from cspine_kit.vision.predict import (
     decode_study,
+    devices,
     fracture_view,
     predict_fracture,
     predict_vertebra,
@@ -49,6 +52,9 @@ from cspine_kit.vision.predict import (
 from cspine_kit.vision.train import train_model
 
 log = logging.getLogger(__name__)
+
+TRAINING_THREADS = 1
+"""Of a network on a CPU: small ones train faster as several processes of one thread each."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,16 @@ class Inputs:
 
 
 def open_inputs(paths: RunPaths) -> Inputs:
-    """Read the tables the data room wrote; studies without a volume or a fold are left out."""
+    """Read the tables the data room wrote; studies without a volume or a fold are left out.
+
+    Read once in a process as long as they do not change: several tasks may run in it.
+    """
+    keys = [stored_key(paths.table(name)) for name in ("studies", "slices", "volumes")]
+    return _read_inputs(paths, fingerprint(__version__, keys, file_hash(paths.folds)))
+
+
+@lru_cache(maxsize=1)
+def _read_inputs(paths: RunPaths, key: str) -> Inputs:
     studies = read_table(paths.table("studies"), "studies").set_index("study_uid", drop=False)
     slices = read_table(paths.table("slices"), "slices")
     volumes = read_table(paths.table("volumes"), "volumes").set_index("study_uid", drop=False)
@@ -81,13 +96,12 @@ def open_inputs(paths: RunPaths) -> Inputs:
         for uid, fold in sorted(zip(folds["study_uid"], folds["fold"], strict=True))
         if uid in volumes.index and uid in studies.index
     }
-    keys = [stored_key(paths.table(name)) for name in ("studies", "slices", "volumes")]
     return Inputs(
         studies=studies,
         slices={str(uid): group for uid, group in slices.groupby("study_uid", sort=False)},
         volumes=volumes,
         fold_of=fold_of,
-        key=fingerprint(__version__, keys, file_hash(paths.folds)),
+        key=key,
     )
 
 
@@ -154,7 +168,8 @@ def _predict_studies(
 ) -> pd.DataFrame:
     """Rows of all studies; one that fails is logged and costs only itself."""
     parts = []
-    for uid in tqdm(list(uids), desc=title, unit="study"):
+    for uid in tqdm(list(uids), desc=title, unit="study", disable=is_worker()):
+        report(f"{title}, study {uid}")
         try:
             rows = predict(uid)
         except CSpineError as error:
@@ -201,23 +216,52 @@ class FoldChain:
             title=f"{name} fold {self.fold}",
         )
 
-    def train_vertebra(self) -> str:
-        """Train vertebra model k; returns its key."""
-        model = self.config.vertebra
-        key = self._key(VERTEBRA, model, self.inputs.key)
+    @property
+    def vertebra_key(self) -> str:
+        """What vertebra model k, its rows and its levels are made from."""
+        return self._key(VERTEBRA, self.config.vertebra, self.inputs.key)
+
+    def fracture_key(self, member: str) -> str:
+        """What fracture model k of a member is made from."""
+        return self._key(member, self.config.members[member], self.vertebra_key)
+
+    def rows_key(self, member: str) -> str:
+        """What the out-of-fold rows of a member are made from."""
+        return fingerprint(self.fracture_key(member), self.config.kernel.views)
+
+    @property
+    def vertebra_files(self) -> tuple[Path, Path]:
+        """Rows and levels of vertebra model k on every study."""
+        folder = self.paths.model(VERTEBRA, self.fold)
+        return folder / "slices.parquet", folder / "crops.parquet"
+
+    def rows_file(self, member: str) -> Path:
+        """Rows of fracture model k on the studies of fold k."""
+        return self.paths.model(member, self.fold) / "slices.parquet"
+
+    def has_vertebra(self) -> bool:
+        """True where rows and levels of vertebra model k are there."""
+        return all(is_fresh(path, self.vertebra_key) for path in self.vertebra_files)
+
+    def has_fracture(self, member: str) -> bool:
+        """True where a member's out-of-fold rows of fold k are there."""
+        return is_fresh(self.rows_file(member), self.rows_key(member))
+
+    def train_vertebra(self) -> None:
+        """Train vertebra model k."""
+        model, key = self.config.vertebra, self.vertebra_key
         if not is_fresh(self.paths.model(VERTEBRA, self.fold) / WEIGHTS_FILE, key):
-            set_device_threads(self.config)
+            set_device_threads(self.config, TRAINING_THREADS)
             dataset = _vertebra_dataset(self.inputs, model, self.fold)
             self._train(VERTEBRA, model, dataset=dataset, key=key)
-        return key
 
-    def vertebra(self) -> tuple[Path, Path, str]:
-        """Rows and crops of vertebra model k on every study: two files and their key."""
-        key = self.train_vertebra()
-        folder = self.paths.model(VERTEBRA, self.fold)
-        rows_path, crops_path = folder / "slices.parquet", folder / "crops.parquet"
-        if not (is_fresh(rows_path, key) and is_fresh(crops_path, key)):
-            model = load_model(folder).to(set_device_threads(self.config))
+    def vertebra(self) -> None:
+        """Rows and crops of vertebra model k on every study."""
+        self.train_vertebra()
+        if not self.has_vertebra():
+            model = load_model(self.paths.model(VERTEBRA, self.fold)).to(
+                set_device_threads(self.config, TRAINING_THREADS)
+            )
             batch = self.config.kernel.batch_size
             rows = _predict_studies(
                 self.inputs.fold_of,
@@ -230,32 +274,27 @@ class FoldChain:
                 lambda uid: decode_study(by_study[uid], self.inputs.volume(uid)),
                 f"vertebra fold {self.fold}: levels",
             )
-            for frame, path in ((rows, rows_path), (crops, crops_path)):
+            for frame, path in zip((rows, crops), self.vertebra_files, strict=True):
                 frame["model_fold"] = self.fold
-                _save_rows(frame, path, key)
-        return rows_path, crops_path, key
+                _save_rows(frame, path, self.vertebra_key)
 
-    def train_fracture(self, member: str) -> tuple[Path, str]:
-        """Train fracture model k of a member; returns the crops it works on and its key."""
-        rows_path, crops_path, vertebra_key = self.vertebra()
-        model = self.config.members[member]
-        key = self._key(member, model, vertebra_key)
+    def train_fracture(self, member: str) -> None:
+        """Train fracture model k of a member, and what it stands on."""
+        self.vertebra()
+        model, key = self.config.members[member], self.fracture_key(member)
         if not is_fresh(self.paths.model(member, self.fold) / WEIGHTS_FILE, key):
-            set_device_threads(self.config)
-            rows, crops = pd.read_parquet(rows_path), pd.read_parquet(crops_path)
+            set_device_threads(self.config, TRAINING_THREADS)
+            rows, crops = (pd.read_parquet(path) for path in self.vertebra_files)
             dataset = _fracture_dataset(self.inputs, model, self.fold, rows, crops)
             self._train(member, model, dataset=dataset, key=key)
-        return crops_path, key
 
-    def fracture(self, member: str) -> tuple[Path, str]:
-        """Rows of fracture model k on the studies of fold k: the file and its key."""
-        crops_path, key = self.train_fracture(member)
-        path = self.paths.model(member, self.fold) / "slices.parquet"
-        kernel = self.config.kernel
-        key = fingerprint(key, kernel.views)
-        if not is_fresh(path, key):
-            model = load_model(path.parent).to(set_device_threads(self.config))
-            crops_of = _by_study(pd.read_parquet(crops_path))
+    def fracture(self, member: str) -> None:
+        """Rows of fracture model k on the studies of fold k."""
+        self.train_fracture(member)
+        kernel, path = self.config.kernel, self.rows_file(member)
+        if not self.has_fracture(member):
+            model = load_model(path.parent).to(set_device_threads(self.config, TRAINING_THREADS))
+            crops_of = _by_study(pd.read_parquet(self.vertebra_files[1]))
             rows = _predict_studies(
                 [u for u in self.inputs.studies_of(self.fold, training=False) if u in crops_of],
                 lambda uid: predict_fracture(
@@ -268,8 +307,7 @@ class FoldChain:
                 f"{member} fold {self.fold}: out-of-fold slices",
             )
             rows["member"], rows["model_fold"] = member, self.fold
-            _save_rows(rows, path, key)
-        return path, key
+            _save_rows(rows, path, self.rows_key(member))
 
 
 def train_member(config: Config, paths: RunPaths, member: str, fold: int) -> None:
@@ -302,18 +340,46 @@ def _collect(files: list[Path], inputs: Inputs, path: Path, name: str, key: str)
     write_table(frame, path, name, key)
 
 
+def _make_fold(config: Config, paths: RunPaths, fold: int, member: str) -> None:
+    """One task of `run_oof`, in this process or in one of its own."""
+    chain = FoldChain(config, paths, open_inputs(paths), fold)
+    if member == VERTEBRA:
+        chain.vertebra()
+    else:
+        chain.fracture(member)
+
+
+def _missing(config: Config, paths: RunPaths, chains: list[FoldChain]) -> dict[str, Task]:
+    """What is still to be made: the vertebra stage of a fold, then each of its members."""
+    tasks: dict[str, Task] = {}
+    for chain in chains:
+        stage, call = f"{VERTEBRA} fold {chain.fold}", (config, paths, chain.fold)
+        members = [name for name in config.members if not chain.has_fracture(name)]
+        if members or not chain.has_vertebra():
+            tasks[stage] = Task(_make_fold, (*call, VERTEBRA))
+        for name in members:
+            tasks[f"{name} fold {chain.fold}"] = Task(_make_fold, (*call, name), after=(stage,))
+    return tasks
+
+
 def run_oof(config: Config, paths: RunPaths) -> None:
-    """Everything missing up to the out-of-fold slice table, fold by fold; finished work is skipped.
+    """Everything missing up to the out-of-fold slice table; finished work is skipped.
+
+    On a CPU, folds and members run side by side, each on one thread, `execution.jobs` at a time
+    (the same numbers as one after the other); a GPU takes them in turn.
 
     Raises:
         DataError: the tables of the data room are missing or hold no usable study.
     """
     inputs = open_inputs(paths)
     chains = [FoldChain(config, paths, inputs, fold) for fold in range(config.folds.n)]
-    fracture = [chain.fracture(member) for chain in chains for member in config.members]
-    vertebra = [chain.vertebra() for chain in chains]
-    key = fingerprint([key for *_, key in vertebra])
-    _collect([rows for rows, _, _ in vertebra], inputs, paths.table(VERTEBRA), VERTEBRA, key)
-    _collect([crops for _, crops, _ in vertebra], inputs, paths.table("crops"), "crops", key)
-    key = fingerprint([key for _, key in fracture])
-    _collect([p for p, _ in fracture], inputs, paths.table("oof_slices"), "oof_slices", key)
+    jobs = config.execution.jobs if devices() == ["cpu"] else 1
+    run_tasks(_missing(config, paths, chains), jobs=jobs, title="models")
+    key = fingerprint([chain.vertebra_key for chain in chains])
+    files = [chain.vertebra_files for chain in chains]
+    _collect([rows for rows, _ in files], inputs, paths.table(VERTEBRA), VERTEBRA, key)
+    _collect([crops for _, crops in files], inputs, paths.table("crops"), "crops", key)
+    made = [(chain, name) for chain in chains for name in config.members]
+    key = fingerprint([chain.rows_key(name) for chain, name in made])
+    rows = [chain.rows_file(name) for chain, name in made]
+    _collect(rows, inputs, paths.table("oof_slices"), "oof_slices", key)

@@ -32,9 +32,14 @@ Outputs = dict[str, torch.Tensor]
 log = logging.getLogger(__name__)
 
 
-def set_device_threads(config: Config) -> str:
-    """Set torch's thread count and name the device; the count decides the order of CPU sums."""
-    torch.set_num_threads(config.execution.threads or usable_cores())
+def set_device_threads(config: Config, usual: int | None = None) -> str:
+    """Set torch's thread count and name the device; the count decides the order of CPU sums.
+
+    Args:
+        config: its `execution.threads` counts where it is not 0.
+        usual: threads where it is 0; by default the usable cores.
+    """
+    torch.set_num_threads(config.execution.threads or usual or usable_cores())
     return devices()[0]
 
 

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from cspine_kit.core.config import ModelConfig, TrainingConfig
 from cspine_kit.core.runs import derive_seed, publish, run_record
+from cspine_kit.core.tasks import is_worker, report
 from cspine_kit.vision.augment import augment_batch
 from cspine_kit.vision.dataset import StackDataset
 from cspine_kit.vision.model import SliceModel, save_model
@@ -111,7 +112,13 @@ def train_model(
             first, history = state["epoch"], state["history"]
     model, optimizer = accelerator.prepare(model, optimizer)
     with run_record(folder, title, inputs={"key": key}, device=str(accelerator.device)) as results:
-        bar = tqdm(range(first, config.epochs), initial=first, total=config.epochs, desc=title)
+        bar = tqdm(
+            range(first, config.epochs),
+            initial=first,
+            total=config.epochs,
+            desc=title,
+            disable=is_worker(),
+        )
         for epoch in bar:
             epoch_seed = derive_seed(seed, "epoch", epoch)
             generator = torch.Generator().manual_seed(epoch_seed)
@@ -126,6 +133,7 @@ def train_model(
             loss = float(torch.stack(losses).mean())
             history.append(loss)
             bar.set_postfix(loss=f"{loss:.3f}")
+            report(f"{title}, epoch {epoch + 1} of {config.epochs}, loss {loss:.3f}")
             with publish(checkpoint) as temporary:
                 torch.save(
                     {

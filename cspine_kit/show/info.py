@@ -10,6 +10,7 @@ from typing import Any
 
 from cspine_kit import __version__
 from cspine_kit.core.config import load_config, resolved_yaml
+from cspine_kit.core.failures import gather, summary
 from cspine_kit.core.paths import SUBMISSION, Competition, RunPaths
 from cspine_kit.vision.names import VERTEBRA, WEIGHTS_FILE
 
@@ -57,6 +58,7 @@ def describe(config_file: Path, oof_root: Path, submissions: Path) -> dict[str, 
         "config_changed": paths.resolved_config.exists()
         and paths.resolved_config.read_text() != resolved_yaml(config),
         "stages": {},
+        "left_out": summary(gather(paths, (VERTEBRA, *config.members), config.folds.n)),
         "next": None,
     }
     newest = 0.0
@@ -77,5 +79,7 @@ def render(state: dict[str, Any]) -> str:
         lines.append("the config changed since its last run: what depends on it will be redone")
     for name, stage in state["stages"].items():
         lines.append(f"  {name:14s} {stage['state']:16s} {stage['path']}")
+    if state["left_out"]:
+        lines.append(state["left_out"])
     lines.append(f"next: {state['next'] or 'nothing, all done'}")
     return "\n".join(lines)

@@ -10,7 +10,6 @@ labels the slices of its own training studies that have no mask; they were never
 set, and nothing of fold k's studies reaches their labels.
 """
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,8 +48,6 @@ from cspine_kit.vision.predict import (
 )
 from cspine_kit.vision.targets import fracture_targets, vertebra_targets
 from cspine_kit.vision.train import train_model
-
-log = logging.getLogger(__name__)
 
 TRAINING_THREADS = 1
 """Of a network on a CPU: small ones train faster as several processes of one thread each."""

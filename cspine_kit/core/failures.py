@@ -90,7 +90,7 @@ def summary(failures: list[Failure]) -> str:
     """One line for each stage and member with its studies, then the first causes; "" for none."""
     if not failures:
         return ""
-    studies = {(f.stage, f.member, f.study_uid) for f in failures}
+    studies = dict.fromkeys((f.stage, f.member, f.study_uid) for f in failures)
     counts = Counter(" ".join(filter(None, (stage, member))) for stage, member, _ in studies)
     causes = dict.fromkeys(f.cause for f in failures)
     more = f"\n  and {len(causes) - SHOWN} more causes" if len(causes) > SHOWN else ""

@@ -22,7 +22,7 @@ import pandas as pd
 from cspine_kit.core.errors import DataError
 
 SEPARATORS = (",", ";", "\t")
-_NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)([eE][+-]?\d+)?")
+_NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
 class Sheet(NamedTuple):

@@ -15,7 +15,6 @@ from cspine_kit.core.execution import Outcome, require_some
 from cspine_kit.core.paths import Competition, RunPaths
 from cspine_kit.core.runs import (
     file_hash,
-    file_state,
     fingerprint,
     is_fresh,
     listing_fingerprint,
@@ -31,13 +30,11 @@ from cspine_kit.data.index import build_index
 from cspine_kit.data.masks import MASKS_VERSION
 from cspine_kit.data.reader.dicom import READER_VERSION
 from cspine_kit.data.volumes.cache import build_cache
+from cspine_kit.data.volumes.mapped import MappedVoxels
 
 log = logging.getLogger(__name__)
 
 SHOWN = 3
-NPY_HEADER = 256
-"""More bytes than the header of a `.npy` file of uint8 has."""
-
 INDEX_VERSION = 2
 """Raised when the same files give another index: labels, boxes and groups are read in its code."""
 
@@ -184,12 +181,12 @@ def run_cache(config: Config, paths: RunPaths) -> None:
 
 def _forget_damaged(paths: RunPaths) -> list[Path]:
     """Volumes of the table whose files are gone or cut; without their keys they are made again."""
-    table = read_table(paths.table("volumes"), "volumes")
     damaged = []
-    for name, nz, ny, nx in table[["path", "nz", "ny", "nx"]].itertuples(index=False):
-        path, voxels = Path(name), nz * ny * nx
-        if not voxels < file_state(path)[0] <= voxels + NPY_HEADER:
-            log.warning("cache: %s is gone or cut, it is made again", path)
+    for path in map(Path, read_table(paths.table("volumes"), "volumes")["path"]):
+        try:
+            MappedVoxels.of(path)
+        except (OSError, ValueError) as error:
+            log.warning("cache: %s is made again: %s", path, error)
             path.unlink(missing_ok=True)
             damaged.append(path)
     return damaged

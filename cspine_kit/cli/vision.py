@@ -34,6 +34,7 @@ def _oof(args: argparse.Namespace) -> int:
     from cspine_kit.core.execution import tune_process
 
     tune_process()
+    from cspine_kit.core.failures import summary
     from cspine_kit.core.resolved import finish
     from cspine_kit.data.stages import prepare
     from cspine_kit.show.plan import describe_plan
@@ -44,9 +45,11 @@ def _oof(args: argparse.Namespace) -> int:
     prepare(config, paths)
     from cspine_kit.vision.oof import run_oof
 
-    run_oof(config, paths)
+    left_out = summary(run_oof(config, paths))
     finish(config, paths, "oof")
     print(f"out-of-fold slice table in {paths.table('oof_slices')}")
+    if left_out:
+        print(f"{left_out}\n  all of them: {paths.table('failures')}")
     return 0
 
 

@@ -9,6 +9,7 @@ In: a root folder or a config name. Out: paths, never created here. Example::
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +19,8 @@ Split = Literal["train", "test"]
 
 BOXES_CSV_COLUMNS = ("StudyInstanceUID", "x", "y", "width", "height", "slice_number")
 """Header of train_bounding_boxes.csv; slice_number is the number in the file's name."""
+
+MASK_ENDINGS = (".nii", ".nii.gz")
 
 SUBMISSION, KERNEL_LOG = "submission.csv", "kernel_log.jsonl"
 """What a kernel leaves in its working folder."""
@@ -49,11 +52,39 @@ def safe_uid(value: str) -> str:
     return value
 
 
+def _unfolded(folder: Path) -> Path:
+    """`folder`, or the folder of its own name inside it, as unzipping `train_images.zip` into
+    `train_images/` leaves it."""
+    inner = folder / folder.name
+    try:
+        return inner if inner.is_dir() else folder
+    except OSError:
+        return folder
+
+
 @dataclass(frozen=True)
 class Competition:
-    """A folder in the layout of the RSNA 2022 competition."""
+    """A folder in the layout of the RSNA 2022 competition.
+
+    `train_images/train_images/` and the like, one folder too deep, are found.
+    """
 
     root: Path
+
+    @cached_property
+    def train_images(self) -> Path:
+        """Folders of the training studies."""
+        return _unfolded(self.root / "train_images")
+
+    @cached_property
+    def test_images(self) -> Path:
+        """Folders of the test studies."""
+        return _unfolded(self.root / "test_images")
+
+    @cached_property
+    def segmentations(self) -> Path:
+        """NIfTI masks."""
+        return _unfolded(self.root / "segmentations")
 
     @property
     def train_csv(self) -> Path:
@@ -82,11 +113,15 @@ class Competition:
 
     def images(self, split: Split, study_uid: str) -> Path:
         """Folder of one study's DICOM files (`safe_uid` is enforced)."""
-        return self.root / f"{split}_images" / safe_uid(study_uid)
+        folder = self.train_images if split == "train" else self.test_images
+        return folder / safe_uid(study_uid)
 
     def segmentation(self, study_uid: str) -> Path:
-        """NIfTI mask of one study; most studies have none."""
-        return self.root / "segmentations" / f"{safe_uid(study_uid)}.nii"
+        """NIfTI mask of one study, `.nii` or `.nii.gz`; most studies have none."""
+        plain, packed = (
+            self.segmentations / f"{safe_uid(study_uid)}{ending}" for ending in MASK_ENDINGS
+        )
+        return packed if packed.exists() and not plain.exists() else plain
 
 
 @dataclass(frozen=True)

@@ -58,8 +58,16 @@ def listing_fingerprint(folder: Path) -> str:
     """Fingerprint of a folder's file names, sizes and modification times, without reading them."""
     if not folder.is_dir():
         return fingerprint("absent")
-    entries = sorted((e.name, e.stat().st_size, e.stat().st_mtime_ns) for e in os.scandir(folder))
-    return fingerprint(entries)
+    return fingerprint(sorted((entry.name, *file_state(entry)) for entry in os.scandir(folder)))
+
+
+def file_state(entry: "os.DirEntry[str] | Path") -> tuple[int, int]:
+    """Size and modification time (ns) of a file; (-1, 0) where there is none, or a dead link."""
+    try:
+        found = entry.stat()
+    except OSError:
+        return -1, 0
+    return found.st_size, found.st_mtime_ns
 
 
 def _key_path(path: Path) -> Path:

@@ -112,6 +112,14 @@ CONTRACTS: dict[str, Contract] = {
         },
         out_of_fold=True,
     ),
+    "failures": Contract(
+        key=("stage", "member", "study_uid", "model_fold"),
+        columns={
+            **_kinds("str", ("stage", "member", "study_uid")),
+            **_kinds("int", ("model_fold",)),
+            **_kinds("str", ("cause", "inputs_key")),
+        },
+    ),
     "features": Contract(
         key=("study_uid", "level", "model_fold"),
         columns={

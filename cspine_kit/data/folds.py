@@ -8,6 +8,7 @@ Greedy stratification after Sechidis et al. (2011, "On the stratification of mul
 rarest label still to be dealt goes first, always to the fold that lacks it most.
 """
 
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from cspine_kit.core.anatomy import LEVELS, OVERALL
 from cspine_kit.core.config import FoldsConfig
 from cspine_kit.core.errors import DataError
 from cspine_kit.core.runs import derive_seed, publish
+from cspine_kit.core.sheets import read_sheet
 
 COLUMNS = ("study_uid", "group", "stratum", "fold")
 SHOWN = 3
@@ -95,9 +97,7 @@ def make_folds(studies: pd.DataFrame, *, n: int, seed: int) -> pd.DataFrame:
     group = studies["group"] if "group" in studies else studies["study_uid"]
     names, member = np.unique(group.astype(str).to_numpy(), return_inverse=True)
     if len(names) < n:
-        raise DataError(
-            f"{len(names)} groups of studies cannot be dealt to {n} folds; lower folds.n"
-        )
+        raise DataError(_too_few(names, member, n))
     labels = _labels(studies)
     per_group = np.zeros((len(names), labels.shape[1]))
     np.add.at(per_group, member, labels)
@@ -112,6 +112,19 @@ def make_folds(studies: pd.DataFrame, *, n: int, seed: int) -> pd.DataFrame:
     )
 
 
+def _too_few(names: NDArray[np.str_], member: NDArray[np.intp], n: int) -> str:
+    """Why so few groups cannot be dealt, and what to do."""
+    sizes = np.bincount(member)
+    problem = f"{len(names)} groups of {len(member)} studies cannot be dealt to {n} folds"
+    if len(member) < n:
+        return f"{problem}; add studies or lower folds.n"
+    return (
+        f"{problem}: {sizes.max()} studies are one group, the patient or near-duplicates of "
+        f"{names[sizes.argmax()]} (index/groups.csv says why); where that is wrong, give a file "
+        "with groups of your own as folds.file, else add studies of other patients or lower folds.n"
+    )
+
+
 def load_folds(path: Path) -> pd.DataFrame:
     """Read a folds CSV; `group` and `stratum` may be left out (each study its own group).
 
@@ -120,14 +133,20 @@ def load_folds(path: Path) -> pd.DataFrame:
             not 0..n-1.
     """
     try:
-        folds = pd.read_csv(path, dtype={"study_uid": str, "group": str, "stratum": str})
-    except (OSError, ValueError) as error:
-        raise DataError(f"folds {path} cannot be read: {error}; run cspine folds") from error
-    missing = {"study_uid", "fold"} - set(folds.columns)
-    if missing:
-        raise DataError(f"folds {path}: columns {sorted(missing)} are missing")
+        sheet = read_sheet(path, ("study_uid", "fold"), ("group", "stratum"))
+    except DataError as error:
+        raise DataError(f"folds: {error}; run cspine folds") from error
+    folds = sheet.rows
+    for line, why in sheet.broken.items():
+        raise DataError(f"folds {path} line {line} {why}")
+    for line, uid, fold in folds[["study_uid", "fold"]].itertuples():
+        if not uid or not fold.removesuffix(".0").isdecimal():
+            column, got = ("study_uid", uid) if not uid else ("fold", fold)
+            raise DataError(f"folds {path} line {line}, column {column}: cannot be {got!r}")
+    folds = folds.assign(fold=[int(fold.removesuffix(".0")) for fold in folds["fold"]])
     if "group" not in folds:
-        folds["group"] = folds["study_uid"]
+        folds["group"] = ""
+    folds["group"] = folds["group"].where(folds["group"] != "", folds["study_uid"])
     if "stratum" not in folds:
         folds["stratum"] = ""
     twice = folds.loc[folds["study_uid"].duplicated(), "study_uid"]
@@ -148,15 +167,25 @@ def _some(values: "pd.Series | pd.Index") -> str:
     return shown + (", ..." if len(values) > SHOWN else "")
 
 
-def check_folds(folds: pd.DataFrame, studies: pd.DataFrame, n: int, path: Path) -> None:
+def check_folds(
+    folds: pd.DataFrame, studies: pd.DataFrame, n: int, path: Path, lost: Collection[str] = ()
+) -> None:
     """Check that a folds CSV fits the studies.
 
+    Args:
+        folds: the CSV.
+        studies: training rows of `studies`.
+        n: folds that the config asks for.
+        path: the CSV's path, for messages.
+        lost: studies that the index left out; their rows wait until they are back.
+
     Raises:
-        DataError: a study without fold, a fold of an unknown study, another number of folds, or a
-            known group in two folds.
+        DataError: a study without fold, a fold of an unknown study, another number of folds, a
+            fold without studies, or a known group in two folds.
     """
     known, listed = set(studies["study_uid"]), set(folds["study_uid"])
-    new, gone = pd.Index(sorted(known - listed)), pd.Index(sorted(listed - known))
+    new = pd.Index(sorted(known - listed))
+    gone = pd.Index(sorted(listed - known - set(lost)))
     if len(new) or len(gone):
         parts = []
         if len(new):
@@ -175,6 +204,12 @@ def check_folds(folds: pd.DataFrame, studies: pd.DataFrame, n: int, path: Path) 
     count = int(folds["fold"].nunique())
     if count != n:
         raise DataError(f"folds {path} hold {count} folds, the config asks for folds.n = {n}")
+    empty = sorted(set(range(n)) - set(folds.loc[folds["study_uid"].isin(known), "fold"]))
+    if empty:
+        raise DataError(
+            f"folds {path}: every study of folds {empty} was left out by the index "
+            "(index/failures.json says why); mend them or deal the folds anew"
+        )
     if "group" in studies:
         of_study = studies.set_index("study_uid")["group"]
         spread = folds.groupby(folds["study_uid"].map(of_study))["fold"].nunique()
@@ -187,7 +222,13 @@ def check_folds(folds: pd.DataFrame, studies: pd.DataFrame, n: int, path: Path) 
             )
 
 
-def settle_folds(studies: pd.DataFrame, config: FoldsConfig, path: Path, seed: int) -> pd.DataFrame:
+def settle_folds(
+    studies: pd.DataFrame,
+    config: FoldsConfig,
+    path: Path,
+    seed: int,
+    lost: Collection[str] = (),
+) -> pd.DataFrame:
     """The folds of a run: the config's file, else the run's own CSV, else new ones.
 
     Args:
@@ -195,6 +236,7 @@ def settle_folds(studies: pd.DataFrame, config: FoldsConfig, path: Path, seed: i
         config: number of folds, and a file that wins over everything.
         path: the run's CSV; written where the folds come from elsewhere.
         seed: config seed.
+        lost: studies that the index left out; an existing file may name them.
 
     Raises:
         DataError: an existing file does not fit the studies; says how to extend it.
@@ -202,7 +244,7 @@ def settle_folds(studies: pd.DataFrame, config: FoldsConfig, path: Path, seed: i
     source = config.file if config.file is not None else path
     if config.file is not None or path.exists():
         folds = load_folds(source)
-        check_folds(folds, studies, config.n, source)
+        check_folds(folds, studies, config.n, source, lost)
         if source == path:
             return folds
     else:

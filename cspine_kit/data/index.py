@@ -13,7 +13,7 @@ interrupted run resumes.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,13 +22,22 @@ import numpy as np
 import pandas as pd
 
 from cspine_kit.core.anatomy import LEVELS, OVERALL
+from cspine_kit.core.errors import StudyError
 from cspine_kit.core.execution import Backend, Outcome, map_studies, require_some
-from cspine_kit.core.paths import BOXES_CSV_COLUMNS, Competition, is_safe_uid
-from cspine_kit.core.runs import fingerprint, is_fresh, listing_fingerprint, publish
-from cspine_kit.core.tables import BOX_COLUMNS, CONTRACTS, MASK_COLUMNS, SPINE_BOX_COLUMNS
-from cspine_kit.data.labels import parse_labels, read_ids
-from cspine_kit.data.masks import MaskArray, read_mask
-from cspine_kit.data.reader.dicom import READER_VERSION, read_geometry, read_study
+from cspine_kit.core.paths import Competition, is_safe_uid
+from cspine_kit.core.runs import (
+    file_state,
+    fingerprint,
+    is_fresh,
+    listing_fingerprint,
+    publish,
+)
+from cspine_kit.core.sheets import read_sheet
+from cspine_kit.core.tables import CONTRACTS, MASK_COLUMNS, SPINE_BOX_COLUMNS
+from cspine_kit.data.boxes import BAD_BOXES, Remarks, join_boxes, read_boxes
+from cspine_kit.data.labels import parse_labels
+from cspine_kit.data.masks import BAD_MASK, MASKS_VERSION, MaskArray, read_mask
+from cspine_kit.data.reader.dicom import READER_VERSION, Study, read_geometry, read_study
 from cspine_kit.data.reader.frames import Frames, LostFiles
 from cspine_kit.data.reader.geometry import Geometry
 from cspine_kit.data.twins import Thumbnail, group_studies, make_thumbnail, pack, unpack
@@ -40,32 +49,22 @@ Record = dict[str, Any]
 
 class Index(NamedTuple):
     """What `build_index` found: tables `studies` and `slices`; study_uid, group and reason of every
-    training study (`twins.group_studies`); and the reason for each study that is in none."""
+    training study (`twins.group_studies`); the reason for each study that is in none; and what is
+    wrong with masks and boxes, by study_uid."""
 
     studies: pd.DataFrame
     slices: pd.DataFrame
     groups: pd.DataFrame
     failures: dict[str, str]
-
-
-def read_boxes(competition: Competition) -> dict[str, pd.DataFrame]:
-    """Boxes of each study: slice_number, box_x, box_y, box_w, box_h; empty without a file."""
-    if not competition.boxes_csv.exists():
-        return {}
-    frame = read_ids(competition.boxes_csv, BOXES_CSV_COLUMNS)[list(BOXES_CSV_COLUMNS)]
-    frame = frame.rename(columns=dict(zip(BOXES_CSV_COLUMNS[1:5], BOX_COLUMNS, strict=True)))
-    frame["slice_number"] = frame["slice_number"].astype(float)
-    # The real table never has two boxes on one slice; of another one's, the first counts.
-    frame = frame.drop_duplicates(["StudyInstanceUID", "slice_number"])
-    return {str(uid): rows for uid, rows in frame.groupby("StudyInstanceUID")}
+    remarks: Remarks
 
 
 def listed_test_studies(competition: Competition) -> list[str]:
     """Unique StudyInstanceUIDs of test.csv, in its order; none without a file."""
     if not competition.test_csv.exists():
         return []
-    frame = read_ids(competition.test_csv, ("StudyInstanceUID",))
-    return [str(uid) for uid in frame["StudyInstanceUID"].unique()]
+    sheet = read_sheet(competition.test_csv, ("StudyInstanceUID",))
+    return [uid for uid in dict.fromkeys(sheet.rows["StudyInstanceUID"]) if uid]
 
 
 def mask_columns(mask: MaskArray) -> dict[str, list[float]]:
@@ -106,22 +105,33 @@ def _thumbnail(folder: Path, geometry: Geometry) -> Thumbnail | None:
         return None
 
 
+def _masked(mask_path: Path, study: Study) -> tuple[dict[str, list[float]] | None, str | None]:
+    """Mask columns of a study, or why its mask is not used."""
+    try:
+        return mask_columns(read_mask(mask_path, study)), None
+    except StudyError as error:
+        return None, error.problem
+
+
 def index_study(job: Job, study_uid: str) -> Record:
-    """One study: `study` (a row without labels and boxes), `slices` (columns), patient, thumbnail.
+    """One study: `study` (a row without labels and boxes), `slices` (columns), patient, thumbnail,
+    and `remarks`: a mask that cannot be used costs the mask, not the study.
 
     Raises:
-        StudyError: nothing to read, or a mask that sits on no bone.
+        StudyError: nothing to read.
     """
     folder, mask_path, _ = job
     geometry: Geometry
+    columns, bad_mask = None, None
     if mask_path is None:
         geometry = read_geometry(folder, study_uid)
-        masks = dict.fromkeys((*MASK_COLUMNS, *SPINE_BOX_COLUMNS), [np.nan] * len(geometry.z_mm))
         thumbnail = _thumbnail(folder, geometry)
     else:
         study = read_study(folder, study_uid)
-        geometry, masks = study, mask_columns(read_mask(mask_path, study))
+        geometry, (columns, bad_mask) = study, _masked(mask_path, study)
         thumbnail = make_thumbnail(study, lambda z: study.hu[z])
+    unknown = [np.nan] * len(geometry.z_mm)
+    masks = columns or dict.fromkeys((*MASK_COLUMNS, *SPINE_BOX_COLUMNS), unknown)
     row = {
         "study_uid": study_uid,
         "n_slices": len(geometry.z_mm),
@@ -130,14 +140,15 @@ def index_study(job: Job, study_uid: str) -> Record:
         "reversed": geometry.reversed,
         "irregular": geometry.irregular,
         "transfer_syntax": geometry.transfer_syntax,
-        "has_mask": mask_path is not None,
-        "problems": " ".join(geometry.problems),
+        "has_mask": columns is not None,
+        "problems": " ".join([*geometry.problems, *([BAD_MASK] if bad_mask else [])]),
     }
     return {
         "study": row,
         "slices": {**slice_columns(geometry), **masks},
         "patient": geometry.headers[0].patient_id,
         "thumbnail": pack(thumbnail),
+        "remarks": [bad_mask] if bad_mask else [],
     }
 
 
@@ -148,6 +159,24 @@ def _index_one(item: tuple[str, Job], scratch: Path | None) -> Record:
         with publish(scratch / f"{uid}.json", job[2]) as temporary:
             temporary.write_text(json.dumps(record))
     return record
+
+
+def _mask_of(competition: Competition, uid: str) -> tuple[Path | None, tuple[int, int] | None]:
+    """A study's mask and its state; a dead link counts as a mask, which then cannot be read."""
+    mask = competition.segmentation(uid)
+    if mask.exists() or mask.is_symlink():
+        return mask, file_state(mask)
+    return None, None
+
+
+def _absent(folder: Path, uid: str) -> str:
+    """Why a study has no folder, and what to do about it."""
+    packed = folder.with_name(f"{folder.name}.zip")
+    if packed.exists():
+        return f"study {uid}: {packed} is still packed; unzip it to {folder}"
+    if folder.is_symlink():
+        return f"study {uid}: {folder} is a link to nowhere; there is no folder"
+    return f"study {uid}: there is no folder {folder}"
 
 
 def _jobs(
@@ -166,25 +195,62 @@ def _jobs(
                 failures[uid] = f"study {uid}: in both {split}.csv and train.csv; kept for training"
             else:
                 folder = competition.images("train" if split == "train" else "test", uid)
-                mask = competition.segmentation(uid)
-                used = mask if split == "train" and mask.exists() else None
+                used, state = _mask_of(competition, uid) if split == "train" else (None, None)
                 if folder.is_dir():
-                    stat = used.stat() if used else None
-                    state = [stat.st_size, stat.st_mtime_ns] if stat else None
-                    key = fingerprint(READER_VERSION, listing_fingerprint(folder), state)
+                    listing = listing_fingerprint(folder)
+                    version = MASKS_VERSION if used else None
+                    key = fingerprint(READER_VERSION, listing, state, version)
                     wanted[split][uid] = (folder, used, key)
                 else:
-                    failures[uid] = f"study {uid}: there is no folder {folder}"
+                    failures[uid] = _absent(folder, uid)
     return wanted, failures
 
 
-def _with_boxes(record: Record, boxes: pd.DataFrame | None) -> pd.DataFrame:
-    """Slices of one study, its boxes joined on the file number."""
-    slices = pd.DataFrame(record["slices"])
-    slices.insert(0, "study_uid", record["study"]["study_uid"])
-    if boxes is None:
-        return slices.assign(**dict.fromkeys(BOX_COLUMNS, np.nan))
-    return slices.merge(boxes[["slice_number", *BOX_COLUMNS]], on="slice_number", how="left")
+def _unused(competition: Competition, boxes: Iterable[str], known: Collection[str]) -> Remarks:
+    """Masks and boxes that belong to no study with labels."""
+    names = sorted(path.name for path in competition.segmentations.glob("*.nii*"))
+    owner = {name: name.removesuffix(".gz").removesuffix(".nii") for name in names}
+    remarks: Remarks = {}
+    for name, uid in owner.items():
+        if uid not in known:
+            remarks.setdefault(uid, []).append(f"its mask {name} has no study in train.csv")
+    for uid in boxes:
+        if uid not in known:
+            remarks.setdefault(uid, []).append("its boxes have no study in train.csv")
+    return remarks
+
+
+def _tables(
+    records: Mapping[str, Record],
+    labels: pd.DataFrame,
+    boxes: Mapping[str, pd.DataFrame],
+    training: Collection[str],
+    remarks: Remarks,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Tables `studies` and `slices`; what is wrong with masks and boxes goes to `remarks`."""
+    rows, slices = [], []
+    unlabelled = dict.fromkeys((OVERALL, *LEVELS), np.nan)
+    for uid, record in records.items():
+        row, own = record["study"], pd.DataFrame(record["slices"])
+        own.insert(0, "study_uid", uid)
+        given = boxes.get(uid) if uid in training else None
+        own, bad = join_boxes(own, given, (row["rows"], row["cols"]))
+        slices.append(own)
+        problems = [row["problems"], BAD_BOXES if bad or uid in remarks else ""]
+        if told := [*record["remarks"], *bad]:
+            remarks.setdefault(uid, []).extend(told)
+        rows.append(
+            {
+                **row,
+                "problems": " ".join(filter(None, problems)),
+                "split": "train" if uid in training else "test",
+                "has_boxes": bool(own["box_x"].notna().any()),
+                **(labels.loc[uid].to_dict() if uid in training else unlabelled),
+            }
+        )
+    studies = pd.DataFrame(rows, columns=list(CONTRACTS["studies"].columns))
+    table = pd.concat(slices, ignore_index=True)[list(CONTRACTS["slices"].columns)]
+    return studies, table
 
 
 def build_index(
@@ -205,10 +271,13 @@ def build_index(
         backend: "ray" spreads studies over a cluster whose nodes share these folders.
 
     Raises:
-        DataError: train.csv cannot be used, or not one study can be read.
+        DataError: train.csv cannot be used, or not one training study can be read.
     """
     labels, failures = parse_labels(competition.train_csv)
-    boxes = read_boxes(competition)
+    boxes, remarks = read_boxes(competition.boxes_csv)
+    listed = {*labels.index, *failures}
+    for uid, lines in _unused(competition, boxes, listed).items():
+        remarks.setdefault(uid, []).extend(lines)
     wanted, skipped = _jobs(competition, exclude, list(map(str, labels.index)))
     failures.update(skipped)
     records: dict[str, Record] = {}
@@ -225,26 +294,11 @@ def build_index(
         )
         records.update(outcome.results)
         failures.update(outcome.failures)
-    require_some(Outcome(records, failures), f"index of {competition.root}")
-    rows, slices = [], []
-    for uid, record in records.items():
-        training = uid in wanted["train"]
-        own = boxes.get(uid) if training else None
-        slices.append(_with_boxes(record, own))
-        label = labels.loc[uid].to_dict() if training else dict.fromkeys((OVERALL, *LEVELS), np.nan)
-        rows.append(
-            {
-                **record["study"],
-                "split": "train" if training else "test",
-                "has_boxes": bool(slices[-1]["box_x"].notna().any()),
-                **label,
-            }
-        )
-    studies = pd.DataFrame(rows, columns=list(CONTRACTS["studies"].columns))
-    table = pd.concat(slices, ignore_index=True)[list(CONTRACTS["slices"].columns)]
     training_records = {uid: record for uid, record in records.items() if uid in wanted["train"]}
+    require_some(Outcome(training_records, failures), f"index of {competition.root}")
+    studies, table = _tables(records, labels, boxes, wanted["train"], remarks)
     groups = group_studies(
         {uid: record["patient"] for uid, record in training_records.items()},
         {uid: unpack(record["thumbnail"]) for uid, record in training_records.items()},
     )
-    return Index(studies, table, groups, failures)
+    return Index(studies, table, groups, failures, remarks)

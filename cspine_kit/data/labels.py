@@ -5,53 +5,100 @@ Out: eight 0 / 1 columns by study. Example::
 
     labels, reasons = parse_labels(competition.train_csv)     # one bad study costs itself
     truth = read_labels(competition.solution_csv)             # one bad study is an error
+
+A label is 0, 1, 0.0, 1.0, True or False. Anything else, an empty cell, rows that contradict each
+other, and a patient_overall that is not the largest of C1..C7 cost the study, and the reason names
+line, column and value.
 """
 
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
-from cspine_kit.core.anatomy import OVERALL, TARGETS
+from cspine_kit.core.anatomy import LEVELS, OVERALL, TARGETS
 from cspine_kit.core.errors import DataError
+from cspine_kit.core.sheets import Sheet, read_sheet, to_number
 
-ROW_COLUMNS = ["row_id", "fractured"]
-STUDY_COLUMN = "StudyInstanceUID"
+ROW_COLUMNS = ("row_id", "fractured")
+STUDY_COLUMN, STUDY_COLUMN_OF_KIT = "StudyInstanceUID", "study_uid"
 SHOWN_ROWS = 5
+WORDS = {"true": 1.0, "false": 0.0}
 
 
-def read_ids(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
-    """A CSV of the competition with its ids as text.
+class Cell(NamedTuple):
+    """Where a label stands, and what stands there."""
 
-    Raises:
-        DataError: absent, unreadable or without these columns.
-    """
-    try:
-        frame = pd.read_csv(path, dtype=dict.fromkeys((STUDY_COLUMN, "study_uid", "row_id"), str))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
-    missing = [column for column in columns if column not in frame.columns]
-    if missing:
-        raise DataError(f"{path} lacks columns {missing}; it has {list(frame.columns)}")
-    return frame
+    line: int
+    column: str
+    text: str
+
+    @property
+    def value(self) -> float | None:
+        """0.0 or 1.0, or None where the cell says neither."""
+        value = WORDS.get(self.text.casefold(), to_number(self.text))
+        return value if value in (0.0, 1.0) else None
 
 
-def _shown(names: "pd.Series[str]") -> str:
-    more = f" and {len(names) - SHOWN_ROWS} more" if len(names) > SHOWN_ROWS else ""
-    return ", ".join(map(str, names.head(SHOWN_ROWS))) + more
+Cells = dict[str, dict[str, list[Cell]]]
+"""Cells by study and target, in the file's order."""
 
 
-def _from_rows(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
-    """train.csv's shape from one row per study and target."""
-    parts = frame["row_id"].str.split("_", n=1, expand=True).reindex(columns=[0, 1])
-    strange = frame["row_id"][~parts[1].isin(TARGETS)]
-    if len(strange):
-        raise DataError(f"{path}: row ids must end in _C1.._C7 or _{OVERALL}: {_shown(strange)}")
-    repeated = frame["row_id"][frame["row_id"].duplicated()]
-    if len(repeated):
-        raise DataError(f"{path}: repeated rows: {_shown(repeated)}")
-    frame = frame.assign(**{STUDY_COLUMN: parts[0], "target": parts[1]})
-    wide = frame.pivot(index=STUDY_COLUMN, columns="target", values="fractured")
-    return wide.reindex(columns=list(TARGETS)).rename_axis(columns=None).reset_index()
+def _by_study(sheet: Sheet, column: str, name: str) -> tuple[Cells, dict[str, str]]:
+    """Cells of train.csv's shape."""
+    cells, reasons = Cells(), dict[str, str]()
+    for line, row in zip(sheet.rows.index, sheet.rows.to_dict("records"), strict=True):
+        uid = row[column]
+        if not uid:
+            reasons[f"{name} line {line}"] = f"{name} line {line}: {column} is empty"
+            continue
+        own = cells.setdefault(uid, {target: [] for target in TARGETS})
+        for target in TARGETS:
+            own[target].append(Cell(line, target, row[target]))
+    return cells, reasons
+
+
+def _by_row(sheet: Sheet, name: str) -> tuple[Cells, dict[str, str]]:
+    """Cells of the shape with one row for each study and target."""
+    cells, reasons = Cells(), dict[str, str]()
+    for line, row in zip(sheet.rows.index, sheet.rows.to_dict("records"), strict=True):
+        uid, _, target = row["row_id"].partition("_")
+        if target not in TARGETS or not uid:
+            reasons[f"{name} line {line}"] = (
+                f"{name} line {line}: row ids must end in _C1.._C7 or _{OVERALL}, "
+                f"got {row['row_id']!r}"
+            )
+            continue
+        own = cells.setdefault(uid, {each: [] for each in TARGETS})
+        own[target].append(Cell(line, "fractured", row["fractured"]))
+    return cells, reasons
+
+
+def _judge(given: dict[str, list[Cell]], name: str) -> dict[str, float] | str:
+    """A study's labels, or what is wrong with them."""
+    labels: dict[str, float] = {}
+    for target, cells in given.items():
+        if not cells:
+            return f"{name} has no row for {target}"
+        for cell in cells:
+            if cell.value is None:
+                said = f"{cell.text!r} is not 0 or 1" if cell.text else "is empty"
+                return f"{name} line {cell.line}, column {cell.column}: {said}"
+            labels.setdefault(target, cell.value)
+            if cell.value != labels[target]:
+                return (
+                    f"lines {cells[0].line} and {cell.line} of {name} contradict each other in "
+                    f"{target}: {cells[0].text!r} and {cell.text!r}"
+                )
+    worst = max(LEVELS, key=lambda level: labels[level])
+    if labels[OVERALL] != labels[worst]:
+        broken = f"{worst} is 1" if labels[worst] else "no level is 1"
+        line = given[OVERALL][0].line
+        return (
+            f"{name} line {line}, column {OVERALL}: {labels[OVERALL]:.0f}, but {broken}; "
+            "it must be the largest of C1..C7"
+        )
+    return labels
 
 
 def parse_labels(path: Path) -> tuple[pd.DataFrame, dict[str, str]]:
@@ -59,36 +106,38 @@ def parse_labels(path: Path) -> tuple[pd.DataFrame, dict[str, str]]:
 
     Returns:
         Eight float64 columns of 0 / 1 in the order of `TARGETS`, indexed by study_uid in the
-        file's order; reasons by study_uid.
+        file's order; reasons by study_uid (or by line, where a line names no study).
 
     Raises:
-        DataError: absent, unreadable, or of another shape.
+        DataError: absent, unreadable, of another shape, or without a single row.
     """
-    frame = read_ids(path, ())
-    if list(frame.columns) == ROW_COLUMNS:
-        frame = _from_rows(frame, path)
-    frame = frame.rename(columns={"study_uid": STUDY_COLUMN})
-    absent = [column for column in (STUDY_COLUMN, *TARGETS) if column not in frame.columns]
-    if absent:
+    known = (STUDY_COLUMN, STUDY_COLUMN_OF_KIT, *ROW_COLUMNS, *TARGETS)
+    sheet, name = read_sheet(path, (), known), path.name
+    columns = set(sheet.rows.columns)
+    study = STUDY_COLUMN if STUDY_COLUMN in columns else STUDY_COLUMN_OF_KIT
+    if columns >= {study, *TARGETS}:
+        cells, reasons = _by_study(sheet, study, name)
+    elif columns == {*ROW_COLUMNS}:
+        cells, reasons = _by_row(sheet, name)
+    else:
+        absent = [column for column in (STUDY_COLUMN, *TARGETS) if column not in columns]
         raise DataError(
-            f"{path} lacks columns {absent}; it has {list(frame.columns)}; "
+            f"{path} lacks columns {absent}; it has {list(sheet.rows.columns)}; "
             "give train.csv's shape or row_id,fractured"
         )
-    frame = frame[[STUDY_COLUMN, *TARGETS]].drop_duplicates()
-    uid = frame[STUDY_COLUMN].astype(str)
-    values = frame[list(TARGETS)].apply(pd.to_numeric, errors="coerce")
-    twice, known = uid.duplicated(keep=False), values.isin([0, 1])
-    reasons = {
-        name: f"study {name}: its rows in {path.name} contradict each other"
-        for name in uid[twice].unique()
-    }
-    for row in frame.index[~twice & ~known.all(axis=1)]:
-        column = known.columns[~known.loc[row].to_numpy()][0]
-        got = frame.loc[row, column]
-        reasons[uid[row]] = f"study {uid[row]}: {column} in {path.name} is {got}, not 0 or 1"
-    good = ~twice & known.all(axis=1)
-    labels = values[good].astype(float).set_index(pd.Index(uid[good], name="study_uid"))
-    return labels, reasons
+    reasons |= {f"{name} line {n}": f"{name} line {n} {why}" for n, why in sheet.broken.items()}
+    if not cells and not reasons:
+        raise DataError(f"{path} lists no study: it has a header and no row")
+    labels: dict[str, dict[str, float]] = {}
+    for uid, given in cells.items():
+        found = _judge(given, name)
+        if isinstance(found, str):
+            reasons[uid] = f"study {uid}: {found}"
+        else:
+            labels[uid] = found
+    index = pd.Index(list(labels), name="study_uid", dtype=str)
+    rows = list(labels.values())
+    return pd.DataFrame(rows, index=index, columns=list(TARGETS), dtype=float), reasons
 
 
 def read_labels(path: Path) -> pd.DataFrame:

@@ -1,22 +1,32 @@
 """A NIfTI mask on the grid of its study, checked to sit on bone.
 
-In: `segmentations/<uid>.nii` and a `Study`. Out: uint8 (z, y, x) labels beside `study.hu`: 1..7 are
-C1..C7, 8..19 T1..T12. Example::
+In: `segmentations/<uid>.nii` or `.nii.gz`, and a `Study`. Out: uint8 (z, y, x) labels beside
+`study.hu`: 1..7 are C1..C7, 8..19 T1..T12. Example::
 
     mask = read_mask(competition.segmentation(uid), study)
     study.hu[mask == 2].mean()       # C2
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cspine_kit.core.anatomy import SPINE_LABEL_COUNT
+from cspine_kit.core.anatomy import LEVELS, SPINE_LABEL_COUNT
 from cspine_kit.core.errors import StudyError
 from cspine_kit.data.reader.dicom import Study
 
 MaskArray = NDArray[np.uint8]
+
+MASKS_VERSION = 2
+"""Raised when the same mask file and study give another mask, or another refusal."""
+
+BAD_MASK = "bad_mask"
+"""Problem code of a study that is kept without its mask."""
+
+MOST_LABEL = 19
+"""1..7 are C1..C7, 8..19 T1..T12."""
 
 BONE_MEAN_HU = 110.0
 """Mean HU inside a mask of vertebrae from here on is bone; neck muscle is 40 to 80."""
@@ -97,11 +107,45 @@ def settle_on_bone(mask: MaskArray, study: Study) -> MaskArray:
             study.study_uid,
             f"its mask sits on no bone: mean {means[()]:.0f} HU, at best {means[best]:.0f} HU with "
             f"axes {best} flipped",
-            "leave the study out with exclude:, or repair the NIfTI header",
+            "repair the NIfTI header; the study is used without its mask",
         )
     # FLIPS goes from none to all: of flips that fit alike, the one that turns least is meant.
     least = next(flip for flip in FLIPS if means[best] - means[flip] < BETTER_HU)
     return np.ascontiguousarray(np.flip(mask, least))
+
+
+def check_order(mask: MaskArray, study_uid: str) -> None:
+    """Prove that C1..C7 follow each other from the head down.
+
+    Raises:
+        StudyError: a level lies above the one before it; names both.
+    """
+    z, y, x = np.nonzero((mask >= 1) & (mask <= SPINE_LABEL_COUNT))
+    level = mask[z, y, x]
+    present = np.unique(level)
+    middle = [float(np.median(z[level == k])) for k in present]
+    for k, below in enumerate(np.diff(middle)):
+        if below < 0:
+            upper, lower = (LEVELS[present[k + i] - 1] for i in (0, 1))
+            raise StudyError(
+                study_uid,
+                f"its mask is upside down or wrongly numbered: {lower} lies above {upper}",
+                "number its labels 1 to 7 from the head down",
+            )
+
+
+def _whole_labels(values: NDArray[Any]) -> MaskArray:
+    """Labels 0..19 of a mask's numbers; axes of length 1 after the third are left out.
+
+    Raises:
+        ValueError: other numbers, or other axes.
+    """
+    if values.ndim < 3 or values.size != np.prod(values.shape[:3]):
+        raise ValueError(f"it has shape {values.shape}, not three axes")
+    whole = (values >= 0) & (values <= MOST_LABEL) & (values == np.rint(values))
+    if not whole.all():
+        raise ValueError(f"it holds {values[~whole][0]}, labels are 0..{MOST_LABEL}")
+    return values.reshape(values.shape[:3]).astype(np.uint8)
 
 
 def read_mask(path: Path, study: Study) -> MaskArray:
@@ -115,16 +159,19 @@ def read_mask(path: Path, study: Study) -> MaskArray:
         uint8 (z, y, x) of the shape of `study.hu`.
 
     Raises:
-        StudyError: unreadable, without C1..C7, or on no bone in any flip.
+        StudyError: unreadable, with other labels than 0..19, without C1..C7, on no bone in any
+            flip, or with levels that do not run from the head down.
     """
     import nibabel
 
     try:
         image = nibabel.load(path)
-        labels = np.asarray(image.dataobj)  # type: ignore[attr-defined]
+        labels = _whole_labels(np.asarray(image.dataobj))  # type: ignore[attr-defined]
         affine = np.asarray(image.affine, dtype=np.float64)  # type: ignore[attr-defined]
-        placed = place_mask(np.rint(labels).astype(np.uint8), affine, study)
+        placed = place_mask(labels, affine, study)
     except Exception as error:
         problem = f"its mask {path.name} cannot be read: {type(error).__name__}: {error}"
         raise StudyError(study.study_uid, problem) from error
-    return settle_on_bone(placed, study)
+    mask = settle_on_bone(placed, study)
+    check_order(mask, study.study_uid)
+    return mask

@@ -19,6 +19,7 @@ from cspine_kit.core.runs import (
     is_fresh,
     listing_fingerprint,
     publish,
+    read_json,
     run_record,
     stored_key,
     write_json,
@@ -26,10 +27,16 @@ from cspine_kit.core.runs import (
 from cspine_kit.core.tables import read_table, write_table
 from cspine_kit.data.folds import settle_folds
 from cspine_kit.data.index import build_index
+from cspine_kit.data.masks import MASKS_VERSION
 from cspine_kit.data.reader.dicom import READER_VERSION
 from cspine_kit.data.volumes.cache import build_cache
+from cspine_kit.data.volumes.mapped import MappedVoxels
 
 log = logging.getLogger(__name__)
+
+SHOWN = 3
+INDEX_VERSION = 2
+"""Raised when the same files give another index: labels, boxes and groups are read in its code."""
 
 
 def require_competition(config: Config) -> Competition:
@@ -45,16 +52,30 @@ def require_competition(config: Config) -> Competition:
         competition.root / "segmentations",
         competition.boxes_csv,
     ]
-    missing = [path.name for path in needed if not path.exists()]
+    missing = [path for path in needed if not path.exists()]
     if missing:
-        slug = config.competition.slug
         raise DataError(
-            f"competition data not found in {competition.root}: missing {', '.join(missing)}. "
-            f"Accept the rules at kaggle.com/c/{slug}, then run "
-            f"`kaggle competitions download -c {slug} -p {competition.root}` and unzip it there "
-            "(about 300 GB), or set competition.dir to where it lies"
+            f"competition data not found in {competition.root}: missing "
+            f"{', '.join(path.name for path in missing)}. {_remedy(config, competition, missing)}"
         )
     return competition
+
+
+def _remedy(config: Config, competition: Competition, missing: list[Path]) -> str:
+    """What to do about files that a competition folder lacks."""
+    root, slug = competition.root, config.competition.slug
+    packed = [name for path in missing if (name := path.with_name(f"{path.name}.zip")).exists()]
+    if packed:
+        return f"Unzip {', '.join(map(str, packed))} there"
+    if (root / slug / "train.csv").exists():
+        return f"They lie one folder deeper: set competition.dir to {root / slug}"
+    if (whole := root / f"{slug}.zip").exists():
+        return f"Unzip {whole} there (about 300 GB)"
+    return (
+        f"Accept the rules at kaggle.com/c/{slug}, then run "
+        f"`kaggle competitions download -c {slug} -p {root}` and unzip it there "
+        "(about 300 GB), or set competition.dir to where it lies"
+    )
 
 
 def index_key(config: Config, competition: Competition) -> str:
@@ -64,32 +85,39 @@ def index_key(config: Config, competition: Competition) -> str:
         for path in (competition.train_csv, competition.boxes_csv, competition.test_csv)
     ]
     folders = sorted(
-        str(folder.relative_to(competition.root)) + listing_fingerprint(folder)
-        for split in ("train_images", "test_images")
-        for folder in (competition.root / split).glob("*")
+        f"{images.name}/{folder.name}" + listing_fingerprint(folder)
+        for images in (competition.train_images, competition.test_images)
+        for folder in images.glob("*")
     )
-    masks = listing_fingerprint(competition.root / "segmentations")
-    return fingerprint(READER_VERSION, config.exclude, tables, folders, masks)
+    masks = listing_fingerprint(competition.segmentations)
+    versions = (READER_VERSION, INDEX_VERSION, MASKS_VERSION)
+    return fingerprint(versions, config.exclude, tables, folders, masks)
 
 
 def run_index(config: Config, paths: RunPaths) -> None:
-    """Write `studies`, `slices` and `index/groups.csv`; `failures.json` names what is left out."""
+    """Write `studies`, `slices` and `index/groups.csv`.
+
+    `index/failures.json` says which studies are left out, `index/remarks.json` what is wrong with
+    masks and boxes of those that are kept.
+    """
     competition = require_competition(config)
     key = index_key(config, competition)
     made = (paths.table("studies"), paths.table("slices"), _groups_path(paths))
     if all(is_fresh(path, key) for path in made):
         return
     with run_record(paths.root / "index", "index", inputs={"key": key}) as results:
-        studies, slices, groups, failures = build_index(
+        studies, slices, groups, failures, remarks = build_index(
             competition,
             config.exclude,
             jobs=config.execution.jobs,
             scratch=paths.root / "index" / "studies",
             backend=config.execution.backend,
         )
-        write_json(paths.root / "index" / "failures.json", failures)
+        write_json(_failures_path(paths), failures)
+        write_json(paths.root / "index" / "remarks.json", remarks)
         together = groups[groups["reason"] != ""]
         results.update(studies=len(studies), slices=len(slices), failures=len(failures))
+        results["remarks"] = sum(map(len, remarks.values()))
         results["grouped"] = len(together)
         with publish(_groups_path(paths), key) as temporary:
             groups.to_csv(temporary, index=False)
@@ -97,8 +125,15 @@ def run_index(config: Config, paths: RunPaths) -> None:
         write_table(studies, paths.table("studies"), "studies", key)
     if failures:
         log.warning("index: %d studies left out, see index/failures.json", len(failures))
+    for uid, lines in remarks.items():
+        log.warning("index: study %s: %s", uid or "(none)", "; ".join(lines[:SHOWN]))
     for uid, reason in together[["study_uid", "reason"]].itertuples(index=False):
         log.warning("index: study %s shares its fold with others: %s", uid, reason)
+
+
+def _failures_path(paths: RunPaths) -> Path:
+    """JSON: why studies are left out of the index, by study_uid."""
+    return paths.root / "index" / "failures.json"
 
 
 def _groups_path(paths: RunPaths) -> Path:
@@ -111,7 +146,8 @@ def run_folds(config: Config, paths: RunPaths) -> None:
     studies = read_table(paths.table("studies"), "studies")
     groups = pd.read_csv(_groups_path(paths), dtype=str)[["study_uid", "group"]]
     training = studies[studies["split"] == "train"].merge(groups, on="study_uid", how="left")
-    settle_folds(training, config.folds, paths.folds, config.seed)
+    lost = read_json(_failures_path(paths))
+    settle_folds(training, config.folds, paths.folds, config.seed, lost)
 
 
 def run_cache(config: Config, paths: RunPaths) -> None:
@@ -123,7 +159,7 @@ def run_cache(config: Config, paths: RunPaths) -> None:
     competition = require_competition(config)
     studies = read_table(paths.table("studies"), "studies")
     key = fingerprint(READER_VERSION, stored_key(paths.table("studies")), config.cache)
-    if is_fresh(paths.table("volumes"), key):
+    if is_fresh(paths.table("volumes"), key) and not _forget_damaged(paths):
         return
     with run_record(paths.cache, "cache", inputs={"key": key}) as results:
         volumes, failures = build_cache(
@@ -141,6 +177,19 @@ def run_cache(config: Config, paths: RunPaths) -> None:
         write_table(volumes, paths.table("volumes"), "volumes", key)
     if failures:
         log.warning("cache: %d studies left out, see cache/failures.json", len(failures))
+
+
+def _forget_damaged(paths: RunPaths) -> list[Path]:
+    """Volumes of the table whose files are gone or cut; without their keys they are made again."""
+    damaged = []
+    for path in map(Path, read_table(paths.table("volumes"), "volumes")["path"]):
+        try:
+            MappedVoxels.of(path)
+        except (OSError, ValueError) as error:
+            log.warning("cache: %s is made again: %s", path, error)
+            path.unlink(missing_ok=True)
+            damaged.append(path)
+    return damaged
 
 
 def prepare(config: Config, paths: RunPaths) -> None:

@@ -14,6 +14,7 @@ inside the frame, or along z by less than a plane, are not looked for.
 """
 
 import base64
+import logging
 import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -28,6 +29,8 @@ from cspine_kit.data.reader.pixels import HuArray
 from cspine_kit.data.reader.problems import FileError
 from cspine_kit.data.volumes.neck import Survey
 
+log = logging.getLogger(__name__)
+
 Thumbnail = NDArray[np.uint8]
 
 DEPTH, SIDE = 32, 24
@@ -41,6 +44,11 @@ TWIN = 0.93
 """Correlation from which two studies are the same volume (measured in docs/data.md)."""
 MOST_PER_PATIENT = 20
 """A PatientID of more studies is what some de-identification puts everywhere."""
+NO_NAMES = {
+    *("", "0", "anon", "anonymous", "anonymised", "anonymized"),
+    *("deidentified", "na", "none", "removed", "unknown"),
+}
+"""PatientIDs, letters and digits alone, that name nobody."""
 
 
 def make_thumbnail(geometry: Geometry, frame: Callable[[int], HuArray]) -> Thumbnail | None:
@@ -114,6 +122,32 @@ def similarities(thumbnails: list[Thumbnail]) -> NDArray[np.float32]:
     return best
 
 
+def named_patients(patients: Mapping[str, str]) -> dict[str, str]:
+    """PatientIDs that tell patients apart, by study_uid; what de-identification left is dropped.
+
+    A placeholder, an ID of more than `MOST_PER_PATIENT` studies and one that all studies bear name
+    nobody; the last two are logged.
+    """
+    shared = Counter(patients.values())
+    nobody = {
+        patient
+        for patient in shared
+        if "".join(filter(str.isalnum, patient)).casefold() in NO_NAMES
+    }
+    for patient, count in shared.items():
+        if patient not in nobody and (count > MOST_PER_PATIENT or 1 < count == len(patients)):
+            nobody.add(patient)
+            log.warning(
+                "PatientID %r stands on %d of %d studies: taken for what de-identification left, "
+                "these studies may part in folds; if it is one patient, give them one group in "
+                "folds.csv",
+                patient,
+                count,
+                len(patients),
+            )
+    return {uid: patient for uid, patient in patients.items() if patient not in nobody}
+
+
 def group_studies(
     patients: Mapping[str, str], thumbnails: Mapping[str, Thumbnail | None]
 ) -> pd.DataFrame:
@@ -137,14 +171,11 @@ def group_studies(
             if name == second:
                 group[uid] = first
 
-    shared = Counter(patient for patient in patients.values() if patient)
     first_of: dict[str, str] = {}
-    for uid in group:
-        patient = patients[uid]
-        if 2 <= shared[patient] <= MOST_PER_PATIENT:
-            if patient in first_of:
-                join(first_of[patient], uid, "same PatientID as")
-            first_of.setdefault(patient, uid)
+    for uid, patient in sorted(named_patients(patients).items()):
+        if patient in first_of:
+            join(first_of[patient], uid, "same PatientID as")
+        first_of.setdefault(patient, uid)
     known = {uid: t for uid in group if (t := thumbnails.get(uid)) is not None}
     if known:
         uids, alike = list(known), similarities(list(known.values()))

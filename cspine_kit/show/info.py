@@ -16,6 +16,7 @@ import yaml
 from cspine_kit import __version__
 from cspine_kit.core.config import Config, load_config
 from cspine_kit.core.execution import measure_gflops, usable_cores
+from cspine_kit.core.failures import gather, summary
 from cspine_kit.core.paths import RESULTS, SUBMISSION, Competition, RunPaths
 from cspine_kit.core.resolved import STAGES, changed
 from cspine_kit.vision.names import VERTEBRA, WEIGHTS_FILE
@@ -80,6 +81,7 @@ def describe(config_file: Path, oof_root: Path, submissions: Path) -> dict[str, 
         "machine": {"cores": usable_cores(), "gflops": round(measure_gflops(), 1)},
         "changed_parts": [part for parts in older.values() for part in parts],
         "stages": {},
+        "left_out": summary(gather(paths, (VERTEBRA, *config.members), config.folds.n)),
         "next": None,
     }
     newest = 0.0
@@ -110,5 +112,7 @@ def render(state: dict[str, Any]) -> str:
         )
     for name, stage in state["stages"].items():
         lines.append(f"  {name:14s} {stage['state']:16s} {stage['path']}")
+    if state["left_out"]:
+        lines.append(state["left_out"])
     lines.append(f"next: {state['next'] or 'nothing, all done'}")
     return "\n".join(lines)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cspine_kit.core.anatomy import REAL_MASKED, REAL_SLICES, REAL_STUDIES
 from cspine_kit.core.config import Config, ModelConfig
-from cspine_kit.core.paths import Competition
+from cspine_kit.core.paths import MASK_ENDINGS, Competition
 
 REAL_COVERAGE_MM, SPINE_MM = 250.0, 140.0
 """Assumed length of a scan and of C1..C7, mm; with a step they give the slices a network sees."""
@@ -36,7 +36,7 @@ def _counts(config: Config) -> tuple[int, int, int, bool]:
         return REAL_STUDIES, REAL_SLICES, REAL_MASKED, False
     with competition.train_csv.open(newline="") as handle:
         studies = sum(1 for _ in csv.DictReader(handle))
-    masks = len(list((competition.root / "segmentations").glob("*.nii")))
+    masks = sum(path.name.endswith(MASK_ENDINGS) for path in competition.segmentations.glob("*"))
     return studies, round(REAL_SLICES / REAL_STUDIES * studies), masks, True
 
 

@@ -31,6 +31,7 @@ from cspine_kit.core.runs import (
     write_json,
 )
 from cspine_kit.core.tables import read_table, write_table
+from cspine_kit.stack.fallback.completing import complete
 from cspine_kit.stack.fallback.headers import fit_fallback, read_headers
 from cspine_kit.stack.fallback.stand_ins import STAND_INS, StandIns, fit_stand_ins, rank_members
 from cspine_kit.stack.features.aggregate import aggregate
@@ -119,7 +120,9 @@ def run_stack(config: Config, paths: RunPaths) -> pd.DataFrame:
         log.info("stack is up to date in %s", paths.stack)
         return pd.read_csv(scores)
     with run_record(paths.stack, STACK, inputs={"stack_key": key}) as results:
-        slices = read_table(paths.table("oof_slices"), "oof_slices")
+        slices, spoken_for = complete(read_table(paths.table("oof_slices"), "oof_slices"))
+        if spoken_for:
+            log.warning("stack: studies where other members stand in, by member: %s", spoken_for)
         crops = read_table(paths.table("crops"), "crops")
         labels = _labels(paths, slices)
         fold = labels.set_index("study_uid")["fold"]
@@ -185,6 +188,7 @@ def run_stack(config: Config, paths: RunPaths) -> pd.DataFrame:
         ):
             with publish(paths.stack / f"{name}.csv") as temporary:
                 frame.to_csv(temporary, index=False)
+        results |= {"stand_ins": spoken_for}
         results |= {"ships": stack.ships, "scores": table.to_dict("records")}
         with publish(scores, key) as temporary:
             table.to_csv(temporary, index=False)

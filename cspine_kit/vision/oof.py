@@ -10,182 +10,51 @@ labels the slices of its own training studies that have no mask; they were never
 set, and nothing of fold k's studies reaches their labels.
 """
 
-import logging
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
-from cspine_kit import __version__
-from cspine_kit.core.anatomy import LEVELS
 from cspine_kit.core.config import Config, ModelConfig
-from cspine_kit.core.errors import CSpineError, DataError
-from cspine_kit.core.numbers import sigmoid
-from cspine_kit.core.paths import RunPaths
-from cspine_kit.core.runs import derive_seed, file_hash, fingerprint, is_fresh, publish, stored_key
-from cspine_kit.core.tables import (
-    MASK_COLUMNS,
-    SPINE_BOX_COLUMNS,
-    VERTEBRA_COLUMNS,
-    read_table,
-    write_table,
+from cspine_kit.core.errors import DataError, StudyError
+from cspine_kit.core.failures import (
+    FILES,
+    TRAINING,
+    Failure,
+    failures_table,
+    gather,
+    write_failures,
 )
-from cspine_kit.core.tasks import Task, is_worker, report, run_tasks
-from cspine_kit.data.folds import load_folds
-from cspine_kit.data.volumes.volume import Volume, open_volume
+from cspine_kit.core.paths import RunPaths
+from cspine_kit.core.runs import (
+    derive_seed,
+    file_state,
+    fingerprint,
+    is_fresh,
+)
+from cspine_kit.core.tables import write_table
+from cspine_kit.core.tasks import Task, run_tasks
+from cspine_kit.vision.attempts import Attempts
 from cspine_kit.vision.dataset import StackDataset, StudyView
+from cspine_kit.vision.inputs import Inputs, open_inputs
 from cspine_kit.vision.model import load_model
 from cspine_kit.vision.names import HEADS, VERTEBRA, WEIGHTS_FILE
 from cspine_kit.vision.predict import (
     decode_study,
     devices,
-    fracture_view,
     predict_fracture,
     predict_vertebra,
     set_device_threads,
-    vertebra_view,
 )
+from cspine_kit.vision.targets import fracture_targets, vertebra_targets
 from cspine_kit.vision.train import train_model
-
-log = logging.getLogger(__name__)
 
 TRAINING_THREADS = 1
 """Of a network on a CPU: small ones train faster as several processes of one thread each."""
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """The tables of a run, opened once; `key` is the fingerprint of all of them."""
-
-    studies: pd.DataFrame
-    slices: dict[str, pd.DataFrame]
-    volumes: pd.DataFrame
-    fold_of: dict[str, int]
-    key: str
-
-    def volume(self, study_uid: str) -> Volume:
-        """Memory-mapped volume of one study."""
-        return open_volume(self.volumes.loc[study_uid], self.slices[study_uid])
-
-    def studies_of(self, fold: int, *, training: bool) -> list[str]:
-        """Training or validation studies of a fold, sorted."""
-        return [uid for uid, f in self.fold_of.items() if (f != fold) == training]
-
-
-def open_inputs(paths: RunPaths) -> Inputs:
-    """Read the tables the data room wrote; studies without a volume or a fold are left out.
-
-    Read once in a process as long as they do not change: several tasks may run in it.
-    """
-    keys = [stored_key(paths.table(name)) for name in ("studies", "slices", "volumes")]
-    return _read_inputs(paths, fingerprint(__version__, keys, file_hash(paths.folds)))
-
-
-@lru_cache(maxsize=1)
-def _read_inputs(paths: RunPaths, key: str) -> Inputs:
-    studies = read_table(paths.table("studies"), "studies").set_index("study_uid", drop=False)
-    slices = read_table(paths.table("slices"), "slices")
-    volumes = read_table(paths.table("volumes"), "volumes").set_index("study_uid", drop=False)
-    folds = load_folds(paths.folds)
-    fold_of = {
-        str(uid): int(fold)
-        for uid, fold in sorted(zip(folds["study_uid"], folds["fold"], strict=True))
-        if uid in volumes.index and uid in studies.index
-    }
-    return Inputs(
-        studies=studies,
-        slices={str(uid): group for uid, group in slices.groupby("study_uid", sort=False)},
-        volumes=volumes,
-        fold_of=fold_of,
-        key=key,
-    )
-
-
-def _vertebra_dataset(inputs: Inputs, config: ModelConfig, fold: int) -> StackDataset:
-    views = []
-    for uid in inputs.studies_of(fold, training=True):
-        if not inputs.studies.loc[uid, "has_mask"]:
-            continue
-        volume, slices = inputs.volume(uid), inputs.slices[uid]
-        view = vertebra_view(volume, config.slice_step_mm)
-        shown = slices.iloc[view.slice_idx]
-        box = shown[list(SPINE_BOX_COLUMNS)].to_numpy(dtype=np.float64)
-        view.targets = {
-            "visible": (shown[list(MASK_COLUMNS)].to_numpy() > 0).astype(np.float32),
-            "box": np.hstack(
-                [volume.to_cached_px(box[:, :2]), volume.to_cached_px(box[:, 2:])]
-            ).astype(np.float32),
-        }
-        views.append(view)
-    if not views:
-        raise DataError(
-            f"fold {fold}: no training study has a segmentation, the vertebra stage cannot learn; "
-            "add masks under segmentations/ or use fewer folds"
-        )
-    return StackDataset(views, config)
-
-
-def _visibility(view: StudyView, slices: pd.DataFrame, rows: pd.DataFrame) -> np.ndarray:
-    """(n, 7) visibility targets: from the mask where there is one, else the vertebra model's."""
-    masks = slices.iloc[view.slice_idx][list(MASK_COLUMNS)].to_numpy(dtype=np.float64)
-    if not np.isnan(masks).any():
-        return (masks > 0).astype(np.float32)
-    z_mm = view.volume.z_mm
-    scored = z_mm[rows["slice_idx"].to_numpy()]
-    logits = rows[list(VERTEBRA_COLUMNS)].to_numpy()
-    at = [np.interp(-z_mm[view.slice_idx], -scored, column) for column in logits.T]
-    return sigmoid(np.stack(at, axis=1), limit=np.inf).astype(np.float32)
-
-
-def _fracture_dataset(
-    inputs: Inputs, config: ModelConfig, fold: int, rows: pd.DataFrame, crops: pd.DataFrame
-) -> StackDataset:
-    by_study, crops_of = _by_study(rows), _by_study(crops)
-    views = []
-    for uid in inputs.studies_of(fold, training=True):
-        if uid not in crops_of:
-            continue
-        view = fracture_view(inputs.volume(uid), crops_of[uid], config.slice_step_mm)
-        label = inputs.studies.loc[uid, list(LEVELS)].to_numpy(dtype=np.float32)
-        view.targets = {
-            "visible": _visibility(view, inputs.slices[uid], by_study[uid]),
-            "fracture": np.tile(label, (len(view), 1)),
-        }
-        views.append(view)
-    return StackDataset(views, config)
-
-
 def _by_study(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return {str(uid): group for uid, group in frame.groupby("study_uid", sort=True)}
-
-
-def _predict_studies(
-    uids: Iterable[str], predict: Callable[[str], pd.DataFrame], title: str
-) -> pd.DataFrame:
-    """Rows of all studies; one that fails is logged and costs only itself."""
-    parts = []
-    for uid in tqdm(list(uids), desc=title, unit="study", disable=is_worker()):
-        report(f"{title}, study {uid}")
-        try:
-            rows = predict(uid)
-        except CSpineError as error:
-            log.warning("%s: left out of %s: %s", uid, title, error)
-            continue
-        rows.insert(0, "study_uid", uid)
-        parts.append(rows)
-    if not parts:
-        raise DataError(f"{title}: every study failed; see the log above for the reasons")
-    return pd.concat(parts, ignore_index=True)
-
-
-def _save_rows(frame: pd.DataFrame, path: Path, key: str) -> pd.DataFrame:
-    with publish(path, key) as temporary:
-        frame.to_parquet(temporary, index=False)
-    return frame
 
 
 @dataclass(frozen=True)
@@ -204,12 +73,22 @@ class FoldChain:
         precision = self.config.training.precision
         return fingerprint(name, self.fold, model, self.config.seed, precision, upstream)
 
-    def _train(self, name: str, model: ModelConfig, *, dataset: StackDataset, key: str) -> None:
+    def _train(
+        self,
+        name: str,
+        model: ModelConfig,
+        *,
+        found: tuple[list[StudyView], list[Failure]],
+        key: str,
+    ) -> None:
+        views, failures = found
+        folder = self.paths.model(name, self.fold)
+        write_failures(folder / FILES[TRAINING], failures, key)
         train_model(
-            dataset,
+            StackDataset(views, model),
             model,
             HEADS["vertebra" if name == VERTEBRA else "fracture"],
-            self.paths.model(name, self.fold),
+            folder,
             key=key,
             training=self.config.training,
             seed=derive_seed(self.config.seed, name, self.fold, model.seed),
@@ -230,84 +109,109 @@ class FoldChain:
         return fingerprint(self.fracture_key(member), self.config.kernel.views)
 
     @property
-    def vertebra_files(self) -> tuple[Path, Path]:
+    def vertebra_rows(self) -> Attempts:
         """Rows and levels of vertebra model k on every study."""
         folder = self.paths.model(VERTEBRA, self.fold)
-        return folder / "slices.parquet", folder / "crops.parquet"
+        files = (folder / "slices.parquet", folder / "crops.parquet")
+        return Attempts(VERTEBRA, self.fold, files, self.vertebra_key, self.inputs.state)
 
-    def rows_file(self, member: str) -> Path:
+    def fracture_rows(self, member: str) -> Attempts:
         """Rows of fracture model k on the studies of fold k."""
-        return self.paths.model(member, self.fold) / "slices.parquet"
+        crops = self.vertebra_rows.files[1]
 
-    def has_vertebra(self) -> bool:
-        """True where rows and levels of vertebra model k are there."""
-        return all(is_fresh(path, self.vertebra_key) for path in self.vertebra_files)
+        def state(uid: str) -> str:
+            return fingerprint(self.inputs.state(uid), file_state(crops))
 
-    def has_fracture(self, member: str) -> bool:
-        """True where a member's out-of-fold rows of fold k are there."""
-        return is_fresh(self.rows_file(member), self.rows_key(member))
+        file = self.paths.model(member, self.fold) / "slices.parquet"
+        return Attempts(member, self.fold, (file,), self.rows_key(member), state)
 
     def train_vertebra(self) -> None:
         """Train vertebra model k."""
         model, key = self.config.vertebra, self.vertebra_key
         if not is_fresh(self.paths.model(VERTEBRA, self.fold) / WEIGHTS_FILE, key):
             set_device_threads(self.config, TRAINING_THREADS)
-            dataset = _vertebra_dataset(self.inputs, model, self.fold)
-            self._train(VERTEBRA, model, dataset=dataset, key=key)
+            masked = self.inputs.studies["has_mask"]
+            found = self.vertebra_rows.views(
+                [uid for uid in self.inputs.studies_of(self.fold, training=True) if masked[uid]],
+                lambda uid: vertebra_targets(
+                    self.inputs.volume(uid), self.inputs.slices[uid], model
+                ),
+            )
+            if not found[0]:
+                raise DataError(
+                    f"fold {self.fold}: no training study has a segmentation, the vertebra stage "
+                    "cannot learn; add masks under segmentations/ or use fewer folds"
+                )
+            self._train(VERTEBRA, model, found=found, key=key)
 
     def vertebra(self) -> None:
         """Rows and crops of vertebra model k on every study."""
         self.train_vertebra()
-        if not self.has_vertebra():
+        if not self.vertebra_rows.done():
             model = load_model(self.paths.model(VERTEBRA, self.fold)).to(
                 set_device_threads(self.config, TRAINING_THREADS)
             )
-            batch = self.config.kernel.batch_size
-            rows = _predict_studies(
-                self.inputs.fold_of,
-                lambda uid: predict_vertebra(model, self.inputs.volume(uid), batch),
-                f"vertebra fold {self.fold}: slices",
+
+            def predict(uid: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+                volume = self.inputs.volume(uid)
+                rows = predict_vertebra(model, volume, self.config.kernel.batch_size)
+                crops = decode_study(rows, volume)
+                return rows.assign(model_fold=self.fold), crops.assign(model_fold=self.fold)
+
+            self.vertebra_rows.make(
+                self.inputs.fold_of, predict, f"vertebra fold {self.fold}: slices and levels"
             )
-            by_study = _by_study(rows)
-            crops = _predict_studies(
-                by_study,
-                lambda uid: decode_study(by_study[uid], self.inputs.volume(uid)),
-                f"vertebra fold {self.fold}: levels",
-            )
-            for frame, path in zip((rows, crops), self.vertebra_files, strict=True):
-                frame["model_fold"] = self.fold
-                _save_rows(frame, path, self.vertebra_key)
+
+    def _levels(self) -> tuple[dict[str, pd.DataFrame], dict[str, pd.DataFrame]]:
+        """Rows and levels of vertebra model k, by study."""
+        rows, crops = (_by_study(pd.read_parquet(path)) for path in self.vertebra_rows.files)
+        return rows, crops
 
     def train_fracture(self, member: str) -> None:
         """Train fracture model k of a member, and what it stands on."""
-        self.vertebra()
+        if not self.vertebra_rows.made():
+            self.vertebra()
         model, key = self.config.members[member], self.fracture_key(member)
         if not is_fresh(self.paths.model(member, self.fold) / WEIGHTS_FILE, key):
             set_device_threads(self.config, TRAINING_THREADS)
-            rows, crops = (pd.read_parquet(path) for path in self.vertebra_files)
-            dataset = _fracture_dataset(self.inputs, model, self.fold, rows, crops)
-            self._train(member, model, dataset=dataset, key=key)
+            rows, crops = self._levels()
+            found = self.fracture_rows(member).views(
+                [uid for uid in self.inputs.studies_of(self.fold, training=True) if uid in crops],
+                lambda uid: fracture_targets(
+                    self.inputs.volume(uid),
+                    self.inputs.slices[uid],
+                    self.inputs.studies.loc[uid],
+                    config=model,
+                    rows=rows[uid],
+                    crops=crops[uid],
+                ),
+            )
+            if not found[0]:
+                raise DataError(f"fold {self.fold}: {member} has no study to learn from")
+            self._train(member, model, found=found, key=key)
 
     def fracture(self, member: str) -> None:
         """Rows of fracture model k on the studies of fold k."""
         self.train_fracture(member)
-        kernel, path = self.config.kernel, self.rows_file(member)
-        if not self.has_fracture(member):
-            model = load_model(path.parent).to(set_device_threads(self.config, TRAINING_THREADS))
-            crops_of = _by_study(pd.read_parquet(self.vertebra_files[1]))
-            rows = _predict_studies(
-                [u for u in self.inputs.studies_of(self.fold, training=False) if u in crops_of],
-                lambda uid: predict_fracture(
-                    model,
-                    self.inputs.volume(uid),
-                    crops_of[uid],
-                    kernel.batch_size,
-                    views=kernel.views,
-                ),
+        kernel = self.config.kernel
+        if not self.fracture_rows(member).done():
+            model = load_model(self.paths.model(member, self.fold)).to(
+                set_device_threads(self.config, TRAINING_THREADS)
+            )
+            _, crops = self._levels()
+
+            def predict(uid: str) -> tuple[pd.DataFrame]:
+                if uid not in crops:
+                    raise StudyError(uid, f"has no levels in fold {self.fold}")
+                volume, batch = self.inputs.volume(uid), kernel.batch_size
+                rows = predict_fracture(model, volume, crops[uid], batch, views=kernel.views)
+                return (rows.assign(member=member, model_fold=self.fold),)
+
+            self.fracture_rows(member).make(
+                self.inputs.studies_of(self.fold, training=False),
+                predict,
                 f"{member} fold {self.fold}: out-of-fold slices",
             )
-            rows["member"], rows["model_fold"] = member, self.fold
-            _save_rows(rows, path, self.rows_key(member))
 
 
 def train_member(config: Config, paths: RunPaths, member: str, fold: int) -> None:
@@ -354,19 +258,24 @@ def _missing(config: Config, paths: RunPaths, chains: list[FoldChain]) -> dict[s
     tasks: dict[str, Task] = {}
     for chain in chains:
         stage, call = f"{VERTEBRA} fold {chain.fold}", (config, paths, chain.fold)
-        members = [name for name in config.members if not chain.has_fracture(name)]
-        if members or not chain.has_vertebra():
+        done = chain.vertebra_rows.done()
+        # Members of a study that the vertebra stage tries again are asked too.
+        members = [m for m in config.members if not (done and chain.fracture_rows(m).done())]
+        if members or not done:
             tasks[stage] = Task(_make_fold, (*call, VERTEBRA))
         for name in members:
             tasks[f"{name} fold {chain.fold}"] = Task(_make_fold, (*call, name), after=(stage,))
     return tasks
 
 
-def run_oof(config: Config, paths: RunPaths) -> None:
+def run_oof(config: Config, paths: RunPaths) -> list[Failure]:
     """Everything missing up to the out-of-fold slice table; finished work is skipped.
 
     On a CPU, folds and members run side by side, each on one thread, `execution.jobs` at a time
     (the same numbers as one after the other); a GPU takes them in turn.
+
+    Returns:
+        What failed on the way, index and cache included; also the table `failures`.
 
     Raises:
         DataError: the tables of the data room are missing or hold no usable study.
@@ -375,11 +284,13 @@ def run_oof(config: Config, paths: RunPaths) -> None:
     chains = [FoldChain(config, paths, inputs, fold) for fold in range(config.folds.n)]
     jobs = config.execution.jobs if devices() == ["cpu"] else 1
     run_tasks(_missing(config, paths, chains), jobs=jobs, title="models")
-    key = fingerprint([chain.vertebra_key for chain in chains])
-    files = [chain.vertebra_files for chain in chains]
-    _collect([rows for rows, _ in files], inputs, paths.table(VERTEBRA), VERTEBRA, key)
-    _collect([crops for _, crops in files], inputs, paths.table("crops"), "crops", key)
-    made = [(chain, name) for chain in chains for name in config.members]
-    key = fingerprint([chain.rows_key(name) for chain, name in made])
-    rows = [chain.rows_file(name) for chain, name in made]
-    _collect(rows, inputs, paths.table("oof_slices"), "oof_slices", key)
+    vertebra = [chain.vertebra_rows for chain in chains]
+    key = fingerprint([rows.content_key() for rows in vertebra])
+    _collect([r.files[0] for r in vertebra], inputs, paths.table(VERTEBRA), VERTEBRA, key)
+    _collect([r.files[1] for r in vertebra], inputs, paths.table("crops"), "crops", key)
+    made = [chain.fracture_rows(member) for chain in chains for member in config.members]
+    key = fingerprint([rows.content_key() for rows in made])
+    _collect([r.files[0] for r in made], inputs, paths.table("oof_slices"), "oof_slices", key)
+    failures = gather(paths, (VERTEBRA, *config.members), config.folds.n)
+    write_table(failures_table(failures), paths.table("failures"), "failures")
+    return failures

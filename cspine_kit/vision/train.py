@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from cspine_kit.core.config import ModelConfig, TrainingConfig
+from cspine_kit.core.errors import DataError
 from cspine_kit.core.runs import derive_seed, publish, run_record
 from cspine_kit.core.tasks import is_worker, report
 from cspine_kit.vision.augment import augment_batch
@@ -35,6 +36,10 @@ from cspine_kit.vision.model import SliceModel, save_model
 
 BOX_LOSS = 2.0
 """Weight of the smooth-L1 box loss beside the visibility loss in the vertebra stage."""
+
+
+LOOK_EVERY = 50
+"""Batches after which the losses are looked at: each look waits for the GPU."""
 
 
 def loss_of(
@@ -63,10 +68,9 @@ def loss_of(
 
 
 def _loader(
-    dataset: StackDataset, config: ModelConfig, workers: int, seed: int
+    dataset: StackDataset, config: ModelConfig, workers: int, items: list[int]
 ) -> DataLoader[dict[str, torch.Tensor]]:
-    """Batches of one epoch, in an order that follows from `seed`."""
-    items = dataset.draw(np.random.default_rng(seed))
+    """Batches of one epoch, in the order of `items`."""
     subset = torch.utils.data.Subset(dataset, items)
     # A last batch of one stack has no batch statistics; short epochs keep their only batch.
     return DataLoader(
@@ -74,6 +78,28 @@ def _loader(
         batch_size=config.batch_size,
         num_workers=workers,
         drop_last=len(items) > config.batch_size,
+    )
+
+
+def _require_finite(
+    losses: list[torch.Tensor], dataset: StackDataset, items: list[int], title: str
+) -> None:
+    """Stop a training that has gone astray, before a checkpoint keeps it.
+
+    Raises:
+        DataError: a loss is no number; names the studies of the first such batch.
+    """
+    values = torch.stack(losses)
+    if bool(values.isfinite().all()):
+        return
+    batch = int((~values.isfinite()).nonzero()[0])
+    size = dataset.config.batch_size
+    views = {dataset.rows[item][0] for item in items[batch * size : (batch + 1) * size]}
+    names = ", ".join(sorted(dataset.views[view].volume.study_uid for view in views))
+    raise DataError(
+        f"{title}: the loss of batch {batch + 1} is {float(values[batch])}; its studies: {names}. "
+        "Look at their labels and volumes (leave one out with exclude:); where they are sound, "
+        "lower lr"
     )
 
 
@@ -93,7 +119,11 @@ def train_model(
     seed: int,
     title: str,
 ) -> None:
-    """Train to the end, from the last finished epoch where a checkpoint with this key exists."""
+    """Train to the end, from the last finished epoch where a checkpoint with this key exists.
+
+    Raises:
+        DataError: the loss is no number any more.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / "checkpoint.pt"
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -130,12 +160,16 @@ def train_model(
             generator = torch.Generator().manual_seed(epoch_seed)
             torch.manual_seed(epoch_seed)  # dropout draws from the global generator
             model.train()
-            losses = []
-            for batch in _loader(dataset, config, training.workers, epoch_seed):
+            losses: list[torch.Tensor] = []
+            items = dataset.draw(np.random.default_rng(epoch_seed))
+            for batch in _loader(dataset, config, training.workers, items):
                 moved = {name: value.to(accelerator.device) for name, value in batch.items()}
                 changed = augment_batch(moved, config, generator)
                 losses.append(_step(accelerator, model, optimizer, changed, config))
                 schedule.step()
+                if len(losses) % LOOK_EVERY == 0:
+                    _require_finite(losses, dataset, items, title)
+            _require_finite(losses, dataset, items, title)
             loss = float(torch.stack(losses).mean())
             history.append(loss)
             bar.set_postfix(loss=f"{loss:.3f}")

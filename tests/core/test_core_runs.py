@@ -77,6 +77,30 @@ def test_a_real_uid_is_safe():
     assert safe_uid("1.2.826.0.1.3680043.6200") == "1.2.826.0.1.3680043.6200"
 
 
+def test_folders_one_level_too_deep_and_packed_masks_are_found(tmp_path):
+    (tmp_path / "train_images" / "train_images" / "1.2").mkdir(parents=True)
+    (tmp_path / "test_images" / "1.3").mkdir(parents=True)
+    (tmp_path / "segmentations").mkdir()
+    (tmp_path / "segmentations" / "1.2.nii.gz").touch()
+    competition = Competition(tmp_path)
+    assert competition.images("train", "1.2") == tmp_path / "train_images" / "train_images" / "1.2"
+    assert competition.images("test", "1.3") == tmp_path / "test_images" / "1.3"
+    assert competition.segmentation("1.2").name == "1.2.nii.gz"
+    assert competition.segmentation("1.4").name == "1.4.nii"
+    (tmp_path / "segmentations" / "1.2.nii").touch()
+    assert competition.segmentation("1.2").name == "1.2.nii"
+
+
+def test_a_dead_link_does_not_stop_a_listing(tmp_path):
+    (tmp_path / "1.dcm").write_text("x")
+    before = listing_fingerprint(tmp_path)
+    (tmp_path / "2.dcm").symlink_to("nowhere")
+    dead = listing_fingerprint(tmp_path)
+    assert dead != before
+    (tmp_path / "nowhere").write_text("y")
+    assert listing_fingerprint(tmp_path) != dead, "a mended link is seen"
+
+
 def half(value: int) -> float:
     if value == 3:
         raise StudyError("u3", "three is broken")

@@ -2,15 +2,17 @@
 
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pydicom
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 PITCH, STEP = 1.5, 3.0
+NZ, SIZE = 24, 96
 
 
-def neck_hu(nz: int = 24, size: int = 96, shift: tuple[int, int] = (0, 0)) -> np.ndarray:
+def neck_hu(nz: int = NZ, size: int = SIZE, shift: tuple[int, int] = (0, 0)) -> np.ndarray:
     """(nz, size, size) int16: an oval neck with a bone column behind its middle and a table.
 
     The right front (low row, low column) carries a bright mark and each slice has its own value in
@@ -74,3 +76,27 @@ def write_scan(
         ds = dataset(hu[z], position, **{"InstanceNumber": number, **changes})
         ds.save_as(folder / f"{number}.dcm", enforce_file_format=True)
     return hu
+
+
+def neck_labels() -> np.ndarray:
+    """(z, y, x): level k on slices 3k-3..3k-1 of the bone column, then T1."""
+    labels = np.zeros((NZ, SIZE, SIZE), np.uint8)
+    hu = neck_hu(NZ, SIZE)
+    for z in range(NZ):
+        labels[z][(hu[z] >= 400) & (hu[z] != 900)] = z // 3 + 1
+    return labels
+
+
+def write_mask(path: Path, labels: np.ndarray, *, sagittal: bool = True) -> None:
+    """Save (z, y, x) labels as NIfTI; sagittal puts x first, running to the left, as the real."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    x, y, z = positions(NZ)[0]
+    affine = np.diag([-PITCH, -PITCH, -STEP, 1.0])
+    affine[:3, 3] = -x, -y, z
+    image = nibabel.Nifti1Image(labels.transpose(2, 1, 0), affine)
+    if sagittal:
+        wanted = nibabel.orientations.axcodes2ornt(("P", "I", "R"))
+        image = image.as_reoriented(
+            nibabel.orientations.ornt_transform(nibabel.io_orientation(affine), wanted)
+        )
+    nibabel.save(image, path)

@@ -51,6 +51,28 @@ def test_every_fold_gets_masks_in_a_tiny_set():
 def test_more_folds_than_groups():
     with pytest.raises(DataError, match="lower folds"):
         make_folds(make_studies(3), n=5, seed=0)
+    with pytest.raises(DataError, match=r"3 groups of 30 studies cannot.*10 studies are one group"):
+        make_folds(make_studies(30, groups=3), n=5, seed=0)
+
+
+def test_a_study_that_broke_keeps_its_row_and_stops_nothing(tmp_path):
+    studies, config, path = make_studies(30), FoldsConfig(n=3), tmp_path / "folds.csv"
+    first = settle_folds(studies, config, path, seed=0)
+    lost = {studies["study_uid"][4]: "its folder is gone"}
+    left = studies[~studies["study_uid"].isin(lost)]
+    pd.testing.assert_frame_equal(settle_folds(left, config, path, 0, lost), first)
+    all_of_one = set(first.loc[first["fold"] == 1, "study_uid"])
+    left = studies[~studies["study_uid"].isin(all_of_one)]
+    with pytest.raises(DataError, match=r"every study of folds \[1\] was left out"):
+        settle_folds(left, config, path, 0, all_of_one)
+
+
+def test_a_folds_csv_from_a_spreadsheet(tmp_path):
+    path = tmp_path / "folds.csv"
+    path.write_text("\ufeffSTUDY_UID ; Fold\r\n1.2 ;0.0\r\n1.3;1\r\n")
+    folds = load_folds(path)
+    assert folds["study_uid"].tolist() == ["1.2", "1.3"] == folds["group"].tolist()
+    assert folds["fold"].tolist() == [0, 1]
 
 
 def test_csv_wins_and_must_fit(tmp_path):
@@ -81,6 +103,10 @@ def test_own_file_wins_over_the_run(tmp_path):
         ("a,g,s,0\nb,g,s,1\n", "groups lie in two folds"),
         ("a,g,s,0\na,g,s,0\n", "listed twice"),
         ("a,g,s,1\nb,h,s,2\n", "0..n-1"),
+        ("a,g,s,0\nb,h,s,\n", r"folds\.csv line 3, column fold: cannot be ''"),
+        ("a,g,s,0\nb,h,s,1.5\n", r"line 3, column fold: cannot be '1\.5'"),
+        ("a,g,s,0\n,h,s,1\n", r"line 3, column study_uid: cannot be ''"),
+        ("a,g,s,0\nb,h,s,1,2\n", r"line 3 has 5 cells, the header names 4"),
     ],
 )
 def test_broken_csv(tmp_path, rows, message):

@@ -1,10 +1,9 @@
 """Index and masks on a competition of synthetic scans."""
 
-import nibabel
 import numpy as np
 import pandas as pd
 import pytest
-from scans import PITCH, STEP, neck_hu, positions, write_scan
+from scans import NZ, SIZE, STEP, neck_hu, neck_labels, write_mask, write_scan
 
 from cspine_kit.core.anatomy import TARGETS
 from cspine_kit.core.errors import DataError, StudyError
@@ -14,32 +13,6 @@ from cspine_kit.data import index as index_room
 from cspine_kit.data.index import build_index
 from cspine_kit.data.masks import read_mask
 from cspine_kit.data.reader.dicom import read_study
-
-NZ, SIZE = 24, 96
-
-
-def neck_labels():
-    """(z, y, x): level k on slices 3k-3..3k-1 of the bone column, then T1."""
-    labels = np.zeros((NZ, SIZE, SIZE), np.uint8)
-    hu = neck_hu(NZ, SIZE)
-    for z in range(NZ):
-        labels[z][(hu[z] >= 400) & (hu[z] != 900)] = z // 3 + 1
-    return labels
-
-
-def write_mask(path, labels, *, sagittal=True):
-    """Save (z, y, x) labels as NIfTI; sagittal puts x first, running to the left, as the real."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    x, y, z = positions(NZ)[0]
-    affine = np.diag([-PITCH, -PITCH, -STEP, 1.0])
-    affine[:3, 3] = -x, -y, z
-    image = nibabel.Nifti1Image(labels.transpose(2, 1, 0), affine)
-    if sagittal:
-        wanted = nibabel.orientations.axcodes2ornt(("P", "I", "R"))
-        image = image.as_reoriented(
-            nibabel.orientations.ornt_transform(nibabel.io_orientation(affine), wanted)
-        )
-    nibabel.save(image, path)
 
 
 @pytest.fixture
@@ -66,7 +39,7 @@ def competition(tmp_path):
 
 
 def test_tables(competition):
-    studies, slices, _, failures = build_index(competition, {"1.2.3": "noisy"}, jobs=1)
+    studies, slices, _, failures, _ = build_index(competition, {"1.2.3": "noisy"}, jobs=1)
     studies, slices = check_table(studies, "studies"), check_table(slices, "slices")
     assert list(studies["study_uid"]) == ["1.2.1", "1.2.2", "1.2.7"]
     assert list(studies["split"]) == ["train", "train", "test"]
@@ -86,7 +59,7 @@ def test_tables(competition):
 
 
 def test_masks_agree_in_both_directions(competition):
-    _, slices, _, _ = build_index(competition, {}, jobs=1)
+    _, slices, _, _, _ = build_index(competition, {}, jobs=1)
     for uid in ("1.2.1", "1.2.2"):
         own = slices[slices["study_uid"] == uid].sort_values("slice_idx")
         for level in range(1, 8):
@@ -136,11 +109,16 @@ def test_mask_follows_the_affine_and_must_sit_on_bone(tmp_path):
         read_mask(tmp_path / "m.nii", study)
 
 
-def test_a_bad_mask_costs_only_its_study(competition):
+def test_a_bad_mask_costs_only_itself(competition):
     write_mask(competition.segmentation("1.2.1"), np.zeros((NZ, SIZE, SIZE), np.uint8))
-    studies, _, _, failures = build_index(competition, {}, jobs=1)
-    assert "no voxel" in failures["1.2.1"]
-    assert set(studies["study_uid"]) == {"1.2.2", "1.2.3", "1.2.7"}
+    index = build_index(competition, {}, jobs=1)
+    studies = index.studies.set_index("study_uid")
+    assert set(studies.index) == {"1.2.1", "1.2.2", "1.2.3", "1.2.7"}
+    assert set(index.failures) == {"1.2.4", "1.2.8", "../1.2.1"}
+    assert index.remarks["1.2.1"] == ["its mask holds no voxel of C1..C7 inside the scan"]
+    assert studies.loc["1.2.1", "problems"] == "bad_mask"
+    assert not studies.loc["1.2.1", "has_mask"] and studies.loc["1.2.2", "has_mask"]
+    assert studies.loc["1.2.2", "problems"] == "bad_boxes", "a box on a slice that is not there"
 
 
 def test_unusable_train_csv(competition):

@@ -86,6 +86,23 @@ def test_groups_of_patients():
     assert group_studies(everyone, {})["group"].nunique() == len(everyone)
 
 
+def test_an_id_that_names_nobody_groups_nobody(caplog):
+    """One PatientID on all studies, or a placeholder on some: each study is its own patient."""
+    same = group_studies(dict.fromkeys(("1.1", "1.2", "1.3"), "X1"), {})
+    assert same["group"].tolist() == ["1.1", "1.2", "1.3"]
+    assert "PatientID 'X1' stands on 3 of 3 studies" in caplog.text
+    mixed = {
+        "1.1": "ANONYMOUS",
+        "1.2": "anonymous ",
+        "1.3": "b",
+        "1.4": "b",
+        "1.5": "De-Identified",
+    }
+    groups = group_studies(mixed, {}).set_index("study_uid")["group"]
+    assert groups.to_dict() == {uid: uid for uid in mixed} | {"1.4": "1.3"}
+    assert group_studies({"1.1": "a"}, {})["group"].tolist() == ["1.1"]
+
+
 def test_a_copy_shares_its_fold(tmp_path, necks):
     """Through index and folds; a CSV that parts the copies is an error that says what to do."""
     root = tmp_path / "c"

@@ -103,10 +103,10 @@ def test_every_fault_is_told_at_once(files):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("row_id,fractured\n1.2_C1,1\n", "study 1.2: C2 in truth.csv is nan"),
+        ("row_id,fractured\n1.2_C1,1\n", "study 1.2: truth.csv has no row for C2"),
         (
             f"study_uid,{','.join(TARGETS)}\n1.2,0,0,0,0,0,0,2,1\n",
-            "study 1.2: C7 in truth.csv is 2, not 0 or 1",
+            "study 1.2: truth.csv line 2, column C7: '2' is not 0 or 1",
         ),
         ("row_id,fractured\n1.2_C9,1\n", "row ids must end"),
         ("row_id,fractured\n1.2,1\n", "row ids must end"),

@@ -1,5 +1,6 @@
 """`run_stack` on written tables: all artifacts, skipped when fresh, wrong inputs refused."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from cspine_kit.core.config import Config, load_config
 from cspine_kit.core.errors import ArtifactError, TableError
 from cspine_kit.core.paths import RunPaths
 from cspine_kit.core.tables import MASK_COLUMNS, SPINE_BOX_COLUMNS, read_table, write_table
+from cspine_kit.stack.fallback.completing import complete
 from cspine_kit.stack.fallback.headers import HeaderFallback
 from cspine_kit.stack.model.stack import Stack
 from cspine_kit.stack.pipeline import run_stack
@@ -107,13 +109,36 @@ def test_wrong_inputs_are_refused(world: World, config: Config, tmp_path: Path) 
     assert not (paths.stack / "scores.csv").exists()
 
 
+def test_a_study_that_one_member_lacks_is_stood_in_for(
+    world: World, config: Config, tmp_path: Path
+) -> None:
+    """The stack runs, keeps every study, says who is spoken for; the rest is as it was."""
+    paths = write_run(world, tmp_path)
+    uid = str(world.slices["study_uid"].iloc[0])
+    holed = world.slices[~((world.slices["study_uid"] == uid) & (world.slices["member"] == "b"))]
+    write_table(holed, paths.table("oof_slices"), "oof_slices", "k5")
+    table = run_stack(config, paths)
+    assert table["ships"].sum() == 1
+    assert json.loads((paths.stack / "run.json").read_text())["results"]["stand_ins"] == {"b": 1}
+    features = read_table(paths.table("features"), "features")
+    assert set(features["study_uid"]) == set(world.labels["study_uid"])
+    own = features.loc[features["study_uid"] == uid]
+    assert np.isfinite(own.filter(like="b__").to_numpy()).all()
+    completed, counts = complete(holed)
+    assert counts == {"b": 1} and complete(world.slices)[1] == {}
+    pd.testing.assert_frame_equal(completed.head(len(holed)), holed.reset_index(drop=True))
+    added = completed.iloc[len(holed) :]
+    assert set(added["study_uid"]) == {uid} and set(added["member"]) == {"b"}
+    other = world.slices[(world.slices["study_uid"] == uid) & (world.slices["member"] == "a")]
+    assert added["slice_idx"].tolist() == other["slice_idx"].tolist()
+    assert (added["fold"] == added["model_fold"]).all()
+
+
 def break_slices(slices: pd.DataFrame, fault: str) -> pd.DataFrame:
     """The slice table with one fault of the kind that a broken run leaves behind."""
     broken = slices.copy()
     uid = broken["study_uid"].iloc[0]
     own = broken["study_uid"] == uid
-    if fault == "missing member":
-        return broken[~(own & (broken["member"] == "b"))]
     if fault == "extra column":
         return broken.assign(surprise=1.0)
     if fault == "duplicate key":
@@ -130,7 +155,6 @@ def break_slices(slices: pd.DataFrame, fault: str) -> pd.DataFrame:
 @pytest.mark.parametrize(
     ("fault", "told"),
     [
-        ("missing member", r"member 'b'.*1\.2\.10"),
         ("extra column", "surprise"),
         ("duplicate key", r"member.*study_uid.*slice_idx"),
         ("not a number", "fracture_C4"),

@@ -1,12 +1,14 @@
 """Training: learns what is there, resumes to the same weights, masks the loss by visibility."""
 
 import hashlib
+import json
 
 import numpy as np
 import pytest
 import torch
 
-from cspine_kit.core.errors import ArtifactError, StudyError
+from cspine_kit.core.errors import ArtifactError, DataError, StudyError
+from cspine_kit.core.runs import derive_seed
 from cspine_kit.vision import train
 from cspine_kit.vision.dataset import StackDataset, StudyView
 from cspine_kit.vision.model import SliceModel, load_model
@@ -65,6 +67,24 @@ def test_a_checkpoint_of_other_inputs_is_not_resumed(data, tiny, config, tmp_pat
     monkeypatch.undo()
     resumed = fit(data, tiny, tmp_path / "a", config.training, seed=2, key="new")
     assert resumed == fit(data, tiny, tmp_path / "b", config.training, seed=2, key="new")
+
+
+def test_a_loss_that_is_no_number_stops_with_the_studies_of_its_batch(data, tiny, config, tmp_path):
+    """One label that is NaN: no checkpoint, no weights, and the batch's studies are named."""
+    data.views[2].targets["fracture"][:] = np.nan
+    data.views[2].targets["visible"][:, 3] = 1
+    with pytest.raises(DataError, match=r"t: the loss of batch \d+ is nan; its studies: ") as told:
+        fit(data, tiny, tmp_path, config.training)
+    named = str(told.value).split("its studies: ")[1].split(". Look")[0].split(", ")
+    assert "1.2" in named and set(named) <= {view.volume.study_uid for view in data.views}
+    first = int(str(told.value).split("batch ")[1].split()[0]) - 1
+    seed = derive_seed(7, "epoch", 0)
+    items = data.draw(np.random.default_rng(seed))
+    batches = [items[k : k + tiny.batch_size] for k in range(0, len(items), tiny.batch_size)]
+    has_bad = [any(data.rows[item][0] == 2 for item in batch) for batch in batches]
+    assert first == has_bad.index(True), "the first batch with the bad study"
+    assert not list(tmp_path.glob("weights*")) and not (tmp_path / "checkpoint.pt").exists()
+    assert "failed: DataError" in json.loads((tmp_path / "run.json").read_text())["status"]
 
 
 def test_the_network_learns_where_the_disk_is(data, tiny, config, tmp_path):

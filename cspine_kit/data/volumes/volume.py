@@ -12,11 +12,11 @@ Kernel and cache make a volume by the same code, the out-of-fold run opens it wi
 from dataclasses import dataclass
 from mmap import mmap
 from pathlib import Path
+from typing import cast
 
 import cv2
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from cspine_kit.core.config import CacheConfig
 from cspine_kit.core.errors import ArtifactError
@@ -25,9 +25,8 @@ from cspine_kit.data.reader.dicom import gather
 from cspine_kit.data.reader.frames import Frames
 from cspine_kit.data.reader.geometry import Geometry
 from cspine_kit.data.reader.pixels import HuArray
+from cspine_kit.data.volumes.mapped import Grey, MappedVoxels
 from cspine_kit.data.volumes.neck import Survey
-
-Grey = NDArray[np.uint8]
 
 AREA_ZOOM = 1.5
 """Pixels per resampled pixel above which areas are averaged. Up to it, linear interpolation still
@@ -46,7 +45,7 @@ class Volume:
 
     Attributes:
         study_uid: its study.
-        voxels: uint8 (z, y, x), array or memory map; index 0 is the most cranial slice.
+        voxels: uint8 (z, y, x), array or `MappedVoxels`; index 0 is the most cranial slice.
         z_mm: (nz,) float64, descending.
         spacing_mm: z, y, x of the cached grid.
         offset_px: y, x position of cached pixel [0, 0] in native pixels.
@@ -153,7 +152,7 @@ def _compact(frames: Frames, config: CacheConfig, threads: int) -> Volume:
 
 
 def open_volume(row: "pd.Series", slices: pd.DataFrame) -> Volume:
-    """A cached volume, memory-mapped read-only.
+    """A cached volume, memory-mapped read-only when its voxels are looked at.
 
     Args:
         row: its row of the `volumes` table, indexed or not by study_uid.
@@ -165,7 +164,7 @@ def open_volume(row: "pd.Series", slices: pd.DataFrame) -> Volume:
     path = Path(str(row["path"]))
     uid = str(row["study_uid"]) if "study_uid" in row else str(row.name)
     try:
-        voxels = np.load(path, mmap_mode="r", allow_pickle=False)
+        voxels = MappedVoxels.of(path)
     except (OSError, ValueError) as error:
         raise ArtifactError(f"cached volume {path} cannot be opened: {error}") from error
     z_mm = slices.sort_values("slice_idx")["z_mm"].to_numpy(dtype=np.float64)
@@ -177,7 +176,7 @@ def open_volume(row: "pd.Series", slices: pd.DataFrame) -> Volume:
         )
     return Volume(
         study_uid=uid,
-        voxels=voxels,
+        voxels=cast(Grey, voxels),  # indexed alike
         z_mm=z_mm,
         spacing_mm=(float(row["spacing_z"]), float(row["spacing_y"]), float(row["spacing_x"])),
         offset_px=(float(row["offset_y_px"]), float(row["offset_x_px"])),

@@ -1,0 +1,199 @@
+"""A study that fails costs itself, is told and tried again when its inputs change; no run stops.
+
+The out-of-fold run goes over a run folder whose volumes are damaged one by one.
+"""
+
+import json
+
+import pandas as pd
+import pytest
+from run_folder import tiny_config, write_run
+
+from cspine_kit.core.errors import DataError, StudyError
+from cspine_kit.core.failures import gather, summary
+from cspine_kit.core.paths import RunPaths
+from cspine_kit.core.tables import read_table
+from cspine_kit.data.levels import decode_levels
+from cspine_kit.vision import oof
+from cspine_kit.vision.attempts import Attempts
+
+BAD = "1.2.3"
+
+
+def attempts(tmp_path, key="k", state=lambda uid: "one"):
+    return Attempts("m", 0, (tmp_path / "rows.parquet",), key, state)
+
+
+def rows_of(uid):
+    if uid == "1.2":
+        raise StudyError(uid, "is broken")
+    if uid == "1.4":
+        raise KeyError("z")
+    return (pd.DataFrame({"value": [float(uid[-1])] * 2}),)
+
+
+UIDS = [f"1.{k}" for k in range(1, 6)]
+
+
+def test_failures_are_kept_and_tried_again_when_their_inputs_change(tmp_path):
+    first = attempts(tmp_path)
+    assert not first.done()
+    first.make(UIDS, rows_of, "t")
+    assert first.done() and [f.study_uid for f in first.failures()] == ["1.2", "1.4"]
+    assert first.failures()[0].cause == "study 1.2: is broken"
+    assert first.failures()[1].cause == "study 1.4: KeyError: 'z'"
+    assert (
+        pd.read_parquet(first.files[0])["study_uid"].tolist()
+        == ["1.1"] * 2 + ["1.3"] * 2 + ["1.5"] * 2
+    )
+    changed = attempts(tmp_path, state=lambda uid: "two" if uid == "1.2" else "one")
+    assert changed.again() == ["1.2"] and not changed.done() and changed.made()
+    asked = []
+    changed.make(UIDS, lambda uid: asked.append(uid) or (pd.DataFrame({"value": [2.0]}),), "t")
+    assert asked == ["1.2"] and changed.done()
+    assert [f.study_uid for f in changed.failures()] == ["1.4"]
+    table = pd.read_parquet(first.files[0])
+    assert table.groupby("study_uid").size().to_dict() == {"1.1": 2, "1.2": 1, "1.3": 2, "1.5": 2}
+    assert first.content_key() != attempts(tmp_path, key="other").content_key()
+    assert not attempts(tmp_path, key="other").done(), "another key asks for everything anew"
+
+
+def test_what_the_files_hold_decides_their_key(tmp_path):
+    one = attempts(tmp_path)
+    one.make(UIDS, rows_of, "t")
+    with_holes = one.content_key()
+    again = attempts(tmp_path, state=lambda uid: "two")
+    again.make(UIDS, lambda uid: (pd.DataFrame({"value": [2.0]}),), "t")
+    assert again.content_key() == "k" != with_holes
+
+
+def test_short_memory_is_tried_at_every_run_and_a_broken_device_stops_it(tmp_path):
+    def hungry(uid):
+        if uid == "1.2":
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return rows_of("1.1")
+
+    found = attempts(tmp_path)
+    found.make(UIDS, hungry, "t")
+    assert found.again() == ["1.2"] and not found.done()
+
+    def broken(uid):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        attempts(tmp_path, key="new").make(UIDS, broken, "t")
+    with pytest.raises(DataError, match=r"every study failed; the first: study 1\.2: is broken"):
+        attempts(tmp_path, key="new").make(["1.2"], rows_of, "t")
+
+
+@pytest.fixture(name="paths")
+def _paths(tmp_path) -> RunPaths:
+    return write_run(tmp_path / "run", 8)
+
+
+def dead_link(path):
+    path.unlink()
+    path.symlink_to("nowhere")
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def rubbish(path):
+    path.write_bytes(b"rubbish")
+
+
+@pytest.mark.parametrize("damage", [dead_link, cut, rubbish])
+def test_one_bad_volume_costs_itself_and_comes_back_when_mended(paths, damage):
+    volume = paths.cache / f"{BAD}.npy"
+    sound = volume.read_bytes()
+    damage(volume)
+    config = tiny_config()
+    failures = oof.run_oof(config, paths)
+    table = read_table(paths.table("failures"), "failures")
+    assert len(table) == len(failures)
+    found = {(r.stage, r.member, r.study_uid, r.model_fold) for r in table.itertuples()}
+    # Study 3 belongs to fold 0: model 1 learns from it, both vertebra models look at it.
+    assert found == {
+        ("training", "vertebra", BAD, 1),
+        ("rows", "vertebra", BAD, 0),
+        ("rows", "vertebra", BAD, 1),
+        ("rows", "a", BAD, 0),
+        ("rows", "b", BAD, 0),
+    }
+    assert table["cause"].str.contains(BAD).all()
+    told = "studies left out: rows vertebra 1, training vertebra 1, rows a 1, rows b 1\n  cached"
+    assert summary(failures).startswith(told)
+    rows = read_table(paths.table("oof_slices"), "oof_slices")
+    assert set(rows["study_uid"]) == {f"1.2.{k}" for k in range(1, 9)} - {BAD}
+    weights = {p: p.stat().st_mtime_ns for p in paths.root.rglob("weights.safetensors")}
+    files = {p: p.stat().st_mtime_ns for p in paths.root.rglob("slices.parquet")}
+    oof.run_oof(config, paths)
+    assert files == {p: p.stat().st_mtime_ns for p in files}, "nothing is asked twice"
+    if volume.is_symlink():
+        volume.unlink()
+    volume.write_bytes(sound)
+    left = oof.run_oof(config, paths)
+    assert [(f.stage, f.study_uid) for f in left] == [("training", BAD)]
+    mended = read_table(paths.table("oof_slices"), "oof_slices")
+    assert set(mended["study_uid"]) == {f"1.2.{k}" for k in range(1, 9)}
+    kept = mended[mended["study_uid"] != BAD].reset_index(drop=True)
+    pd.testing.assert_frame_equal(kept, rows)
+    assert weights == {p: p.stat().st_mtime_ns for p in weights}, "no model is trained again"
+    assert set(read_table(paths.table("crops"), "crops")["study_uid"]) == set(mended["study_uid"])
+
+
+def test_a_study_that_fails_in_one_member_is_kept_for_the_others(paths, monkeypatch):
+    real = oof.predict_fracture
+    asked = []
+
+    def picky(model, volume, *arguments, **named):
+        asked.append(volume.study_uid)
+        if volume.study_uid == BAD and asked.count(BAD) == 2:  # member a, then member b
+            raise StudyError(BAD, "gave NaN")
+        return real(model, volume, *arguments, **named)
+
+    monkeypatch.setattr(oof, "predict_fracture", picky)
+    (failure,) = oof.run_oof(tiny_config(), paths)
+    assert (failure.stage, failure.member, failure.study_uid) == ("rows", "b", BAD)
+    rows = read_table(paths.table("oof_slices"), "oof_slices")
+    assert set(rows.loc[rows["study_uid"] == BAD, "member"]) == {"a"}
+    assert len(set(rows.loc[rows["member"] == "b", "study_uid"])) == 7
+
+
+def test_a_study_without_levels_costs_itself(paths, monkeypatch):
+    """Neither the decode nor a crop without slices stops a training."""
+
+    def no_levels(z_mm, visible, boxes, idx):
+        levels = decode_levels(z_mm, visible, boxes, idx)
+        return levels.assign(z0=900, z1=901) if (z_mm[1] == -5.0) else levels
+
+    slices = read_table(paths.table("slices"), "slices")
+    slices.loc[(slices["study_uid"] == BAD) & (slices["slice_idx"] == 1), "z_mm"] = -5.0
+    slices.to_parquet(paths.table("slices"))
+    monkeypatch.setattr("cspine_kit.vision.predict.decode_levels", no_levels)
+    failures = oof.run_oof(tiny_config(), paths)
+    assert {(f.stage, f.member, f.study_uid) for f in failures} == {
+        ("training", "a", BAD),
+        ("training", "b", BAD),
+        ("rows", "a", BAD),
+        ("rows", "b", BAD),
+    }
+    assert all("no slice lies inside the decoded levels" in f.cause for f in failures)
+
+
+def test_failures_of_index_and_cache_stand_in_the_same_list(tmp_path):
+    paths = RunPaths(tmp_path)
+    for folder, uid in ((tmp_path / "index", "1.1"), (paths.cache, "1.2")):
+        folder.mkdir()
+        (folder / "failures.json").write_text(json.dumps({uid: f"study {uid}: is gone"}))
+    found = gather(paths, ("vertebra",), 5)
+    assert [(f.stage, f.study_uid, f.model_fold) for f in found] == [
+        ("index", "1.1", -1),
+        ("cache", "1.2", -1),
+    ]
+    assert summary(found) == (
+        "studies left out: index 1, cache 1\n  study 1.1: is gone\n  study 1.2: is gone"
+    )
+    assert summary([]) == ""

@@ -3,9 +3,9 @@
 In: studies and a function that predicts one. Out: parquet files of rows and, beside them,
 `failures.json`. Example::
 
-    rows = Attempts("effnet", 0, (path,), key, inputs.state)
+    rows = Attempts("effnet", 0, (Path("rows.parquet"),), key="1", state=lambda uid: uid)
     if not rows.done():
-        rows.make(uids, lambda uid: (predict_fracture(model, volume(uid)),), "effnet fold 0")
+        rows.make([uid], lambda uid: (pd.DataFrame({"slice_idx": [0, 1]}),), "effnet fold 0")
 
 Where files and key agree, only the failed studies whose inputs changed are predicted.
 """

@@ -3,7 +3,7 @@
 In: the out-of-fold slice table with holes. Out: the table without them, and how many studies each
 member is spoken for in. Example::
 
-    slices, counts = complete(slices)      # {"effnet": 2}
+    whole, counts = complete(oof_slices)      # {"effnet": 2} where it lacks two studies
 """
 
 import pandas as pd

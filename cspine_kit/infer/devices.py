@@ -83,6 +83,7 @@ class Devices:
         spares: names of devices that take over when none is left.
         patience: what counts as hanging.
         note: told what happens to devices: event and details.
+        every_one: go on until the last device has loaded, though all studies are answered.
     """
 
     def __init__(
@@ -96,10 +97,11 @@ class Devices:
         spares: Sequence[str] = SPARES,
         patience: Patience | None = None,
         note: Callable[..., object] = lambda *_, **__: None,
+        every_one: bool = False,
     ) -> None:
         self._build, self._readings, self._governor = build, readings, governor
         self._studies, self._patience, self._note = studies, patience or Patience(), note
-        self._spares = list(spares)
+        self._spares, self._every_one = list(spares), every_one
         self._events: queue.SimpleQueue[_Event] = queue.SimpleQueue()
         self._again: list[Reading] = []
         self._last: list[Reading] = []
@@ -161,7 +163,7 @@ class Devices:
         """One answer for each of these studies, as they are done; never later than the deadline."""
         self._pending = dict.fromkeys(uids)
         try:
-            while self._pending and self._governor.left_s > 0 and self._alive():
+            while self._is_busy() and self._governor.left_s > 0 and self._alive():
                 with contextlib.suppress(queue.Empty):
                     event = self._events.get(timeout=min(TICK_S, self._governor.left_s))
                     yield from self._settle(event)
@@ -176,6 +178,10 @@ class Devices:
             cause = f"no device is left: {self.first_cause}"
         for uid in self._pending:
             yield self._studies.fallback(uid).because(cause)
+
+    def _is_busy(self) -> bool:
+        loading = self._every_one and any(d.state == "loading" for d in self.devices)
+        return bool(self._pending) or loading
 
     def _alive(self) -> list[Device]:
         return [device for device in self.devices if device.state != "retired"]

@@ -105,6 +105,8 @@ def judge(events: KernelEvents, packed: str, origin: str) -> list[str]:
         if study.source != IMAGE and not (study.source == "header_levels" and origin == "real"):
             faults.append(f"study {study.study_uid} from {study.source}: {study.cause}")
     devices = (events.first("bundle") or {}).get("devices", [])
+    ready = [event["device"] for event in events.others if event["event"] == "device_ready"]
+    faults += [f"device {name} never got ready" for name in devices if name not in ready]
     if devices == ["cpu"] and GPU_DRIVER.exists():
         faults.append("there is a GPU here, but torch cannot use it")
     return faults
@@ -129,7 +131,9 @@ def prove(
         root = Path(scratch) / "proof"
         try:
             uids = _competition(competition_dir, bundle, root)
-            report = run_kernel(root, bundle, root / SUBMISSION, patience=patience)
+            report = run_kernel(
+                *(root, bundle, root / SUBMISSION), patience=patience, every_device=True
+            )
             events = read_kernel_log(root / KERNEL_LOG)
             faults = judge(events, uids[0], report.origin)
             if len(events.studies) != len(uids):

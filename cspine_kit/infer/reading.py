@@ -222,7 +222,7 @@ class ReadAhead:
                 log.warning("study %s, try %d: %s", uid, attempt, reading.cause)
                 self._todo.put((uid, folder, attempt + 1))
                 self._room.release()
-            else:
+            elif not self._ended.is_set():
                 self._done.put(reading)
         process = self._processes.pop(place, None)
         if process is not None:

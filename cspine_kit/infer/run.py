@@ -127,6 +127,7 @@ def run_kernel(
     hours: float | None = None,
     spent_s: float = 0.0,
     patience: Patience | None = None,
+    every_device: bool = False,
 ) -> KernelReport:
     """Predict every row of test.csv and write a valid submission, whatever happens on the way.
 
@@ -137,6 +138,7 @@ def run_kernel(
         hours: time limit; by default the bundle's `kernel.hours`.
         spent_s: seconds of it that were spent before this call.
         patience: after how long what hangs is given up.
+        every_device: wait for each to load, though others have answered everything.
 
     Raises:
         DataError: test.csv itself cannot be used; nothing else ends a run.
@@ -161,7 +163,7 @@ def run_kernel(
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch, _stoppable():
         run = Run(
             *(competition, bundle, Path(scratch), log, started - spent_s, hours),
-            patience or Patience(),
+            *(patience or Patience(), every_device),
         )
         stream = run.answers(list(submission.rows_of), submission.put_all)
         try:

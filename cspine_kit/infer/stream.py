@@ -40,7 +40,10 @@ DEFAULT_HOURS = 9.0
 
 @dataclass
 class Run:
-    """One run of the kernel; `hours` overrides the bundle's limit, `started_s` is monotonic."""
+    """One run of the kernel; `hours` overrides the bundle's limit, `started_s` is monotonic.
+
+    `every_device`: wait for each to load, though others have answered everything.
+    """
 
     competition: Competition
     bundle: Path
@@ -49,6 +52,7 @@ class Run:
     started_s: float
     hours: float | None = None
     patience: Patience = field(default_factory=Patience)
+    every_device: bool = False
 
     def answers(
         self, uids: Sequence[str], on_headers: Callable[[Sequence[Answer]], object]
@@ -170,6 +174,7 @@ class Run:
                 *(names, build, readings, governor, survey),
                 patience=self.patience,
                 note=self.log.write,
+                every_one=self.every_device,
             )
             yield from _noting_effort(pool.answers(list(folders)), governor, self.log)
             if not pool.ever_ready:

@@ -19,10 +19,16 @@ def real_data() -> Path:
     pytest.skip("no real data: set CSPINE_REAL_DATA to a folder with train.csv and head_neck_ct/")
 
 
-@pytest.fixture(scope="session", name="run")
-def _run(tmp_path_factory) -> Path:
+@pytest.fixture(scope="session", name="chain")
+def _chain(tmp_path_factory) -> Path:
     """The folder after the whole tiny chain; read-only for tests."""
     return run_chain(tmp_path_factory.mktemp("chain") / "clone")
+
+
+@pytest.fixture(scope="session", name="run")
+def _run(chain) -> Path:
+    """The same; a module may have a run of its own beside it."""
+    return chain
 
 
 @pytest.fixture(name="bundle")

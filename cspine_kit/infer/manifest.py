@@ -30,16 +30,16 @@ HASHERS = 4
 
 def _entry(path: Path, name: object, entry: object) -> dict[str, Any]:
     """One entry of a manifest: a place inside the tree and a hash."""
-    place = entry.get("place") if isinstance(entry, dict) else None
-    digest = entry.get("sha256") if isinstance(entry, dict) else None
+    entry = entry if isinstance(entry, dict) else {}
+    place, digest = entry.get("place"), entry.get("sha256")
     if not (isinstance(name, str) and isinstance(place, str) and isinstance(digest, str)):
         raise ArtifactError(f"{path}: the entry of {name!r} has no place or no sha256")
     parts = PurePosixPath(place)
     if not place or parts.is_absolute() or ".." in parts.parts or "\0" in place + name:
         raise ArtifactError(f"{path}: bundle file {name} wants to lie outside: {place!r}")
-    if PurePosixPath(name).name != name:
+    if not name or PurePosixPath(name).name != name:
         raise ArtifactError(f"{path}: {name!r} is no plain file name")
-    return {"place": place, "sha256": digest}
+    return {**entry, "place": place, "sha256": digest}
 
 
 def read_manifest(bundle: Path) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def read_manifest(bundle: Path) -> dict[str, Any]:
         raise ArtifactError(f"{path}: format {known!r} is not known, only {FORMAT!r}")
     if not isinstance(files, dict) or manifest.get("origin") not in ("phantom", "real"):
         raise ArtifactError(f"{path} is no manifest: it lists no files or names no origin")
-    checked = {name: {**entry, **_entry(path, name, entry)} for name, entry in files.items()}
+    checked = {name: _entry(path, name, entry) for name, entry in files.items()}
     places = [entry["place"] for entry in checked.values()]
     if len({*places}) < len(places):
         raise ArtifactError(f"{path}: two files want to lie at one place")

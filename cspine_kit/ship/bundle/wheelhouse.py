@@ -23,6 +23,7 @@ from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel
 from cspine_kit import __version__
 from cspine_kit.core.config import BundleConfig
 from cspine_kit.core.errors import ArtifactError
+from cspine_kit.ship.secrets import harmless
 
 SOURCE_ROOT = Path(__file__).resolve().parents[3]
 KIT = "cspine-kit"
@@ -72,7 +73,7 @@ def supported_tags(python: str, glibc: str) -> frozenset[Tag]:
 
 def _pip(arguments: Iterable[str], **extra: str) -> None:
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments]
-    environment = {**os.environ, **extra}
+    environment = {**harmless(os.environ), **extra}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise ArtifactError(f"pip {command[4]} failed: {done.stderr.strip()[-500:]}")

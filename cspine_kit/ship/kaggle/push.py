@@ -21,7 +21,7 @@ from cspine_kit.core.errors import ArtifactError, ConfigError
 from cspine_kit.core.paths import RunPaths
 from cspine_kit.core.runs import file_hash, read_json
 from cspine_kit.infer.manifest import DATASET_METADATA, MANIFEST, verify_bundle
-from cspine_kit.ship.bundle.build import sizes_of, write_kernel_metadata
+from cspine_kit.ship.bundle.build import check_models, sizes_of, write_kernel_metadata
 from cspine_kit.ship.kaggle.client import KaggleClient
 from cspine_kit.ship.kaggle.process import ClientProcess, ServiceError, Waits
 from cspine_kit.ship.kaggle.service import (
@@ -69,8 +69,15 @@ def _state_file(paths: RunPaths) -> Path:
 
 
 def dry_run(config: Config, paths: RunPaths, kernel_folder: Path) -> str:
-    """What a push would send, as text; contacts nothing and needs no credentials."""
+    """What a push would send, as text; contacts nothing and needs no credentials.
+
+    Every model is loaded and run once.
+
+    Raises:
+        ConfigError, ArtifactError: what a push would be refused for, or a model that does not load.
+    """
     sizes = _prepare(config, paths, kernel_folder)
+    check_models(paths.bundle)
     code, sent = kernel_folder / CODE_FILE, PushState.load(_state_file(paths)).dataset
     lines = [f"dataset {dataset_ref(config)}, {len(sizes)} files, {sum(sizes.values()):,} bytes"]
     lines += [f"  {size:>14,}  {name}" for name, size in sizes.items()]
@@ -83,6 +90,7 @@ def dry_run(config: Config, paths: RunPaths, kernel_folder: Path) -> str:
         check_owner(config)
     except ConfigError as error:
         lines.append(f"a push would be refused: {error}")
+    lines.append("every model of the bundle loads and runs")
     return "\n".join([*lines, "dry run: nothing was sent"])
 
 

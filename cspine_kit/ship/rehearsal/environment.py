@@ -19,6 +19,7 @@ from pathlib import Path
 from cspine_kit.core.errors import ArtifactError
 from cspine_kit.core.runs import file_hash, fingerprint, read_json, write_json
 from cspine_kit.ship.rehearsal.constraints import read_pins
+from cspine_kit.ship.secrets import harmless
 
 READY = ".ready.json"
 
@@ -103,11 +104,12 @@ def build_environment(
     pip = [str(folder / "bin" / "python"), "-m", "pip", "--disable-pip-version-check"]
     for command in (
         [str(base), "-m", "venv", str(folder)],
-        [*pip, "install", "-q", "-r", str(constraints), *extra],
+        [*pip, "install", "-q", "--only-binary=:all:", "-r", str(constraints), *extra],
     ):
         # The caller's PYTHONPATH would hide what is really installed.
-        env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME")}
-        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, env=harmless(os.environ), capture_output=True, text=True, check=False
+        )
         if done.returncode:
             raise ArtifactError(
                 f"environment of {constraints} for python {version}: {done.stderr.strip()[-800:]}"

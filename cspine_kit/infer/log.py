@@ -43,6 +43,15 @@ class KernelLog:
     start: float = field(default_factory=time.monotonic)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
+    def mend(self) -> None:
+        """Drop a last line that was cut off: whoever wrote it died."""
+        try:
+            text = self.path.read_text(errors="replace")
+            if not text.endswith("\n"):
+                self.path.write_text(text[: text.rfind("\n") + 1])
+        except OSError as error:
+            log.warning("%s cannot be mended: %s", self.path, error)
+
     def write(self, event: str, **details: object) -> None:
         """Append one event with the time of day and the seconds since the start."""
         at = {"time": round(time.time(), 3), "at_s": round(time.monotonic() - self.start, 3)}

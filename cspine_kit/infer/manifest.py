@@ -24,6 +24,10 @@ DATASET_METADATA = "dataset-metadata.json"
 PRIORS, CHAINS, PROOF = "priors.json", "chains.json", "proof.pack"
 """Best constants by target; out-of-fold loss by fold; a packed phantom study (`infer.proof`)."""
 
+COPY = ".copy"
+"""What everything depends on (manifest, config, the kit's wheel) lies in a bundle twice: a damaged
+byte in one of them then costs nothing."""
+
 Origin = Literal["phantom", "real"]
 HASHERS = 4
 
@@ -42,13 +46,26 @@ def _entry(path: Path, name: object, entry: object) -> dict[str, Any]:
     return {**entry, "place": place, "sha256": digest}
 
 
-def read_manifest(bundle: Path) -> dict[str, Any]:
+def read_manifest(bundle: Path, *, copies: bool = False) -> dict[str, Any]:
     """The manifest of a bundle; "files", "format" and "origin" are sound in it.
+
+    Args:
+        bundle: the flat folder.
+        copies: where the manifest is not sound, its copy will do.
 
     Raises:
         ArtifactError: there is none, it is of another format, or an entry is malformed.
     """
-    path = bundle / MANIFEST
+    try:
+        return _read_manifest(bundle, MANIFEST)
+    except ArtifactError:
+        if copies and (bundle / (MANIFEST + COPY)).exists():
+            return _read_manifest(bundle, MANIFEST + COPY)
+        raise
+
+
+def _read_manifest(bundle: Path, name: str) -> dict[str, Any]:
+    path = bundle / name
     if not path.exists():
         raise ArtifactError(f"{bundle} holds no {MANIFEST}; is it a bundle of this kit?")
     try:
@@ -102,6 +119,11 @@ def verify_bundle(bundle: Path) -> dict[str, Any]:
     for name, entry in manifest["files"].items():
         check_file(bundle, name, entry)
     known = {*manifest["files"], MANIFEST, DATASET_METADATA}
+    for copy in bundle.glob(f"*{COPY}"):
+        name = copy.name.removesuffix(COPY)
+        if name in known and file_hash(copy) != file_hash(bundle / name):
+            raise ArtifactError(f"bundle file {copy} is no copy of {name}; build it again")
+        known |= {copy.name} if name in known else set()
     strangers = sorted(path.name for path in bundle.iterdir() if path.name not in known)
     if strangers:
         raise ArtifactError(f"{bundle} holds files that are not of the bundle: {strangers[:5]}")
@@ -109,11 +131,23 @@ def verify_bundle(bundle: Path) -> dict[str, Any]:
 
 
 def _link(bundle: Path, scratch: Path, name: str, entry: dict[str, Any]) -> None:
-    """Verify one file and link it into the tree."""
-    source = check_file(bundle, name, entry)
+    """Verify one file, or its copy, and link it into the tree.
+
+    Raises:
+        ArtifactError: neither is sound; or the file is not, and its copy stands in.
+    """
+    fault = None
+    try:
+        source = check_file(bundle, name, entry)
+    except ArtifactError as error:
+        if not (bundle / (name + COPY)).exists():
+            raise
+        source, fault = check_file(bundle, name + COPY, entry), error
     target = scratch / entry["place"]
     target.parent.mkdir(parents=True, exist_ok=True)
     target.symlink_to(source.resolve())
+    if fault is not None:
+        raise ArtifactError(f"{fault}; its copy stands in")
 
 
 def open_bundle(bundle: Path, scratch: Path) -> Path:
@@ -137,12 +171,12 @@ def lay_out(bundle: Path, scratch: Path, *, wait_s: float, patience_s: float) ->
         patience_s: for one of them.
 
     Returns:
-        Why files are not there, by place.
+        What was wrong with files, by place; they are not there but for those that have a copy.
 
     Raises:
         ArtifactError: no manifest; without it nothing can be told sound.
     """
-    files = read_manifest(bundle)["files"]
+    files = read_manifest(bundle, copies=True)["files"]
     faults: dict[str, str] = {}
     lock = threading.Lock()
 

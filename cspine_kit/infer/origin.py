@@ -9,6 +9,7 @@ Networks that saw no real fracture give plausible numbers on a real scan. What s
 fracture probabilities refuses such a pair; the kernel and `levels` only mark it.
 """
 
+from functools import partial
 from pathlib import Path
 
 from cspine_kit.core.errors import ArtifactError
@@ -24,7 +25,8 @@ NOTE = "this bundle was born on phantoms: its networks never saw a real fracture
 def origin_of(bundle: Path) -> Origin | str:
     """What the manifest says; empty where there is none that can be read."""
     try:
-        origin: Origin = within(Patience.study_s, read_manifest, bundle)["origin"]
+        manifest = within(Patience.study_s, partial(read_manifest, bundle, copies=True))
+        origin: Origin = manifest["origin"]
         return origin
     except (ArtifactError, OSError):
         return ""

@@ -44,7 +44,13 @@ from cspine_kit.infer.manifest import MANIFEST, PRIORS
 from cspine_kit.infer.origin import note_of, origin_of
 from cspine_kit.infer.patience import Patience, within
 from cspine_kit.infer.stream import Run
-from cspine_kit.infer.submission import Submission, listed_rows, prior_probs, read_submission
+from cspine_kit.infer.submission import (
+    Submission,
+    finished_rows,
+    listed_rows,
+    prior_probs,
+    read_submission,
+)
 
 PUBLIC_PRIORS = dict(
     zip(TARGETS, (0.103, 0.193, 0.051, 0.075, 0.110, 0.184, 0.256, 0.531), strict=True)
@@ -128,6 +134,7 @@ def run_kernel(
     spent_s: float = 0.0,
     patience: Patience | None = None,
     every_device: bool = False,
+    resume: bool = False,
 ) -> KernelReport:
     """Predict every row of test.csv and write a valid submission, whatever happens on the way.
 
@@ -139,6 +146,7 @@ def run_kernel(
         spent_s: seconds of it that were spent before this call.
         patience: after how long what hangs is given up.
         every_device: wait for each to load, though others have answered everything.
+        resume: go on where a run that died left its submission and log.
 
     Raises:
         DataError: test.csv itself cannot be used; nothing else ends a run.
@@ -148,15 +156,20 @@ def run_kernel(
     wanted, mismatch = listed_rows(competition.test_csv, competition.sample_submission_csv)
     out.parent.mkdir(parents=True, exist_ok=True)
     log = KernelLog(out.with_name(KERNEL_LOG))
-    with contextlib.suppress(OSError):
-        log.path.unlink(missing_ok=True)
-    submission = Submission(wanted, prior_probs(wanted, _priors(bundle, log)), out, log)
+    kept, done = finished_rows(out, log.path, wanted) if resume else (None, {})
+    if resume:
+        log.mend()
+    else:
+        with contextlib.suppress(OSError):
+            log.path.unlink(missing_ok=True)
+    probs = prior_probs(wanted, _priors(bundle, log))
+    submission = Submission(wanted, probs if kept is None else kept.fillna(probs), out, log)
     submission.write()
-    log.write("priors_written", rows=len(wanted))
+    log.write("priors_written", rows=len(wanted), studies_kept=len(done))
     if mismatch:
         log.write("fault", stage="listing", cause=mismatch)
     tables: dict[str, list[pd.DataFrame]] = {"predictions": [], "features": []}
-    sources: Counter[str] = Counter()
+    sources: Counter[str] = Counter(done.values())
     causes: dict[str, str] = {}
     stopped = None
     # Readers may still be writing when the folder goes.
@@ -165,9 +178,10 @@ def run_kernel(
             *(competition, bundle, Path(scratch), log, started - spent_s, hours),
             *(patience or Patience(), every_device),
         )
-        stream = run.answers(list(submission.rows_of), submission.put_all)
+        left = [uid for uid in submission.rows_of if uid not in done]
+        stream = run.answers(left, submission.put_all)
         try:
-            for answer in tqdm(stream, total=len(submission.rows_of), desc="kernel", unit="study"):
+            for answer in tqdm(stream, total=len(left), desc="kernel", unit="study"):
                 sources[answer.source] += 1
                 _note(answer, log, causes)
                 if answer.probs is not None:
@@ -181,6 +195,16 @@ def run_kernel(
         finally:
             submission.finish()
     read_submission(out, wanted["row_id"])
+    _write_tables(tables, out, log)
+    seconds = time.monotonic() - started
+    origin = origin_of(bundle)
+    report = KernelReport(len(wanted), dict(sources), causes, seconds, stopped, origin)
+    log.write("end", studies=len(submission.rows_of), sources=report.sources, seconds=seconds)
+    return report
+
+
+def _write_tables(tables: dict[str, list[pd.DataFrame]], out: Path, log: KernelLog) -> None:
+    """Write what every model said beside the submission; a disk that is full costs only this."""
     for name, parts in tables.items():
         path = out.with_name(f"{name}.parquet")
         try:
@@ -190,11 +214,6 @@ def run_kernel(
                     pd.concat(parts, ignore_index=True).to_parquet(temporary, index=False)
         except OSError as error:
             log.write("fault", stage=name, cause=cause_of(error))
-    seconds = time.monotonic() - started
-    origin = origin_of(bundle)
-    report = KernelReport(len(wanted), dict(sources), causes, seconds, stopped, origin)
-    log.write("end", studies=len(submission.rows_of), sources=report.sources, seconds=seconds)
-    return report
 
 
 def _note(answer: Answer, log: KernelLog, causes: dict[str, str]) -> None:

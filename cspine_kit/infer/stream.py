@@ -14,6 +14,7 @@ costs what depends on it.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from cspine_kit.core.config import Config, load_config
 from cspine_kit.core.errors import ArtifactError
@@ -24,7 +25,7 @@ from cspine_kit.infer.answer import Answer, cause_of
 from cspine_kit.infer.governor import Governor, ladder
 from cspine_kit.infer.listing import HeaderModel, Survey
 from cspine_kit.infer.log import KernelLog
-from cspine_kit.infer.manifest import lay_out, read_manifest
+from cspine_kit.infer.manifest import MANIFEST, lay_out, read_manifest
 from cspine_kit.infer.patience import Patience, within
 from cspine_kit.infer.reading import ReadAhead
 
@@ -90,7 +91,7 @@ class Run:
         root, patience = self.scratch / "bundle", self.patience
         root.mkdir()
         try:
-            manifest = within(patience.study_s, read_manifest, self.bundle)
+            manifest = within(patience.study_s, self._manifest)
             faults = lay_out(
                 self.bundle, root, wait_s=patience.bundle_s, patience_s=patience.bundle_s / 2
             )
@@ -103,6 +104,13 @@ class Run:
         except Exception as error:  # noqa: BLE001 - without a bundle the priors stand
             self.log.write("fault", stage="bundle", cause=cause_of(error))
             return root, None, cause_of(error)
+
+    def _manifest(self) -> dict[str, Any]:
+        try:
+            return read_manifest(self.bundle)
+        except ArtifactError as error:
+            self.log.write("fault", stage="bundle", file=MANIFEST, cause=cause_of(error))
+            return read_manifest(self.bundle, copies=True)
 
     def _headers(self, root: Path, limit_s: float) -> tuple[HeaderModel | None, str]:
         """The header model, or None and why."""

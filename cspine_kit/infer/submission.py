@@ -10,6 +10,7 @@ Example::
 Rows are joined on row_id, never on position: row_id = <study_uid>_<target>.
 """
 
+import json
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -18,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from cspine_kit.core.anatomy import TARGETS
-from cspine_kit.core.errors import DataError, SubmissionError
+from cspine_kit.core.errors import CSpineError, DataError, SubmissionError
 from cspine_kit.core.runs import publish
 from cspine_kit.infer.answer import Answer, cause_of
 from cspine_kit.infer.log import KernelLog
@@ -32,6 +33,9 @@ WRITE_EVERY_S = 1.0
 
 LAST_WAITS_S = (1.0, 3.0, 6.0)
 """Between tries of the last write."""
+
+WRITTEN_AFTER_S = 0.005
+"""A study is logged, then written: a file that is younger than its event holds its rows."""
 
 
 def _read_csv(path: Path, what: str) -> pd.DataFrame:
@@ -137,6 +141,38 @@ def read_submission(path: Path, row_ids: pd.Series) -> pd.Series:
 def prior_probs(wanted: pd.DataFrame, priors: Mapping[str, float]) -> pd.Series:
     """A prior for every wanted row; an unknown prediction type gets 0.5."""
     return wanted["target"].map(priors).astype(np.float64).fillna(0.5)
+
+
+def finished_rows(
+    out: Path, log: Path, wanted: pd.DataFrame
+) -> tuple[pd.Series | None, dict[str, str]]:
+    """What a run that died had written for good.
+
+    Args:
+        out: its submission.
+        log: its log; a last line that is cut off counts for nothing.
+        wanted: rows of `listed_rows`.
+
+    Returns:
+        Probabilities by wanted row, NaN where the study is not finished, and the source of each
+        finished study; None and nothing where there is no valid submission.
+    """
+    try:
+        probs = read_submission(out, wanted["row_id"]).to_numpy()
+        written = out.stat().st_mtime - WRITTEN_AFTER_S
+        lines = log.read_text(errors="replace").splitlines()
+    except (CSpineError, OSError):
+        return None, {}
+    done = {}
+    for line in lines:
+        try:
+            event = json.loads(line)
+            if event["event"] == "study" and event["time"] < written:
+                done[str(event["study_uid"])] = str(event["source"])
+        except (ValueError, KeyError, TypeError):
+            continue
+    kept = pd.Series(probs, index=wanted.index)
+    return kept.where(wanted["study_uid"].isin(list(done))), done
 
 
 class Submission:

@@ -47,7 +47,8 @@ def build(run: Run) -> dict:
 def test_a_bundle_holds_every_file_with_its_hash_and_opens_as_a_tree(built, tmp_path):
     manifest = read_json(built.paths.bundle / "manifest.json")
     names = {p.name for p in built.paths.bundle.iterdir() if p.is_file()}
-    assert names == {*manifest["files"], "manifest.json", "dataset-metadata.json"}
+    copies = {f"{name}.copy" for name in ("manifest.json", "config.yaml", KIT_WHEEL)}
+    assert names == {*manifest["files"], *copies, "manifest.json", "dataset-metadata.json"}
     for name, entry in manifest["files"].items():
         path = built.paths.bundle / name
         assert (entry["sha256"], entry["bytes"]) == (file_hash(path), path.stat().st_size)
@@ -98,7 +99,7 @@ def test_the_kernel_metadata_asks_for_what_the_competition_allows(built):
         write_kernel_metadata(built.config, built.kernel.parent)
 
 
-@pytest.mark.parametrize("damage", ["changed", "missing", "added"])
+@pytest.mark.parametrize("damage", ["changed", "missing", "added", "other copy"])
 def test_a_bundle_that_changed_after_it_was_built_is_refused(built, tmp_path, damage):
     bundle = tmp_path / "bundle"
     shutil.copytree(built.paths.bundle, bundle)
@@ -108,6 +109,9 @@ def test_a_bundle_that_changed_after_it_was_built_is_refused(built, tmp_path, da
         victim.write_bytes(victim.read_bytes()[:-1] + b"?")
     elif damage == "missing":
         victim.unlink()
+    elif damage == "other copy":
+        victim = bundle / "config.yaml.copy"
+        victim.write_text("name: other\n")
     else:
         victim = bundle / "notes.txt"
         victim.write_text("mine")
@@ -195,7 +199,7 @@ def test_what_travels_is_a_list_and_names_no_training_study(built):
     assert rest == {KIT_WHEEL, "config.yaml", "priors.json", "chains.json", "proof.pack"}
     uids = set(read_table(built.paths.table("studies"), "studies")["study_uid"])
     for path in built.paths.bundle.iterdir():
-        if path.suffix not in (".whl", ".safetensors", ".pack"):
+        if ".whl" not in path.name and path.suffix not in (".safetensors", ".pack"):
             text = path.read_text()
             assert not [uid for uid in uids if uid in text], path.name
 

@@ -91,9 +91,30 @@ def test_a_sound_wheel_is_installed_by_pip_or_unpacked(submit, bundle, packages,
     digest = file_hash(wheel)
     assert submit.pip_install(wheel, digest, packages) is pip_works
     assert submit.pip_install(wheel, "0" * 64, packages.with_name("other")) is False
-    write_json(bundle / "manifest.json", {"files": {wheel.name: {"sha256": digest}}})
+    files = {wheel.name: {"sha256": digest}}
+    write_json(bundle / "manifest.json", {"format": "cspine_kit bundle 2", "files": files})
     submit.install(bundle, packages)
     assert (packages / "somelib.py").read_text() == "VALUE = 7\n"
+
+
+def test_what_everything_depends_on_has_a_copy(submit, bundle, packages, capsys):
+    """A damaged manifest or wheel is read from its copy."""
+    wheel = bundle / "somelib-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as made:
+        made.writestr("somelib.py", "VALUE = 7\n")
+    files = {wheel.name: {"sha256": file_hash(wheel)}}
+    write_json(bundle / "manifest.json.copy", {"format": "cspine_kit bundle 2", "files": files})
+    shutil.copyfile(wheel, bundle / f"{wheel.name}.copy")
+    (bundle / "manifest.json").write_text('{"format": "cspi')
+    wheel.write_bytes(wheel.read_bytes()[:-9])
+    assert not submit.is_bundle(bundle / "manifest.json")
+    assert submit.is_bundle(bundle / "manifest.json.copy")
+    submit.install(bundle, packages)
+    assert "installed somelib-1.0-py3-none-any.whl" in capsys.readouterr().out
+    assert (packages / "somelib.py").exists()
+    (bundle / f"{wheel.name}.copy").unlink()
+    submit.install(bundle, packages)
+    assert "NOT installed" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("before", [None, "", ":", "/a::/b"])

@@ -37,6 +37,7 @@ from cspine_kit.core.tables import read_table
 from cspine_kit.data.labels import training_labels
 from cspine_kit.infer.manifest import (
     CHAINS,
+    COPY,
     DATASET_METADATA,
     FORMAT,
     MANIFEST,
@@ -56,6 +57,7 @@ from cspine_kit.ship.kaggle.service import (
 from cspine_kit.vision.names import MODEL_FILE, VERTEBRA, WEIGHTS_FILE
 
 SEPARATOR = "__"
+KIT_WHEEL = "cspine_kit"
 
 PROOF_PHANTOM = PhantomConfig(
     studies=1, test_studies=1, size_px=96, difficulty="easy", masked=0, boxed=0, seed=41
@@ -251,6 +253,8 @@ def build_bundle(config: Config, paths: RunPaths, out: Path, *, proof: Path) -> 
             "files": listed,
         }
         write_json(folder / MANIFEST, manifest)
+        for name in (MANIFEST, "config.yaml", *(w.name for w in folder.glob(f"{KIT_WHEEL}-*.whl"))):
+            shutil.copyfile(folder / name, folder / (name + COPY))
         write_json(folder / DATASET_METADATA, dataset_metadata(config))
         check_size(sizes_of(folder))
         check_models(folder)

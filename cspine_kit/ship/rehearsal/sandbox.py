@@ -90,7 +90,8 @@ exec chroot "$ROOT" env -i PATH="$ENVIRONMENT/bin:/usr/local/bin:/usr/bin:/bin" 
 """
 """Run by sh as root of a new mount and network namespace; arguments: place and source of each
 mount. The root is a tmpfs with everything of the machine bound into it but /tmp, /kaggle and what
-HIDDEN names; the interpreter that the environment comes from (BASE) may lie there: it is put back."""
+HIDDEN names; the interpreter that the environment comes from (BASE) may lie there: it is put back.
+"""
 
 GUARDED = 'ulimit -v "$MEMORY_KIB"; cd "$WORKING"; exec "$ENVIRONMENT/bin/python" "$SCRIPT"'
 

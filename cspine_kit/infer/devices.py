@@ -13,7 +13,8 @@ decides and never waits for any of them longer than the deadline:
 - a device that does not load, or hangs, is retired, and its study goes to another;
 - after a failed study its networks are run on noise: a device on which none works is retired;
 - so is one whose two studies in a row another device could answer;
-- a study that failed is asked of another device once, where there is one;
+- a study that failed, or was answered with something missing, is asked of another device once,
+  where there is one, and the answer that misses less is taken;
 - with no device left, a spare takes over (the CPU); without a spare, headers answer for the rest;
 - past the deadline nothing is read or asked any more.
 """
@@ -40,6 +41,9 @@ STRIKES = 2
 
 TRIES = 2
 """Devices that a study is asked of before headers answer for it."""
+
+USELESS = 3
+"""Studies that miss as much on another device, after which only failed ones are asked again."""
 
 SLOW = 10.0
 """A study that takes so many times the slowest one before it hangs."""
@@ -106,6 +110,8 @@ class Devices:
         self._again: list[Reading] = []
         self._last: list[Reading] = []
         self._tried: dict[str, list[Device]] = {}
+        self._partial: dict[str, Answer] = {}
+        self._useless = 0
         self._pending: dict[str, None] = {}
         self._lock = threading.Lock()
         self._over = threading.Event()
@@ -134,20 +140,22 @@ class Devices:
             device.since_s, device.reading = time.monotonic(), reading
             try:
                 answer = worker.answer(reading)
+                event = _Event(device, "answer", reading, answer)
             except Exception as error:  # noqa: BLE001 - another device may answer
-                failed = _Event(device, "failed", reading, cause=cause_of(error))
+                event = _Event(device, "failed", reading, cause=cause_of(error))
+            broken = None
+            if event.answer is None or event.answer.faults:
                 device.since_s = time.monotonic()
                 try:
                     worker.check()
-                except Exception as broken:  # noqa: BLE001 - nothing works here any more
-                    self._events.put(failed)
-                    self._events.put(_Event(device, "lost", cause=cause_of(broken)))
-                    return
+                except Exception as error:  # noqa: BLE001 - nothing works here any more
+                    broken = _Event(device, "lost", cause=cause_of(error))
+            if broken is None:
                 device.reading = None
-                self._events.put(failed)
-            else:
-                device.reading = None
-                self._events.put(_Event(device, "answer", reading, answer))
+            self._events.put(event)
+            if broken is not None:
+                self._events.put(broken)
+                return
 
     def _next(self, device: Device) -> Reading | None:
         """A study that failed elsewhere, else the next one read."""
@@ -177,7 +185,7 @@ class Devices:
         if self._governor.left_s > 0:
             cause = f"no device is left: {self.first_cause}"
         for uid in self._pending:
-            yield self._studies.fallback(uid).because(cause)
+            yield self._best(uid, cause)
 
     def _is_busy(self) -> bool:
         loading = self._every_one and any(d.state == "loading" for d in self.devices)
@@ -196,22 +204,40 @@ class Devices:
             self._retire(device, event.cause)
         elif reading is None or reading.study_uid not in self._pending:
             return
-        elif event.answer is not None:
+        elif event.answer is not None and not event.answer.faults:
             self._judge(device, reading)
             yield self._done(reading, event.answer)
         else:
-            uid = reading.study_uid
+            yield from self._settle_partly(event, reading)
+
+    def _settle_partly(self, event: _Event, reading: Reading) -> Iterator[Answer]:
+        """A study that failed, or was answered with something missing: another device is asked."""
+        uid, answer, device = reading.study_uid, event.answer, event.device
+        if answer is None:
             self._note("fault", study_uid=uid, stage=device.name, cause=event.cause)
-            if device.reading is reading:
-                return  # the check that follows says whose fault it is
-            with self._lock:
-                self._tried.setdefault(uid, []).append(device)
-                others = [d for d in self._alive() if d not in self._tried[uid]]
-                again = bool(others) and len(self._tried[uid]) < TRIES
-                if again:
-                    self._again.append(reading)
-            if not again:
-                yield self._done(reading, self._studies.fallback(uid).because(event.cause))
+        elif uid not in self._partial or len(answer.faults) < len(self._partial[uid].faults):
+            if uid in self._partial:
+                self._judge(device, reading)
+            self._partial[uid] = answer
+        elif answer.faults.keys() == self._partial[uid].faults.keys():
+            self._useless += 1
+        if device.reading is reading:
+            return  # its device is broken: the study goes to another one
+        with self._lock:
+            self._tried.setdefault(uid, []).append(device)
+            others = [d for d in self._alive() if d not in self._tried[uid]]
+            worth = answer is None or self._useless < USELESS
+            again = bool(others) and worth and len(self._tried[uid]) < TRIES
+            if again:
+                self._again.append(reading)
+        if again and answer is not None:
+            self._governor.again(self._studies.files[uid])
+        if not again:
+            yield self._done(reading, self._best(uid, event.cause))
+
+    def _best(self, uid: str, cause: str) -> Answer:
+        """What some device could say in part, else what headers say."""
+        return self._partial.get(uid) or self._studies.fallback(uid).because(cause)
 
     def _judge(self, device: Device, reading: Reading) -> None:
         """A study that this device answers and others could not is their fault."""
@@ -239,7 +265,7 @@ class Devices:
             lost = [r for r in self._again if all(d in self._tried[r.study_uid] for d in alive)]
         for reading in lost:
             cause = f"failed or hung on {[d.name for d in self._tried[reading.study_uid]]}"
-            yield self._done(reading, self._studies.fallback(reading.study_uid).because(cause))
+            yield self._done(reading, self._best(reading.study_uid, cause))
 
     def _retire_hanging(self) -> None:
         now, patience = time.monotonic(), self._patience

@@ -40,6 +40,9 @@ class Readings:
 class Studies:
     """Headers say 0.1 about everything."""
 
+    def __init__(self, uids):
+        self.files = dict.fromkeys(uids, 1)
+
     def fallback(self, uid):
         return Answer(uid, "header", probs=pd.Series(dict.fromkeys(TARGETS, 0.1)))
 
@@ -51,8 +54,8 @@ class FakeWorker:
         self.name, self.does, self._check = name, does, check
 
     def answer(self, reading):
-        self.does(reading.study_uid)
-        return Answer(reading.study_uid, "image", details={"device": self.name})
+        missing = self.does(reading.study_uid) or {}
+        return Answer(reading.study_uid, "image", faults=missing, details={"device": self.name})
 
     def check(self):
         self._check()
@@ -92,7 +95,7 @@ def _answer_all():
         readings = Readings(uids)
         pool = Devices(
             [name for name in devices if name != "cpu" or len(devices) == 1],
-            *(build, readings, governor, Studies()),
+            *(build, readings, governor, Studies(uids)),
             spares=spares,
             patience=patience,
             note=lambda event, **details: notes.append((event, details)),
@@ -163,6 +166,49 @@ def test_a_study_that_fails_everywhere_retires_no_device(answer_all):
     found, notes, _, _ = answer_all(60, {"gpu0": (bad,), "gpu1": (bad,)})
     assert sorted(a.study_uid for a in by_headers(found)) == ["1.3", "1.4", "1.5"]
     assert "NaN" in found["1.3"].cause and not lost(notes)
+
+
+def test_what_one_device_answers_in_part_another_may_answer_whole(answer_all):
+    def partly(uid):
+        time.sleep(0.002)
+        return {"a fold 0": "CUDA error"} if uid in ("1.3", "1.30") else {}
+
+    found, notes, _, _ = answer_all(60, {"gpu0": (partly,), "gpu1": (lambda uid: None,)})
+    assert not any(a.faults for a in found.values()) and not by_headers(found)
+    assert not lost(notes)
+
+
+def test_a_device_that_breaks_within_a_study_does_not_keep_its_part(answer_all):
+    broken = []
+
+    def breaks(uid):
+        broken.append(uid)
+        return {"a fold 1": "CUDA error"}
+
+    def check():
+        if broken:
+            fails()
+
+    slow = lambda uid: time.sleep(0.005)  # noqa: E731
+    found, notes, _, _ = answer_all(30, {"gpu0": (breaks, check), "gpu1": (slow,)})
+    assert not any(a.faults for a in found.values())
+    assert list(lost(notes)) == ["gpu0"] and len(broken) == 1
+    alone, _, _, _ = answer_all(5, {"gpu0": (breaks, check), "cpu": (fine, fine, unloadable)})
+    assert sum(bool(a.faults) for a in alone.values()) == 1, "better a part than headers"
+
+
+def test_studies_that_miss_as_much_everywhere_are_not_all_asked_twice(answer_all):
+    asked = []
+
+    def no_neck(uid):
+        asked.append(uid)
+        time.sleep(0.005)
+        return {"vertebra fold 0": "no neck"}
+
+    found, notes, _, governor = answer_all(60, {"gpu0": (no_neck,), "gpu1": (no_neck,)})
+    assert all(a.faults for a in found.values()) and not lost(notes)
+    assert 60 < len(asked) < 75
+    assert governor.studies == len(asked), "what is asked again counts as left again"
 
 
 def test_one_device_that_does_not_load_leaves_the_other(answer_all):

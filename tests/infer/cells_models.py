@@ -13,7 +13,18 @@ from unittest import mock
 
 import torch
 from cells_studies import BEHAVIOUR
-from faults import Count, Ground, altogether, count_one, count_rows, count_sources, run_here, uids
+from faults import (
+    QUICK,
+    Count,
+    Ground,
+    altogether,
+    count_one,
+    count_rows,
+    count_sources,
+    patience_with,
+    run_here,
+    uids,
+)
 from safetensors.torch import load_file, save_file
 
 from cspine_kit.core.runs import file_hash, read_json, write_json
@@ -87,7 +98,7 @@ def _bundle(kind: str) -> Callable[[Ground], Count]:
             return real(path)
 
         with mock.patch.object(manifest, "file_hash", faulty):
-            result = run_here(ground, competition)
+            result = run_here(ground, competition, patience=patience_with(kind))
         return count_sources(f"reading bundle files {kind}", len(hit), result, uids(FEW))
 
     return cell
@@ -199,7 +210,7 @@ def _devices(fault: str, **faults_of: Callable[[], Failing]) -> Callable[[Ground
         competition = ground.competition(fault.replace(" ", "_").replace(":", ""), MANY)
         failing = {name: make() for name, make in faults_of.items()}
         with two_devices(**failing):
-            result = run_here(ground, competition)
+            result = run_here(ground, competition, patience=QUICK if "hang" in fault else None)
         tried = sum(f.hits > 0 for f in failing.values())
         return count_rows(fault, tried, ground, result, uids(MANY))
 
@@ -280,7 +291,7 @@ def _stack(kind: str) -> Callable[[Ground], Count]:
             return real(self, features)
 
         with two_devices(), mock.patch.object(Stack, "predict_all", faulty):
-            result = run_here(ground, competition)
+            result = run_here(ground, competition, patience=patience_with(kind))
         return count_rows(f"the stack {kind}", min(len(hit), 1), ground, result, uids(MANY))
 
     return cell

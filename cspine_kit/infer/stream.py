@@ -127,6 +127,20 @@ class Run:
             self.log.write("fault", stage=stage, cause=cause)
         return model, f"no header model: {faults.get('headers')}"
 
+    def _devices(self, config: Config) -> list[str]:
+        """Names of the devices; the CPU where a driver hangs or breaks when it is asked."""
+        from cspine_kit.vision import predict
+
+        def ask() -> list[str]:
+            predict.set_device_threads(config)
+            return predict.devices()
+
+        try:
+            return within(self.patience.load_s, ask)
+        except Exception as error:  # noqa: BLE001 - networks run on the CPU too
+            self.log.write("fault", stage="devices", cause=cause_of(error))
+            return ["cpu"]
+
     def _from_images(
         self, root: Path, config: Config, survey: Survey, limit_s: float
     ) -> Iterator[Answer]:
@@ -134,10 +148,8 @@ class Run:
             from cspine_kit.infer.devices import Devices
             from cspine_kit.infer.ensemble import Ensemble, chains_at
             from cspine_kit.infer.worker import Worker
-            from cspine_kit.vision.predict import devices, set_device_threads
 
-            set_device_threads(config)
-            names = within(self.patience.load_s, devices)
+            names = self._devices(config)
         except Exception as error:  # noqa: BLE001 - without networks what is written stands
             cause = f"no models: {cause_of(error)}"
             self.log.write("models_unusable", cause=cause)

@@ -38,6 +38,9 @@ from cspine_kit.infer.patience import Patience
 log = logging.getLogger(__name__)
 
 TRIES = 2
+START_S = 180.0
+"""Imports take seconds; a busy network mount stretches them."""
+
 END_S = 5.0
 """A killed process that stands in a read of a dead disk cannot end; it is left behind."""
 
@@ -106,6 +109,7 @@ def _limit_memory(more: int) -> None:
 def _serve(pipe: Connection, config: CacheConfig, scratch: Path, memory: int) -> None:
     """A reading process: answer studies until the pipe closes."""
     _limit_memory(memory)
+    pipe.send(None)  # imports are done
     with contextlib.suppress(EOFError, KeyboardInterrupt, BrokenPipeError):
         while True:
             uid, folder = pipe.recv()
@@ -124,6 +128,19 @@ class _Process:
         )
         self.process.start()
         other.close()
+
+    def wait_started(self) -> None:
+        """Wait for its imports: they are no part of the time that a study may take.
+
+        Raises:
+            ChildProcessError: it died, or does not start.
+        """
+        try:
+            if not self.pipe.poll(START_S):
+                raise ChildProcessError(f"a reading process did not start in {START_S:.0f} s")
+            self.pipe.recv()
+        except (EOFError, ConnectionError) as error:
+            raise ChildProcessError("a reading process died as it started") from error
 
     def read(self, uid: str, folder: Path, patience_s: float) -> Reading:
         """Read one study.
@@ -233,6 +250,7 @@ class ReadAhead:
         try:
             if place not in self._processes:
                 self._processes[place] = _Process(self._config, self._scratch, self._memory)
+                self._processes[place].wait_started()
             return self._processes[place].read(uid, folder, self._patience_s)
         except Exception as error:  # noqa: BLE001 - the others must still be read
             process = self._processes.pop(place, None)

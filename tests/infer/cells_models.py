@@ -98,7 +98,7 @@ def _bundle(kind: str) -> Callable[[Ground], Count]:
             return real(path)
 
         with mock.patch.object(manifest, "file_hash", faulty):
-            result = run_here(ground, competition, patience=patience_with(kind))
+            result = run_here(ground, competition, patience=patience_with("bundle", kind))
         return count_sources(f"reading bundle files {kind}", len(hit), result, uids(FEW))
 
     return cell
@@ -204,13 +204,15 @@ def sticky() -> None:
     raise RuntimeError(STICKY)
 
 
-def _devices(fault: str, **faults_of: Callable[[], Failing]) -> Callable[[Ground], Count]:
+def _devices(
+    fault: str, hanging: str = "", **faults_of: Callable[[], Failing]
+) -> Callable[[Ground], Count]:
     def cell(ground: Ground) -> Count:
         """No study may lose its rows to a device that another one can stand in for."""
         competition = ground.competition(fault.replace(" ", "_").replace(":", ""), MANY)
         failing = {name: make() for name, make in faults_of.items()}
         with two_devices(**failing):
-            result = run_here(ground, competition, patience=QUICK if "hang" in fault else None)
+            result = run_here(ground, competition, patience=QUICK.get(hanging))
         tried = sum(f.hits > 0 for f in failing.values())
         return count_rows(fault, tried, ground, result, uids(MANY))
 
@@ -291,7 +293,7 @@ def _stack(kind: str) -> Callable[[Ground], Count]:
             return real(self, features)
 
         with two_devices(), mock.patch.object(Stack, "predict_all", faulty):
-            result = run_here(ground, competition, patience=patience_with(kind))
+            result = run_here(ground, competition, patience=patience_with("stack", kind))
         return count_rows(f"the stack {kind}", min(len(hit), 1), ground, result, uids(MANY))
 
     return cell
@@ -306,7 +308,9 @@ CELLS: dict[tuple[str, str], Callable[[Ground], Count]] = {
     ),
     ("loading", "missing"): _changed("a member in no fold", "models__efficientnet", Path.unlink),
     ("loading", "error"): _devices("a build for no such GPU", load=lambda: Failing(sticky)),
-    ("loading", "hangs"): _devices("loading hangs", load=lambda: Failing(BEHAVIOUR["hangs"])),
+    ("loading", "hangs"): _devices(
+        "loading hangs", "loading", load=lambda: Failing(BEHAVIOUR["hangs"])
+    ),
     ("loading", "no room"): memory_never_there,
     ("networks", "damaged"): _changed("NaN from a member", "efficientnet__fold_0__w", poison),
     ("networks", "missing"): no_neck,
@@ -314,7 +318,7 @@ CELLS: dict[tuple[str, str], Callable[[Ground], Count]] = {
         "one pass fails", forward=lambda: Failing(sticky, CHECKED, once=True)
     ),
     ("networks", "hangs"): _devices(
-        "a pass hangs", forward=lambda: Failing(BEHAVIOUR["hangs"], CHECKED, once=True)
+        "a pass hangs", "networks", forward=lambda: Failing(BEHAVIOUR["hangs"], CHECKED, once=True)
     ),
     ("networks", "dies"): _devices("a GPU dies", forward=lambda: Failing(sticky, CHECKED + 3)),
     ("networks", "no room"): memory_runs_out,

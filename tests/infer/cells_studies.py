@@ -89,7 +89,7 @@ def _listing(kind: str) -> Callable[[Ground], Count]:
     def cell(ground: Ground) -> Count:
         competition = ground.competition(f"listing_{kind}", STUDIES)
         with befalling("list_files", kind):
-            result = run_here(ground, competition, patience=patience_with(kind))
+            result = run_here(ground, competition, patience=patience_with("listing", kind))
         # What is late is read all the same: by a process that does not hang here.
         spared = uids(STUDIES) if kind == "hangs" else SPARED
         return count_rows(f"listing a folder {kind}", 2, ground, result, spared, victims=VICTIMS)
@@ -130,7 +130,7 @@ def _headers(kind: str) -> Callable[[Ground], Count]:
     def cell(ground: Ground) -> Count:
         competition = ground.competition(f"headers_{kind}", STUDIES)
         with befalling("read_geometry", kind):
-            result = run_here(ground, competition, patience=patience_with(kind))
+            result = run_here(ground, competition, patience=patience_with("headers", kind))
         # Headers are only the fallback: the pixels of the very same studies still speak.
         return count_rows(f"reading headers {kind}", 2, ground, result, uids(STUDIES))
 
@@ -230,7 +230,7 @@ def _pixels(kind: str) -> Callable[[Ground], Count]:
             mock.patch.object(reading, "_serve", serve_faulty),
             mock.patch.dict(os.environ, {FAULTS_AT: kind}),
         ):
-            result = run_here(ground, competition, patience=patience_with(kind))
+            result = run_here(ground, competition, patience=patience_with("pixels", kind))
         return count_rows(f"reading pixels {kind}", 2, ground, result, SPARED, victims=VICTIMS)
 
     return cell

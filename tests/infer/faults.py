@@ -40,8 +40,16 @@ SUBMIT = Path(__file__).resolve().parents[2] / "kernels" / "submit" / "submit.py
 PATIENCE_S = 300.0
 GRACE_S = 20.0
 NETWORKS = (IMAGE, "header_levels")
-QUICK = Patience(bundle_s=6.0, headers_s=20.0, study_s=2.0, load_s=12.0, read_s=15.0, network_s=8.0)
-"""For runs in which something hangs: sound work takes a tenth of this on a busy machine."""
+QUICK = {
+    "listing": Patience(study_s=2.0),
+    "headers": Patience(study_s=2.0),
+    "pixels": Patience(read_s=8.0),
+    "bundle": Patience(bundle_s=6.0),
+    "loading": Patience(load_s=15.0),
+    "networks": Patience(network_s=10.0),
+    "stack": Patience(network_s=10.0),
+}
+"""For runs in which that stage hangs: sound work takes a tenth of it on a busy machine."""
 
 
 @dataclass
@@ -263,9 +271,9 @@ def end(process: subprocess.Popen) -> bool:
         return False
 
 
-def patience_with(kind: str) -> Patience | None:
+def patience_with(stage: str, kind: str) -> Patience | None:
     """The kernel's own patience but where something hangs."""
-    return QUICK if kind == "hangs" else None
+    return QUICK[stage] if kind == "hangs" else None
 
 
 def uids(count: int) -> list[str]:

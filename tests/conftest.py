@@ -20,8 +20,8 @@ def real_data() -> Path:
     pytest.skip("no real data: set CSPINE_REAL_DATA to a folder with train.csv and head_neck_ct/")
 
 
-@pytest.fixture(scope="session", name="run")
-def _run(tmp_path_factory, worker_id) -> Path:
+@pytest.fixture(scope="session", name="chain")
+def _chain(tmp_path_factory, worker_id) -> Path:
     """The folder after the whole tiny chain; read-only for tests, one for all test processes."""
     own = tmp_path_factory.getbasetemp()
     place = own if worker_id == "master" else own.parent
@@ -32,6 +32,12 @@ def _run(tmp_path_factory, worker_id) -> Path:
             run_chain(folder)
             done.touch()
     return folder
+
+
+@pytest.fixture(scope="session", name="run")
+def _run(chain) -> Path:
+    """The same; a module may have a run of its own beside it."""
+    return chain
 
 
 @pytest.fixture(name="bundle")

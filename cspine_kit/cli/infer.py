@@ -47,6 +47,7 @@ def _kernel(args: argparse.Namespace) -> int:
         raise ConfigError("kernel needs --competition, --bundle and --out, or --config")
     report = run_kernel(args.competition, args.bundle, args.out, hours=args.hours)
     print(report.summary())
+    report.require_predictions()
     return 0
 
 

@@ -27,12 +27,19 @@ def _bundle_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _bundle(args: argparse.Namespace) -> int:
-    from cspine_kit.ship.bundle.build import build_bundle, sizes_of, write_kernel_metadata
+    from cspine_kit.phantom.competition.write import write_competition
+    from cspine_kit.ship.bundle.build import (
+        PROOF_PHANTOM,
+        build_bundle,
+        sizes_of,
+        write_kernel_metadata,
+    )
     from cspine_kit.ship.rehearsal.constraints import write_probe_metadata
 
     config, paths = open_run(args)
     out = args.out or paths.bundle
-    score = build_bundle(config, paths, out)["score"]
+    [proof] = (write_competition(paths.proof, PROOF_PHANTOM, jobs=1).root / "test_images").iterdir()
+    score = build_bundle(config, paths, out, proof=proof)["score"]
     write_kernel_metadata(config, args.kernel_folder)
     probe = args.kernel_folder.with_name("probe")
     if probe.is_dir():

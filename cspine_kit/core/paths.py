@@ -162,3 +162,8 @@ class RunPaths:
     def bundle(self) -> Path:
         """The Kaggle dataset folder."""
         return self.root / "bundle"
+
+    @property
+    def proof(self) -> Path:
+        """A phantom competition whose test study travels with the bundle."""
+        return self.root / "proof"

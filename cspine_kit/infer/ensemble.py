@@ -1,6 +1,6 @@
 """Every fold chain of a bundle on one study: vertebra k -> crops k -> members k -> stack k.
 
-In: a bundle laid out by `open_bundle`, a `Volume`. Out: a `Prediction`. Example::
+In: a bundle laid out by `open_bundle` or `lay_out`, a `Volume`. Out: a `Prediction`. Example::
 
     from cspine_kit.infer.manifest import open_bundle
 
@@ -10,105 +10,201 @@ In: a bundle laid out by `open_bundle`, a `Volume`. Out: a `Prediction`. Example
 
 The out-of-fold run calls the same `predict_vertebra`, `decode_study`, `predict_fracture` and
 `aggregate`. What fails on the way is replaced by the next best thing and named in `faults`: a
-member by its stand-in, a vertebra model by levels from headers alone.
+member by its stand-in, a vertebra model by another fold's levels and then by levels from headers
+alone, a chain by the chains that are left, the stack by the plain mean of the members.
 """
 
-import contextlib
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
 
 from cspine_kit.core.config import Config, load_config
-from cspine_kit.core.errors import StudyError
+from cspine_kit.core.errors import ArtifactError, StudyError
 from cspine_kit.core.runs import read_json
 from cspine_kit.core.tables import SPINE_BOX_COLUMNS, VERTEBRA_COLUMNS
 from cspine_kit.data.reader.dicom import read_geometry
 from cspine_kit.data.volumes.volume import Volume
+from cspine_kit.infer.answer import cause_of
 from cspine_kit.infer.governor import Costs, Effort, ladder
-from cspine_kit.infer.reading import cause_of
+from cspine_kit.infer.manifest import CHAINS
+from cspine_kit.infer.prediction import Prediction, Trace
 from cspine_kit.stack.fallback.headers import HeaderFallback
 from cspine_kit.stack.fallback.stand_ins import STAND_INS, StandIns
 from cspine_kit.stack.features.aggregate import aggregate
 from cspine_kit.stack.model.stack import Stack
-from cspine_kit.vision.model import load_model
-from cspine_kit.vision.names import VERTEBRA
+from cspine_kit.stack.scores.baselines import MEAN_OF_MEMBERS, all_predictions, formulas
+from cspine_kit.vision.model import SliceModel, load_model
+from cspine_kit.vision.names import MODEL_FILE, VERTEBRA, WEIGHTS_FILE
 from cspine_kit.vision.predict import (
     decode_study,
     predict_fracture,
     predict_vertebra,
+    run_model,
     set_device_threads,
+    vertebra_view,
 )
 
+T = TypeVar("T")
 
-@dataclass
-class Prediction:
-    """What the networks say about one study, what it cost, and what stood in for what failed.
-
-    `table` holds rows of contract `predictions` of every model, `features` those of `aggregate`.
-    `faults` maps a stage ("vertebra fold 0", "effnetv2s fold 1") to its cause; `levels_from` is
-    "image", or "header_levels" where no vertebra model gave levels.
-    """
-
-    table: pd.DataFrame
-    features: pd.DataFrame
-    costs: Costs
-    faults: dict[str, str] = field(default_factory=dict)
-    levels_from: str = "image"
+CHECK_SLICES = 3
+"""Slices of noise that every network sees when it is checked."""
 
 
-@dataclass
-class Trace:
-    """Seconds of every stage, and what failed why, of one study."""
+def chains_at(root: Path, config: Config) -> list[int]:
+    """Folds whose files allow a chain: a vertebra model where any fold has one, and a member."""
 
-    seconds: dict[str, float] = field(default_factory=dict)
-    faults: dict[str, str] = field(default_factory=dict)
+    def held(name: str) -> set[int]:
+        folder = root / "models" / name
+        files = (MODEL_FILE, WEIGHTS_FILE)
+        return {
+            k
+            for k in range(config.folds.n)
+            if all((folder / f"fold_{k}" / file).exists() for file in files)
+        }
 
-    @contextlib.contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Add the seconds of the block to those of a stage."""
-        start = time.monotonic()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - start
+    members = set[int]().union(*map(held, config.members))
+    vertebra = held(VERTEBRA)
+    return sorted(members & vertebra if vertebra else members)
+
+
+def _load_on(device: str, folder: Path) -> SliceModel:
+    return load_model(folder).to(device)
 
 
 class Ensemble:
-    """The models of a bundle on one device."""
+    """The models of a bundle on one device.
 
-    def __init__(self, root: Path, device: str | None = None) -> None:
-        """Load every model below `root`, a tree laid out by `open_bundle`."""
+    `faults` names what could not be loaded ("vertebra fold 0", "stack fold 1", ...) and why.
+    """
+
+    def __init__(self, root: Path, device: str | None = None, *, tolerant: bool = False) -> None:
+        """Load every model below `root`, a tree laid out by `open_bundle`.
+
+        Args:
+            root: the tree.
+            device: where the networks run; the first there is by default.
+            tolerant: what cannot be loaded is noted in `faults` instead of raised.
+
+        Raises:
+            ArtifactError: without `tolerant`, anything; with it, no chain is left.
+        """
         self.config: Config = load_config(root / "config.yaml")
-        device = device or set_device_threads(self.config)
+        self.faults: dict[str, str] = {}
+        self._tolerant = tolerant
+        place = device or set_device_threads(self.config)
+        self.models: dict[tuple[str, int], SliceModel] = {}
+        for name in (VERTEBRA, *self.config.members):
+            for k in range(self.config.folds.n):
+                folder = root / "models" / name / f"fold_{k}"
+                model = self._load(f"{name} fold {k}", partial(_load_on, place, folder))
+                if model is not None:
+                    self.models[name, k] = model
+        noted = self.faults if tolerant else None
+        self.stack = self._load("stack", lambda: Stack.load(root / "stack" / "models", noted))
+        self.headers = self._load(
+            "headers", lambda: HeaderFallback.load(root / "stack" / "header", noted)
+        )
+        stand_ins = self._load(
+            "stand-ins", lambda: StandIns.from_json(read_json(root / "stack" / STAND_INS))
+        )
+        self.stand_ins = stand_ins or StandIns({})
+        losses = self._load("order of chains", lambda: read_json(root / CHAINS)) or {}
+        self._losses = {int(k): float(loss) for k, loss in losses.items()}
+        if not self.chains:
+            raise ArtifactError(f"no chain of {root} can be loaded: {self.faults}")
+
+    def _load(self, what: str, load: Callable[[], T]) -> T | None:
+        try:
+            return load()
+        except Exception as error:
+            if not self._tolerant:
+                raise
+            self.faults[what] = cause_of(error)
+            return None
+
+    @property
+    def vertebra(self) -> list[SliceModel]:
+        """The vertebra models there are, by fold."""
+        return [model for (name, _), model in self.models.items() if name == VERTEBRA]
+
+    @property
+    def chains(self) -> list[int]:
+        """Folds that can run, best out-of-fold loss first.
+
+        A chain needs its vertebra model unless no fold has one, a member, and its heads unless the
+        stack has none at all.
+        """
         folds = range(self.config.folds.n)
-        self.vertebra = [
-            load_model(root / "models" / VERTEBRA / f"fold_{k}").to(device) for k in folds
-        ]
-        self.members = {
-            name: [load_model(root / "models" / name / f"fold_{k}").to(device) for k in folds]
-            for name in self.config.members
-        }
-        self.stack = Stack.load(root / "stack" / "models")
-        self.headers = HeaderFallback.load(root / "stack" / "header")
-        self.stand_ins = StandIns.from_json(read_json(root / "stack" / STAND_INS))
+        vertebra = {k for k in folds if (VERTEBRA, k) in self.models} or set(folds)
+        members = {k for name, k in self.models if name != VERTEBRA}
+        heads = set(self.stack.folds if self.stack else ()) or set(folds)
+        usable = vertebra & members & heads
+        return sorted(usable, key=lambda k: (self._losses.get(k, float("inf")), k))
+
+    @property
+    def ships(self) -> str:
+        """The model whose rows are submitted: the stack's, or the members' mean without it."""
+        return self.stack.ships if self.stack and self.stack.folds else MEAN_OF_MEMBERS
 
     @property
     def efforts(self) -> list[Effort]:
         """From full to least, as the config degrades."""
-        return ladder(self.config, self.stand_ins.order)
+        return ladder(self.config, self.stand_ins.order, len(self.chains))
+
+    def check(self, *, drop: bool = False) -> dict[str, str]:
+        """Run every network once on noise.
+
+        Args:
+            drop: networks that fail do not run again; their stand-ins speak for them.
+
+        Returns:
+            Why networks fail, by stage; empty where all give finite numbers.
+
+        Raises:
+            ArtifactError: none works: the device is at fault, or no chain is left.
+        """
+        side = self.config.cache.side_px
+        noise = np.random.default_rng(0).integers(0, 256, (CHECK_SLICES, side, side), np.uint8)
+        step = max(model.config.slice_step_mm for model in self.models.values())
+        z_mm = -step * np.arange(CHECK_SLICES, dtype=np.float64)
+        pitch = self.config.cache.spacing_mm
+        volume = Volume("check", noise, z_mm, (step, pitch, pitch), (0.0, 0.0), (1.0, 1.0))
+        failed: dict[str, str] = {}
+        for name, k in list(self.models):
+            model = self.models[name, k]
+            try:
+                run_model(model, vertebra_view(volume, model.config.slice_step_mm), CHECK_SLICES)
+            except Exception as error:  # noqa: BLE001 - the others are asked too
+                failed[f"{name} fold {k}"] = cause_of(error)
+        if len(failed) == len(self.models):
+            raise ArtifactError(f"no network runs here: {next(iter(failed.values()))}")
+        if drop:
+            self.models = {
+                (n, k): m for (n, k), m in self.models.items() if f"{n} fold {k}" not in failed
+            }
+            self.faults |= failed
+            if not self.chains:
+                raise ArtifactError(f"no chain is left: {failed}")
+        return failed
 
     def levels(self, volume: Volume, fold: int, stride: int = 1) -> pd.DataFrame:
         """The seven ordered levels of a study by one fold's vertebra model."""
         batch = self.config.kernel.batch_size
-        rows = predict_vertebra(self.vertebra[fold], volume, batch, stride=stride)
+        rows = predict_vertebra(self.models[VERTEBRA, fold], volume, batch, stride=stride)
         return decode_study(rows, volume)
 
     def header_levels(self, volume: Volume, folder: Path) -> pd.DataFrame:
-        """The seven levels from headers alone, in the middle of the cached field."""
+        """The seven levels from headers alone, in the middle of the cached field.
+
+        Raises:
+            StudyError: the bundle's header model could not be loaded.
+        """
+        if self.headers is None:
+            raise StudyError(volume.study_uid, f"no levels: {self.faults.get('headers')}")
         logits = self.headers.vertebra_logits(read_geometry(folder, volume.study_uid))
         middle = (np.array([volume.voxels.shape[1:]], dtype=np.float64) - 1) / 2
         y, x = volume.to_native_px(middle)[0]
@@ -116,6 +212,32 @@ class Ensemble:
         rows[list(SPINE_BOX_COLUMNS)] = (y, x, y, x)
         rows.insert(0, "slice_idx", np.arange(len(rows)))
         return decode_study(rows, volume)
+
+    def _levels_by_fold(
+        self, volume: Volume, folder: Path, effort: Effort, trace: Trace
+    ) -> Callable[[int], pd.DataFrame]:
+        """Levels for a fold: its own, else those of the best other fold, else from headers."""
+        found: dict[int, pd.DataFrame | None] = {}
+
+        def own(fold: int) -> pd.DataFrame | None:
+            if fold not in found and (VERTEBRA, fold) in self.models:
+                try:
+                    with trace.stage(VERTEBRA):
+                        found[fold] = self.levels(volume, fold, effort.stride)
+                except Exception as error:  # noqa: BLE001 - another fold's levels will do
+                    trace.faults[f"{VERTEBRA} fold {fold}"] = cause_of(error)
+                    found[fold] = None
+            return found.get(fold)
+
+        def levels(fold: int) -> pd.DataFrame:
+            for k in (fold, *(k for k in self.chains if k != fold)):
+                mine = own(k)
+                if mine is not None:
+                    return mine
+            trace.levels_from = "header_levels"
+            return self.header_levels(volume, folder)
+
+        return levels
 
     def _fold_rows(
         self, volume: Volume, levels: pd.DataFrame, *, fold: int, effort: Effort, trace: Trace
@@ -126,11 +248,13 @@ class Ensemble:
         """
         kernel = self.config.kernel
         found: dict[str, pd.DataFrame] = {}
-        for name in effort.members:
+        here = [name for name in self.config.members if (name, fold) in self.models]
+        # Members that time would give up speak where those it would keep are not there.
+        for name in [name for name in here if name in effort.members] or here:
             try:
                 with trace.stage(name):
                     found[name] = predict_fracture(
-                        self.members[name][fold],
+                        self.models[name, fold],
                         volume,
                         levels,
                         kernel.batch_size,
@@ -141,9 +265,9 @@ class Ensemble:
                 trace.faults[f"{name} fold {fold}"] = cause_of(error)
         if not found:
             return []
-        missing = [name for name in self.members if name not in found]
+        missing = [name for name in self.config.members if name not in found]
         rows = {**found, **{name: self.stand_ins.rows(name, found) for name in missing}}
-        return [rows[name].assign(member=name) for name in self.members]
+        return [rows[name].assign(member=name) for name in self.config.members]
 
     def tables(
         self,
@@ -154,9 +278,11 @@ class Ensemble:
     ) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Slice rows of all members, and the crops, of one study (fold -1).
 
+        As many chains as the effort allows, the best first; one that fails is replaced by the next.
+
         Args:
             volume: the study.
-            folder: its files, whose headers give levels where a vertebra model gives none.
+            folder: its files, whose headers give levels where no vertebra model does.
             effort: folds, members, views and stride; full by default.
             trace: gets seconds and faults.
 
@@ -164,16 +290,18 @@ class Ensemble:
             StudyError: no fold chain gave anything.
         """
         effort, trace = effort or self.efforts[0], trace or Trace()
+        levels_of = self._levels_by_fold(volume, folder, effort, trace)
         slices: list[pd.DataFrame] = []
         crops: list[pd.DataFrame] = []
-        for fold in range(effort.folds):
+        for fold in self.chains:
+            if len(crops) == effort.folds:
+                break
             try:
-                with trace.stage(VERTEBRA):
-                    levels = self.levels(volume, fold, effort.stride)
-            except Exception as error:  # noqa: BLE001 - headers tell about where levels are
-                trace.faults[f"{VERTEBRA} fold {fold}"] = cause_of(error)
-                levels = self.header_levels(volume, folder)
-            rows = self._fold_rows(volume, levels, fold=fold, effort=effort, trace=trace)
+                levels = levels_of(fold)
+                rows = self._fold_rows(volume, levels, fold=fold, effort=effort, trace=trace)
+            except Exception as error:  # noqa: BLE001 - the other chains must still speak
+                trace.faults[f"chain {fold}"] = cause_of(error)
+                continue
             if rows:
                 own = {"study_uid": volume.study_uid, "model_fold": fold}
                 crops.append(levels.assign(**own))
@@ -181,6 +309,15 @@ class Ensemble:
         if not slices:
             raise StudyError(volume.study_uid, "; ".join(dict.fromkeys(trace.faults.values())))
         return pd.concat(slices, ignore_index=True), pd.concat(crops, ignore_index=True)
+
+    def _speak(self, features: pd.DataFrame) -> pd.DataFrame:
+        """Rows of contract `predictions`: the stack's, or the fixed formulas where it is lost."""
+        if self.stack is not None and self.stack.folds:
+            return self.stack.predict_all(features)
+        units = features[["study_uid", "model_fold"]].drop_duplicates()
+        fold = features.drop_duplicates("study_uid").set_index("study_uid")["fold"]
+        ordered = units.sort_values(["study_uid", "model_fold"])
+        return all_predictions(ordered, formulas(features), fold)
 
     def predict(self, volume: Volume, folder: Path, effort: Effort | None = None) -> Prediction:
         """Predictions of the stack and of every named baseline for one study.
@@ -192,15 +329,14 @@ class Ensemble:
         slices, crops = self.tables(volume, folder, effort, trace)
         with trace.stage("stack"):
             features = aggregate(slices, crops)
-            table = self.stack.predict_all(features)
+            table = self._speak(features)
         if not table["prob"].between(0, 1, inclusive="neither").all():
             raise StudyError(volume.study_uid, "a probability outside (0, 1)")
         seconds = trace.seconds
         costs = Costs(
-            vertebra_s=seconds[VERTEBRA],
-            members_s={name: seconds[name] for name in self.members if name in seconds},
+            vertebra_s=seconds.get(VERTEBRA, 0.0),
+            members_s={name: seconds[name] for name in self.config.members if name in seconds},
             stack_s=seconds["stack"],
         )
-        lost = sum(stage.startswith(f"{VERTEBRA} ") for stage in trace.faults)
-        source = "header_levels" if lost == crops["model_fold"].nunique() else "image"
-        return Prediction(table, features, costs, trace.faults, source)
+        chains = int(crops["model_fold"].nunique())
+        return Prediction(table, features, costs, trace.faults, trace.levels_from, chains)

@@ -57,17 +57,18 @@ class Costs:
     stack_s: float = 0.0
 
 
-def ladder(config: Config, order: Sequence[str] = ()) -> list[Effort]:
+def ladder(config: Config, order: Sequence[str] = (), folds: int | None = None) -> list[Effort]:
     """Efforts from full to least; each step gives up what `kernel.degrade` names next.
 
     Args:
         config: of the bundle.
         order: members, least missed first; those it does not name come first.
+        folds: chains there are; the config's by default.
     """
     members = tuple(config.members)
     known = [m for m in order if m in members]
     queue = [m for m in members if m not in known] + known
-    effort = Effort(config.kernel.views, config.folds.n, members)
+    effort = Effort(config.kernel.views, folds or config.folds.n, members)
     steps = [effort]
 
     def step(**changes: object) -> None:
@@ -149,6 +150,11 @@ class Governor:
             least = self.efforts[-1]
             fits = self.seconds(least, files, 1) <= time_left
             return least if fits and self._rates else None
+
+    def again(self, files: int) -> None:
+        """A study that was chosen for is still to be predicted: its device failed."""
+        with self._lock:
+            self.files, self.studies = self.files + files, self.studies + 1
 
     def measured(self, effort: Effort, files: int, costs: Costs) -> None:
         """Learn from a finished study."""

@@ -6,13 +6,15 @@ In: events. Out: `kernel_log.jsonl`, flushed as they happen; read back as `Kerne
     log.write("study", study_uid="1.2.3", source="image", total_s=3.1)
     read_kernel_log(log.path).studies[["study_uid", "source", "cause", "decode_s"]]
 
-Events: `priors_written`, `headers_written`, `bundle` (or `models_unusable`), `study` (source
-`image`, `header_levels`, `header` or `priors`, with a `cause` where it is not `image`), `fault`,
-`degraded`, `stopped`, `end`. A log that cannot be written costs nothing but itself.
+Events: `priors_written`, `origin`, `headers_written`, `bundle` (or `models_unusable`),
+`device_ready`, `device_lost`, `device_spare`, `study` (source `image`, `header_levels`, `header` or
+`priors`, with a `cause` where it is not `image`), `fault`, `degraded`, `stopped`, `end`, and
+outside a hidden rerun `proof`. A log that cannot be written costs nothing but itself.
 """
 
 import json
 import logging
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,23 +30,34 @@ STAGES = ("decode_s", "vertebra_s", "members_s", "stack_s")
 """Seconds of one study by stage, in the order they run; members_s is the sum over members."""
 
 IMAGE = "image"
-SOURCES = (IMAGE, "header_levels", "header", "priors")
+PRIORS_ONLY = "priors"
+SOURCES = (IMAGE, "header_levels", "header", PRIORS_ONLY)
 """What a study's rows came from, best first."""
 
 
 @dataclass
 class KernelLog:
-    """Append-only JSON lines."""
+    """Append-only JSON lines; several threads may write."""
 
     path: Path
     start: float = field(default_factory=time.monotonic)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def mend(self) -> None:
+        """Drop a last line that was cut off: whoever wrote it died."""
+        try:
+            text = self.path.read_text(errors="replace")
+            if not text.endswith("\n"):
+                self.path.write_text(text[: text.rfind("\n") + 1])
+        except OSError as error:
+            log.warning("%s cannot be mended: %s", self.path, error)
 
     def write(self, event: str, **details: object) -> None:
         """Append one event with the time of day and the seconds since the start."""
         at = {"time": round(time.time(), 3), "at_s": round(time.monotonic() - self.start, 3)}
         line = json.dumps({"event": event, **at, **details}, default=str)
         try:
-            with self.path.open("a") as handle:
+            with self._lock, self.path.open("a") as handle:
                 handle.write(line + "\n")
         except OSError as error:
             log.warning("%s cannot be written (%s): %s", self.path, error, line)

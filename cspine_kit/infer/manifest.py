@@ -2,51 +2,102 @@
 
 In: a bundle folder. Out: its checked manifest, or its files laid out as a tree. Example::
 
-    root = open_bundle(bundle, Path("opened"))    # verified; `root / "models"`, `root / "stack"`
+    root = open_bundle(bundle, Path("opened"))      # all verified; `root / "models"`
+    faults = lay_out(bundle, Path("laid_out"))      # the sound ones; place -> fault
     verify_bundle(bundle)["score"]
 """
 
-from pathlib import Path
-from typing import Any
+import threading
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
 
 from cspine_kit.core.errors import ArtifactError
 from cspine_kit.core.runs import file_hash, read_json
+from cspine_kit.infer.answer import cause_of
+from cspine_kit.infer.patience import run_all
 
 MANIFEST = "manifest.json"
-FORMAT = "cspine_kit bundle 1"
+FORMAT = "cspine_kit bundle 2"
 DATASET_METADATA = "dataset-metadata.json"
 """Settings of the Kaggle dataset that a bundle becomes: not part of it, and not hashed."""
 
+PRIORS, CHAINS, PROOF = "priors.json", "chains.json", "proof.pack"
+"""Best constants by target; out-of-fold loss by fold; a packed phantom study (`infer.proof`)."""
 
-def read_manifest(bundle: Path) -> dict[str, Any]:
-    """The manifest of a bundle.
+COPY = ".copy"
+"""What everything depends on (manifest, config, the kit's wheel) lies in a bundle twice: a damaged
+byte in one of them then costs nothing."""
+
+Origin = Literal["phantom", "real"]
+HASHERS = 4
+
+
+def _entry(path: Path, name: object, entry: object) -> dict[str, Any]:
+    """One entry of a manifest: a place inside the tree and a hash."""
+    entry = entry if isinstance(entry, dict) else {}
+    place, digest = entry.get("place"), entry.get("sha256")
+    if not (isinstance(name, str) and isinstance(place, str) and isinstance(digest, str)):
+        raise ArtifactError(f"{path}: the entry of {name!r} has no place or no sha256")
+    parts = PurePosixPath(place)
+    if not place or parts.is_absolute() or ".." in parts.parts or "\0" in place + name:
+        raise ArtifactError(f"{path}: bundle file {name} wants to lie outside: {place!r}")
+    if not name or PurePosixPath(name).name != name:
+        raise ArtifactError(f"{path}: {name!r} is no plain file name")
+    return {**entry, "place": place, "sha256": digest}
+
+
+def read_manifest(bundle: Path, *, copies: bool = False) -> dict[str, Any]:
+    """The manifest of a bundle; "files", "format" and "origin" are sound in it.
+
+    Args:
+        bundle: the flat folder.
+        copies: where the manifest is not sound, its copy will do.
 
     Raises:
-        ArtifactError: there is none, or it is of another format.
+        ArtifactError: there is none, it is of another format, or an entry is malformed.
     """
-    path = bundle / MANIFEST
+    try:
+        return _read_manifest(bundle, MANIFEST)
+    except ArtifactError:
+        if copies and (bundle / (MANIFEST + COPY)).exists():
+            return _read_manifest(bundle, MANIFEST + COPY)
+        raise
+
+
+def _read_manifest(bundle: Path, name: str) -> dict[str, Any]:
+    path = bundle / name
     if not path.exists():
         raise ArtifactError(f"{bundle} holds no {MANIFEST}; is it a bundle of this kit?")
     try:
         manifest = read_json(path)
-        known = manifest["format"] == FORMAT and isinstance(manifest["files"], dict)
-    except (ValueError, KeyError, TypeError) as error:
+        known, files = manifest["format"], manifest["files"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ArtifactError(f"{path} is no manifest: {type(error).__name__}: {error}") from error
-    if not known:
-        raise ArtifactError(f"{path}: format {manifest['format']!r} is not known")
-    return dict(manifest)
+    if known != FORMAT:
+        raise ArtifactError(f"{path}: format {known!r} is not known, only {FORMAT!r}")
+    if not isinstance(files, dict) or manifest.get("origin") not in ("phantom", "real"):
+        raise ArtifactError(f"{path} is no manifest: it lists no files or names no origin")
+    checked = {name: _entry(path, name, entry) for name, entry in files.items()}
+    places = [entry["place"] for entry in checked.values()]
+    if len({*places}) < len(places):
+        raise ArtifactError(f"{path}: two files want to lie at one place")
+    return {**manifest, "files": checked}
 
 
 def check_file(bundle: Path, name: str, entry: dict[str, Any]) -> Path:
     """The path of one listed file, whose bytes are what the manifest says.
 
     Raises:
-        ArtifactError: it is missing, or it changed under its hash.
+        ArtifactError: it is missing, cannot be read, or changed under its hash.
     """
     path = bundle / name
-    if Path(name).name != name or not path.is_file():
+    if not path.is_file():
         raise ArtifactError(f"bundle file {path} is missing; build and upload the bundle again")
-    if file_hash(path) != entry["sha256"]:
+    try:
+        found = file_hash(path)
+    except OSError as error:
+        raise ArtifactError(f"bundle file {path} cannot be read: {error}") from error
+    if found != entry["sha256"]:
         raise ArtifactError(
             f"bundle file {path} is not what the manifest's hash says: it changed after the bundle "
             f"was built; remove {bundle} and build it again (make kernel)"
@@ -68,10 +119,35 @@ def verify_bundle(bundle: Path) -> dict[str, Any]:
     for name, entry in manifest["files"].items():
         check_file(bundle, name, entry)
     known = {*manifest["files"], MANIFEST, DATASET_METADATA}
+    for copy in bundle.glob(f"*{COPY}"):
+        name = copy.name.removesuffix(COPY)
+        if name in known and file_hash(copy) != file_hash(bundle / name):
+            raise ArtifactError(f"bundle file {copy} is no copy of {name}; build it again")
+        known |= {copy.name} if name in known else set()
     strangers = sorted(path.name for path in bundle.iterdir() if path.name not in known)
     if strangers:
         raise ArtifactError(f"{bundle} holds files that are not of the bundle: {strangers[:5]}")
     return manifest
+
+
+def _link(bundle: Path, scratch: Path, name: str, entry: dict[str, Any]) -> None:
+    """Verify one file, or its copy, and link it into the tree.
+
+    Raises:
+        ArtifactError: neither is sound; or the file is not, and its copy stands in.
+    """
+    fault = None
+    try:
+        source = check_file(bundle, name, entry)
+    except ArtifactError as error:
+        if not (bundle / (name + COPY)).exists():
+            raise
+        source, fault = check_file(bundle, name + COPY, entry), error
+    target = scratch / entry["place"]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.symlink_to(source.resolve())
+    if fault is not None:
+        raise ArtifactError(f"{fault}; its copy stands in")
 
 
 def open_bundle(bundle: Path, scratch: Path) -> Path:
@@ -81,10 +157,38 @@ def open_bundle(bundle: Path, scratch: Path) -> Path:
         ArtifactError: no manifest, a missing file, or bytes that are not what the manifest says.
     """
     for name, entry in read_manifest(bundle)["files"].items():
-        source = check_file(bundle, name, entry)
-        target = (scratch / entry["place"]).resolve()
-        if not target.is_relative_to(scratch.resolve()):
-            raise ArtifactError(f"bundle file {name} wants to lie outside: {entry['place']!r}")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.symlink_to(source.resolve())
+        _link(bundle, scratch, name, entry)
     return scratch
+
+
+def lay_out(bundle: Path, scratch: Path, *, wait_s: float, patience_s: float) -> dict[str, str]:
+    """Lay out what is sound: a file that is not, or that cannot be read in time, stays away.
+
+    Args:
+        bundle: the flat folder.
+        scratch: gets the tree of links.
+        wait_s: for all files.
+        patience_s: for one of them.
+
+    Returns:
+        What was wrong with files, by place; they are not there but for those that have a copy.
+
+    Raises:
+        ArtifactError: no manifest; without it nothing can be told sound.
+    """
+    files = read_manifest(bundle, copies=True)["files"]
+    faults: dict[str, str] = {}
+    lock = threading.Lock()
+
+    def check(name: str) -> None:
+        try:
+            _link(bundle, scratch, name, files[name])
+        except (ArtifactError, OSError) as error:
+            with lock:
+                faults[files[name]["place"]] = cause_of(error)
+
+    # Wheels are submit.py's; it has installed what it could.
+    wanted = [name for name in files if not name.endswith(".whl")]
+    late = run_all(check, wanted, threads=HASHERS, wait_s=wait_s, patience_s=patience_s)
+    with lock:
+        return {**faults, **{files[name]["place"]: "could not be read in time" for name in late}}

@@ -10,18 +10,32 @@ In: submission and test.csv. Out: checked frames, an atomically written CSV. Exa
 A file's rows are joined on row_id, not on their position: row_id = <study_uid>_<target>.
 """
 
-from collections.abc import Mapping
+import json
+import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from cspine_kit.core.errors import DataError, SubmissionError
+from cspine_kit.core.anatomy import TARGETS
+from cspine_kit.core.errors import CSpineError, DataError, SubmissionError
 from cspine_kit.core.runs import publish
+from cspine_kit.infer.answer import Answer, cause_of
+from cspine_kit.infer.log import KernelLog
 
 SUBMISSION_COLUMNS = ["row_id", "fractured"]
 TEST_COLUMNS = ["row_id", "StudyInstanceUID", "prediction_type"]
 SHOWN_ROWS = 5
+
+WRITE_EVERY_S = 1.0
+"""The submission is replaced this often at most while studies finish."""
+
+LAST_WAITS_S = (1.0, 3.0, 6.0)
+"""Between tries of the last write."""
+
+WRITTEN_AFTER_S = 0.005
+"""A study is logged, then written: a file that is younger than its event holds its rows."""
 
 
 def _read_csv(path: Path, what: str) -> pd.DataFrame:
@@ -127,3 +141,79 @@ def read_submission(path: Path, row_ids: pd.Series) -> pd.Series:
 def prior_probs(wanted: pd.DataFrame, priors: Mapping[str, float]) -> pd.Series:
     """A prior for every wanted row; an unknown prediction type gets 0.5."""
     return wanted["target"].map(priors).astype(np.float64).fillna(0.5)
+
+
+def finished_rows(
+    out: Path, log: Path, wanted: pd.DataFrame
+) -> tuple[pd.Series | None, dict[str, str]]:
+    """What a run that died had written for good.
+
+    Args:
+        out: its submission.
+        log: its log; a last line that is cut off counts for nothing.
+        wanted: rows of `listed_rows`.
+
+    Returns:
+        Probabilities by wanted row, NaN where the study is not finished, and the source of each
+        finished study; None and nothing where there is no valid submission.
+    """
+    try:
+        probs = read_submission(out, wanted["row_id"]).to_numpy()
+        written = out.stat().st_mtime - WRITTEN_AFTER_S
+        lines = log.read_text(errors="replace").splitlines()
+    except (CSpineError, OSError):
+        return None, {}
+    done = {}
+    for line in lines:
+        try:
+            event = json.loads(line)
+            if event["event"] == "study" and event["time"] < written:
+                done[str(event["study_uid"])] = str(event["source"])
+        except (ValueError, KeyError, TypeError):
+            continue
+    kept = pd.Series(probs, index=wanted.index)
+    return kept.where(wanted["study_uid"].isin(list(done))), done
+
+
+class Submission:
+    """The rows wanted, their probabilities so far, and the file that always holds them all."""
+
+    def __init__(self, wanted: pd.DataFrame, probs: pd.Series, out: Path, log: KernelLog) -> None:
+        self.wanted, self.probs, self.out, self.log = wanted, probs, out, log
+        self.rows_of = {
+            str(uid): group.index for uid, group in wanted.groupby("study_uid", sort=False)
+        }
+        self._written_s = -WRITE_EVERY_S
+
+    def put(self, study_uid: str, probs: pd.Series) -> None:
+        """Take the probabilities of one study by target; unknown prediction types stay."""
+        rows = self.rows_of[study_uid]
+        known = rows[self.wanted.loc[rows, "target"].isin(TARGETS)]
+        self.probs.loc[known] = self.wanted.loc[known, "target"].map(probs)
+        if time.monotonic() - self._written_s >= WRITE_EVERY_S:
+            self.write()
+
+    def put_all(self, answers: Iterable[Answer]) -> None:
+        """Take what is known of several studies and write once."""
+        self._written_s = time.monotonic()
+        for answer in answers:
+            if answer.probs is not None:
+                self.put(answer.study_uid, answer.probs)
+        self.write()
+
+    def write(self) -> bool:
+        """Replace the file atomically; where that fails, the complete one before it stands."""
+        self._written_s = time.monotonic()
+        try:
+            write_submission(self.wanted, self.probs, self.out)
+        except OSError as error:
+            self.log.write("fault", stage="write", cause=cause_of(error))
+            return False
+        return True
+
+    def finish(self) -> None:
+        """The last write: a disk that is full just then is given some time."""
+        for wait_s in (*LAST_WAITS_S, None):
+            if self.write() or wait_s is None:
+                return
+            time.sleep(wait_s)

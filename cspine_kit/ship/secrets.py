@@ -4,6 +4,8 @@ In: file paths, texts, an environment. Out: an error that names the file (never 
 text with every credential blotted out. Example::
 
     >>> refuse_secrets([Path("configs/demo.yaml")])
+    >>> sorted(harmless({"KAGGLE_KEY": "0123456789abcdef", "LANG": "C"}))
+    ['LANG']
     >>> redact = Redactor.of({"HOME": "nowhere", "KAGGLE_KEY": "0123456789abcdef"})
     >>> redact("the key is 0123456789abcdef")
     'the key is <redacted>'
@@ -26,6 +28,12 @@ CREDENTIAL_FILES = frozenset(
 BLOT = "<redacted>"
 SHORTEST = 6
 """A value shorter than this is no secret, and blotting it would make texts unreadable."""
+
+_HARMLESS = re.compile(
+    r"PATH|HOME|LANG|LC_[A-Z]+|TMPDIR|LD_LIBRARY_PATH|PYENV_.*|PIP_.*|SSL_CERT_(FILE|DIR)"
+    r"|(REQUESTS|CURL)_CA_BUNDLE|(http|https|no|all)_proxy|(HTTP|HTTPS|NO|ALL)_PROXY"
+)
+"""Variables that pip may see: where things are and how the index is reached."""
 
 _PATTERNS = (
     re.compile(r"KGAT_[0-9A-Za-z]{16,}"),
@@ -56,6 +64,11 @@ def refuse_secrets(files: Iterable[Path]) -> None:
                 raise ArtifactError(
                     f"{path}, line {line}, looks like a Kaggle credential; remove it before packing"
                 )
+
+
+def harmless(environment: Mapping[str, str]) -> dict[str, str]:
+    """What of an environment a program that needs no credentials is given."""
+    return {name: value for name, value in environment.items() if _HARMLESS.fullmatch(name)}
 
 
 @dataclass(frozen=True)

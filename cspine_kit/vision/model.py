@@ -73,10 +73,18 @@ def load_model(folder: Path) -> SliceModel:
             raise ArtifactError(
                 f"{folder / name} is missing; train the model or rebuild the bundle"
             )
-    saved = read_json(folder / MODEL_FILE)
-    model = SliceModel(
-        ModelConfig.model_validate(saved["config"]), saved["heads"], pretrained=False
-    )
+    try:
+        saved = read_json(folder / MODEL_FILE)
+        config = ModelConfig.model_validate(saved["config"])
+        heads = {str(name): int(width) for name, width in saved["heads"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ArtifactError(f"{folder / MODEL_FILE} is no model of this kit: {error}") from error
+    # Other names would make timm read from a hub or a folder that the file chooses.
+    if not timm.is_model(config.backbone):
+        raise ArtifactError(
+            f"{folder / MODEL_FILE}: {config.backbone!r} is no architecture of timm's registry"
+        )
+    model = SliceModel(config, heads, pretrained=False)
     try:
         model.load_state_dict(load_file(folder / WEIGHTS_FILE))
     except (RuntimeError, ValueError) as error:

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -23,11 +24,12 @@ from cspine_kit.core.metric import evaluate
 from cspine_kit.core.paths import Competition
 from cspine_kit.data.labels import read_labels
 from cspine_kit.data.reader.dicom import list_files
+from cspine_kit.infer.devices import Devices
 from cspine_kit.infer.ensemble import Ensemble
 from cspine_kit.infer.governor import Governor
 from cspine_kit.infer.manifest import open_bundle
 from cspine_kit.infer.reading import ReadAhead
-from cspine_kit.infer.worker import Worker, answers
+from cspine_kit.infer.worker import Worker
 from cspine_kit.vision.predict import forward, run_model
 
 PURE_BATCHES = 6
@@ -61,8 +63,10 @@ def kernel_seconds(ensemble: Ensemble, folders: dict[str, Path]) -> float:
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch,
         ReadAhead(folders, ensemble.config.cache, Path(scratch), readers=1) as readings,
     ):
-        worker = Worker(ensemble, governor, folders, files, {})
-        stream = answers([worker], readings, len(folders))
+        studies = SimpleNamespace(folders=folders, files=files)
+        worker = Worker(ensemble, governor, studies)
+        pool = Devices(["cpu"], lambda _: worker, readings, governor, studies)
+        stream = pool.answers(list(folders))
         next(stream)  # the readers have started
         start = time.perf_counter()
         rest = list(stream)

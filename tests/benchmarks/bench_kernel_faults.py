@@ -1,7 +1,8 @@
-"""Faults tried on the kernel, counted: valid submissions, studies that lost more than themselves.
+"""Kinds of faults x stages of the kernel: valid submissions, and studies that lost their rows.
 
-Run: `python tests/benchmarks/bench_kernel_faults.py [--bundle DIR --images DIR]`. Without a bundle
-it trains the tiny chain of `tests/tiny.yaml` first (a minute). Exit code 1 where a fault won.
+Run: `python tests/benchmarks/bench_kernel_faults.py [--bundle DIR --images DIR] [--only TEXT]`.
+Without a bundle it trains the tiny chain of `tests/tiny.yaml` first (a minute). Exit code 1 where a
+fault won, or was not tried.
 """
 
 import argparse
@@ -13,15 +14,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "tests" / "ship"), str(ROOT / "tests"), str(ROOT)]
+sys.path[:0] = [str(ROOT / "tests" / "infer"), str(ROOT / "tests"), str(ROOT)]
 
+import cells_machine  # noqa: E402
 import faults  # noqa: E402
+from cells_studies import corrupted  # noqa: E402
 from chain import run_chain  # noqa: E402
+from matrix import KINDS, MATRIX, STAGES  # noqa: E402
 
 from cspine_kit.core.execution import tune_process  # noqa: E402
 from cspine_kit.phantom.competition.hostile import write_hostile  # noqa: E402
 
 CORRUPTED, SPARED = 200, 20
+
+Attempt = Callable[[], faults.Count]
 
 
 def say(line: str) -> None:
@@ -30,31 +36,38 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
-def campaign(ground: faults.Ground, hostile: Path) -> list[Callable[[], faults.Count]]:
-    """Every fault at full size."""
-    return [
-        lambda: faults.hostile(ground, hostile),
-        lambda: faults.corrupted(ground, CORRUPTED, spared=SPARED),
-        lambda: faults.vanishing(ground, 40),
-        lambda: faults.killed_workers(ground, 40, kills=8),
-        lambda: faults.memory_runs_out(ground, 8, "test_resnet"),
-        lambda: faults.memory_never_there(ground, 4, "test_efficientnet"),
-        lambda: faults.poisoned(ground, 4, "efficientnet"),
-        lambda: faults.damaged_bundle(ground),
-        lambda: faults.full_disk(ground, 20, 16, rows_fit=False),
-        lambda: faults.full_disk(ground, 20, 40, rows_fit=True),
-        lambda: faults.disk_full_for_a_while(ground, 40),
-        lambda: faults.clock_jumps(ground, 10),
-        lambda: faults.terminated(ground, 20, after=5),
-        lambda: faults.terminated(ground, 20, after=15),
-    ]
+def campaign(ground: faults.Ground, hostile: Path) -> dict[str, Attempt]:
+    """Every cell of the matrix, then what has no place in it, by name."""
+    cells: dict[str, Attempt] = {
+        f"{stage}, {kind}": lambda cell=MATRIX[stage, kind]: cell(ground)
+        for stage in STAGES
+        for kind in KINDS
+    }
+    return cells | {
+        "many": lambda: corrupted(ground, CORRUPTED, spared=SPARED),
+        "defects": lambda: cells_machine.hostile(ground, hostile),
+        "readers": lambda: cells_machine.killed_workers(ground, 40, kills=8),
+        "clock": lambda: cells_machine.clock_jumps(ground, 10),
+        "disk at the end": lambda: cells_machine.full_disk(ground, 20, 40, rows_fit=True),
+    }
+
+
+def grid(counts: dict[str, faults.Count]) -> list[str]:
+    """The matrix: tried and lost of every cell."""
+    lines = ["", f"{'tried/lost':12s}" + "".join(f"{kind:>12s}" for kind in KINDS)]
+    for stage in STAGES:
+        cells = [counts.get(f"{stage}, {kind}") for kind in KINDS]
+        shown = [f"{c.tried}/{c.lost}{'' if c.ok else ' !'}" if c else "-" for c in cells]
+        lines.append(f"{stage:12s}" + "".join(f"{text:>12s}" for text in shown))
+    return [*lines, ""]
 
 
 def main() -> int:
-    """Try every fault; print a row as each is done."""
+    """Try every fault; print a row as each is done, and the matrix at the end."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bundle", type=Path, help="of a config with test_* backbones")
     parser.add_argument("--images", type=Path, help="folder of sound studies")
+    parser.add_argument("--only", default="", help="faults whose stage or kind holds this text")
     args = parser.parse_args()
     tune_process()
     with tempfile.TemporaryDirectory() as scratch:
@@ -71,23 +84,24 @@ def main() -> int:
             for source in sorted(images.iterdir())[:4]
         )
         ground = faults.Ground(bundle, studies, work)
-        say(f"{'fault':42s} {'tried':>5s} {'valid submissions':>18s} {'lost more':>9s} {'s':>6s}")
-        counts = []
-        for attempt in campaign(ground, hostile):
+        say(f"{'where':22s} {'fault':34s} {'tried':>5s} {'valid':>10s} {'lost':>5s} {'s':>6s}")
+        counts = {}
+        for name, attempt in campaign(ground, hostile).items():
+            if args.only not in name:
+                continue
             start = time.monotonic()
-            count = attempt()
-            counts.append(count)
-            valid = f"{count.valid} of {count.runs}"
-            seconds = time.monotonic() - start
-            mark = "" if count.ok else "  <- WRONG"
+            count = counts[name] = attempt()
+            valid, mark = f"{count.valid} of {count.runs}", "" if count.ok else "  <- WRONG"
             say(
-                f"{count.fault:42s} {count.tried:5d} {valid:>18s} {count.lost:9d} {seconds:6.1f}"
-                f"{mark}  {count.remark}"
+                f"{name:22s} {count.fault:34s} {count.tried:5d} {valid:>10s} {count.lost:5d} "
+                f"{time.monotonic() - start:6.1f}{mark}  {count.remark}"
             )
-        runs, valid = sum(c.runs for c in counts), sum(c.valid for c in counts)
-        tried, lost = sum(c.tried for c in counts), sum(c.lost for c in counts)
-        say(f"{'all':42s} {tried:5d} {f'{valid} of {runs}':>18s} {lost:9d}")
-    return 0 if all(count.ok for count in counts) else 1
+        say("\n".join(grid(counts)))
+        every = counts.values()
+        runs, valid = sum(c.runs for c in every), sum(c.valid for c in every)
+        tried, lost = sum(c.tried for c in every), sum(c.lost for c in every)
+        say(f"{len(every)} kinds, {tried} tried: {valid} of {runs} valid submissions, {lost} lost")
+    return 0 if all(count.ok for count in counts.values()) else 1
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Graded fallback: what each study is given when something under it gives way."""
 
-import threading
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,26 +10,24 @@ from cspine_kit.core.anatomy import TARGETS
 from cspine_kit.core.errors import StudyError
 from cspine_kit.data.volumes.volume import Volume
 from cspine_kit.infer import worker
-from cspine_kit.infer.ensemble import Ensemble, Prediction
+from cspine_kit.infer.answer import Answer
+from cspine_kit.infer.ensemble import Ensemble
 from cspine_kit.infer.governor import Costs, Effort, Governor
+from cspine_kit.infer.prediction import Prediction, Trace
 from cspine_kit.infer.reading import Reading
-from cspine_kit.infer.worker import Worker, answers, header_answers
+from cspine_kit.infer.worker import Worker
 
 UID = "1.2.3"
 EFFORT = Effort(1, 1, ("a",))
 
 
 class FakeEnsemble:
-    """Answers 0.3 from the image and 0.1 from headers; either may be told to fail."""
+    """Answers 0.3 from the image, or fails as it is told."""
 
-    def __init__(self, image=None, header=None, source="image"):
-        self.stack = SimpleNamespace(ships="stack")
-        self.headers = SimpleNamespace(predict=self._header)
-        self.image, self.header, self.source = image, header, source
-        self.efforts_asked = []
+    def __init__(self, image=None, source="image"):
+        self.ships, self.image, self.source = "stack", image, source
 
     def predict(self, volume, folder, effort):
-        self.efforts_asked.append(effort)
         if self.image is not None:
             raise self.image
         rows = [(m, UID, t, p, -1) for m, p in (("stack", 0.3), ("mean", 0.9)) for t in TARGETS]
@@ -38,25 +35,24 @@ class FakeEnsemble:
         faults = {} if self.source == "image" else {"vertebra fold 0": "no neck"}
         return Prediction(table, table, Costs(0, 0.1, {"a": 0.2}, 0.01), faults, self.source)
 
-    def _header(self, geometry):
-        if isinstance(self.header, Exception):
-            raise self.header
-        return dict.fromkeys(TARGETS, 0.1 if self.header is None else self.header)
-
 
 @pytest.fixture(name="make")
-def _make(tmp_path, monkeypatch):
-    monkeypatch.setattr(worker, "read_geometry", lambda folder, uid: None)
+def _make(tmp_path):
     np.save(tmp_path / "v.npy", np.zeros((3, 4, 4), np.uint8))
     volume = Volume(UID, np.zeros(0), np.array([2.0, 1.0, 0.0]), (1, 1, 1), (0, 0), (1, 1))
     read = Reading(UID, 0.5, volume, tmp_path / "v.npy", ("gap",))
+    header = Answer(UID, "header", probs=pd.Series(dict.fromkeys(TARGETS, 0.1)))
 
-    def make(reading=read, deadline=100.0, **changes):
-        ensemble = FakeEnsemble(**changes)
+    def make(reading=read, deadline=100.0, fallback=header, **changes):
         governor = Governor([EFFORT], deadline_s=deadline, files=3, studies=1, clock=lambda: 0.0)
-        fallbacks = header_answers(ensemble.headers, {UID: tmp_path}, wait_s=60.0)
-        return Worker(ensemble, governor, {UID: tmp_path}, {UID: 3}, fallbacks).answer(reading)
+        studies = SimpleNamespace(
+            folders={UID: tmp_path}, files={UID: 3}, fallback=lambda uid: fallback
+        )
+        worker = Worker(FakeEnsemble(**changes), governor, studies)
+        worker.left = lambda: (governor.files, governor.studies)
+        return worker if reading is None else worker.answer(reading)
 
+    make.read = read
     return make
 
 
@@ -76,26 +72,23 @@ def test_levels_from_headers_are_said(make):
 
 
 @pytest.mark.parametrize("error", [StudyError(UID, "NaN"), MemoryError("no"), KeyError("x")])
-def test_networks_that_fail_leave_it_to_headers(make, error):
-    answer = make(image=error)
-    assert answer.source == "header" and answer.probs["C7"] == 0.1 and answer.table is None
-    assert str(error) in answer.cause
+def test_networks_that_fail_say_so_and_the_study_counts_as_left(make, error):
+    worker = make(None, image=error)
+    with pytest.raises(type(error)):
+        worker.answer(make.read)
+    assert worker.left() == (3, 1)
 
 
 def test_pixels_that_cannot_be_read_leave_it_to_headers(make):
     answer = make(Reading(UID, 0.1, cause="the reading process died"))
-    assert answer.source == "header" and "died" in answer.cause
+    assert answer.source == "header" and "died" in answer.cause and answer.probs["C7"] == 0.1
 
 
 def test_headers_that_fail_leave_the_priors(make):
-    answer = make(image=ValueError("broken"), header=StudyError(UID, "no file can be read"))
+    nothing = Answer(UID, "priors", cause=f"study {UID}: no file can be read")
+    answer = make(Reading(UID, 0.1, cause="broken"), fallback=nothing)
     assert answer.source == "priors" and answer.probs is None
-    assert "broken" in answer.cause and "no file can be read" in answer.cause
-
-
-def test_a_header_probability_out_of_range_is_not_taken(make):
-    answer = make(image=ValueError("broken"), header=float("nan"))
-    assert answer.source == "priors" and "outside" in answer.cause
+    assert answer.cause == f"broken; headers: study {UID}: no file can be read"
 
 
 def test_no_time_is_a_cause(make):
@@ -104,41 +97,21 @@ def test_no_time_is_a_cause(make):
     assert answer.source == "header" and answer.probs["C1"] == 0.1
 
 
-def test_headers_that_hang_cost_only_the_wait(tmp_path, monkeypatch):
-    monkeypatch.setattr(worker, "read_geometry", lambda folder, uid: uid)
-    hang = threading.Event()
-
-    def predict(uid):
-        if uid == "1.2":
-            hang.wait()
-        return dict.fromkeys(TARGETS, 0.1)
-
-    folders = dict.fromkeys(["1.1", "1.2", "1.3"], tmp_path)
-    found = header_answers(SimpleNamespace(predict=predict), folders, wait_s=0.3)
-    hang.set()
-    assert [a.source for a in found.values()] == ["header", "priors", "priors"]
-    assert "0.3 s" in found["1.2"].cause and "0.3 s" in found["1.3"].because("no GPU").cause
+def test_a_problem_under_which_pixels_mean_nothing_leaves_it_to_headers(make, monkeypatch):
+    assert make().source == "image"
+    monkeypatch.setattr(worker, "UNUSABLE", frozenset({"gap"}))
+    answer = make()
+    assert answer.source == "header"
+    assert answer.cause.startswith("not usable as an image: gap: a distance between neighbors")
 
 
-def test_every_reading_gets_one_answer_from_some_device(tmp_path, monkeypatch):
-    monkeypatch.setattr(worker, "read_geometry", lambda folder, uid: None)
-    uids = [f"1.{i}" for i in range(20)]
-    governor = Governor([EFFORT], deadline_s=1e9, files=60, studies=20)
-    folders, files = dict.fromkeys(uids, tmp_path), dict.fromkeys(uids, 3)
-    fallbacks = header_answers(FakeEnsemble().headers, folders, wait_s=60.0)
-    workers = [Worker(FakeEnsemble(), governor, folders, files, fallbacks) for _ in range(2)]
-    waiting = iter([Reading(uid, 0.1, cause="unread") for uid in uids])
-    seen = [a.study_uid for a in answers(workers, waiting, len(uids))]
-    assert sorted(seen) == sorted(uids)
-
-
-def ensemble_of(monkeypatch, *, vertebra=None, member=None) -> Ensemble:
-    """An ensemble of two folds and two members whose networks are functions."""
+def ensemble_of(
+    monkeypatch, *, vertebra=(), member=None, folds=2, losses=None, missing=()
+) -> Ensemble:
+    """An ensemble of two members whose networks are names; those of `vertebra` find no neck."""
     from cspine_kit.core.tables import FRACTURE_COLUMNS, VERTEBRA_COLUMNS
     from cspine_kit.infer import ensemble as module
     from cspine_kit.stack.fallback.stand_ins import StandIns
-
-    levels = pd.DataFrame({"level": ["C1"], "z0": [0], "z1": [2]})
 
     def fracture(model, volume, crops, batch, *, views, stride):
         if member is not None and model == member:
@@ -147,52 +120,119 @@ def ensemble_of(monkeypatch, *, vertebra=None, member=None) -> Ensemble:
         return rows.assign(slice_idx=[0, 2], z_mm=[2.0, 0.0])
 
     def predict_vertebra(model, volume, batch, *, stride):
-        if vertebra is not None:
-            raise StudyError(UID, vertebra)
-        return pd.DataFrame()
+        if model in vertebra:
+            raise StudyError(UID, f"{model}: no neck")
+        return model
+
+    def levels_of(source):
+        return pd.DataFrame({"level": ["C1"], "z0": [0], "z1": [2], "source": source})
 
     monkeypatch.setattr(module, "predict_fracture", fracture)
     monkeypatch.setattr(module, "predict_vertebra", predict_vertebra)
-    monkeypatch.setattr(module, "decode_study", lambda rows, volume: levels)
+    monkeypatch.setattr(module, "decode_study", lambda rows, volume: levels_of(rows))
     made = Ensemble.__new__(Ensemble)
-    made.config = SimpleNamespace(kernel=SimpleNamespace(batch_size=4))
-    made.vertebra = ["v0", "v1"]
-    made.members = {"a": ["a0", "a1"], "b": ["b0", "b1"]}
+    made.config = SimpleNamespace(
+        kernel=SimpleNamespace(batch_size=4),
+        folds=SimpleNamespace(n=folds),
+        members={"a": None, "b": None},
+    )
+    made.models = {
+        (name, k): f"{name[0]}{k}"
+        for name in ("vertebra", "a", "b")
+        for k in range(folds)
+        if f"{name[0]}{k}" not in missing
+    }
+    made.stack, made.faults, made._losses = None, {}, losses or {}
     made.stand_ins = StandIns({})
-    monkeypatch.setattr(made, "header_levels", lambda volume, folder: levels, raising=False)
+    monkeypatch.setattr(
+        made, "header_levels", lambda volume, folder: levels_of("headers"), raising=False
+    )
     return made
 
 
 def run_tables(made, effort):
-    from cspine_kit.infer.ensemble import Trace
-
     trace = Trace()
     volume = Volume(UID, np.zeros(0), np.array([2.0, 1.0, 0.0]), (1, 1, 1), (0, 0), (1, 1))
     slices, crops = made.tables(volume, None, effort, trace)
-    return slices.groupby(["model_fold", "member"]).size(), crops, trace.faults
+    return slices.groupby(["model_fold", "member"]).size(), crops, trace
+
+
+BOTH = ("a", "b")
 
 
 def test_a_member_that_fails_in_one_fold_has_a_stand_in_there(monkeypatch):
     made = ensemble_of(monkeypatch, member="b1")
-    rows, _, faults = run_tables(made, Effort(1, 2, ("a", "b")))
-    assert rows.to_dict() == {(k, m): 2 for k in (0, 1) for m in ("a", "b")}
-    assert faults == {"b fold 1": f"study {UID}: b1 gave NaN"}
+    rows, _, trace = run_tables(made, Effort(1, 2, BOTH))
+    assert rows.to_dict() == {(k, m): 2 for k in (0, 1) for m in BOTH}
+    assert trace.faults == {"b fold 1": f"study {UID}: b1 gave NaN"}
 
 
 def test_a_fold_in_which_every_member_fails_is_left_out(monkeypatch):
     made = ensemble_of(monkeypatch, member="a1")
-    rows, crops, faults = run_tables(made, Effort(1, 2, ("a",)))
-    assert set(crops["model_fold"]) == {0} and list(faults) == ["a fold 1"]
+    rows, crops, trace = run_tables(made, Effort(1, 2, ("a",)))
+    assert set(crops["model_fold"]) == {0} and list(trace.faults) == ["a fold 1"]
     assert rows.to_dict() == {(0, "a"): 2, (0, "b"): 2}
 
 
+def test_after_a_failure_the_remaining_folds_are_tried(monkeypatch):
+    made = ensemble_of(monkeypatch, member="a0", folds=3)
+    _, crops, trace = run_tables(made, Effort(1, 2, ("a",)))
+    assert crops["model_fold"].tolist() == [1, 2] and list(trace.faults) == ["a fold 0"]
+
+
+def test_chains_are_kept_by_their_loss(monkeypatch):
+    losses = {0: 0.5, 1: 0.3, 2: 0.4}
+    made = ensemble_of(monkeypatch, folds=3, losses=losses)
+    assert made.chains == [1, 2, 0]
+    _, crops, _ = run_tables(made, Effort(1, 2, BOTH))
+    assert crops["model_fold"].tolist() == [1, 2]
+
+
 def test_no_fold_left_is_an_error_that_names_the_causes(monkeypatch):
-    made = ensemble_of(monkeypatch, member="a0")
+    made = ensemble_of(monkeypatch, member="a0", missing=("a1", "b1"))
     with pytest.raises(StudyError, match="a0 gave NaN"):
         run_tables(made, Effort(1, 1, ("a",)))
 
 
-def test_vertebra_models_that_fail_leave_the_levels_to_headers(monkeypatch):
-    made = ensemble_of(monkeypatch, vertebra="no neck")
-    rows, _, faults = run_tables(made, Effort(1, 2, ("a", "b")))
-    assert len(rows) == 4 and list(faults) == ["vertebra fold 0", "vertebra fold 1"]
+def test_another_folds_levels_come_before_those_of_headers(monkeypatch):
+    made = ensemble_of(monkeypatch, vertebra=("v0",))
+    rows, crops, trace = run_tables(made, Effort(1, 2, BOTH))
+    assert crops["source"].tolist() == ["v1", "v1"] and len(rows) == 4
+    assert trace.levels_from == "image" and list(trace.faults) == ["vertebra fold 0"]
+
+
+def test_even_the_levels_of_a_fold_that_time_gave_up_come_before_headers(monkeypatch):
+    made = ensemble_of(monkeypatch, vertebra=("v0", "v1"), folds=3)
+    _, crops, trace = run_tables(made, Effort(1, 1, BOTH))
+    assert crops["source"].tolist() == ["v2"] and crops["model_fold"].tolist() == [0]
+    assert trace.levels_from == "image"
+
+
+def test_vertebra_models_that_all_fail_leave_the_levels_to_headers(monkeypatch):
+    made = ensemble_of(monkeypatch, vertebra=("v0", "v1"))
+    rows, crops, trace = run_tables(made, Effort(1, 2, BOTH))
+    assert len(rows) == 4 and list(trace.faults) == ["vertebra fold 0", "vertebra fold 1"]
+    assert crops["source"].tolist() == ["headers", "headers"]
+    assert trace.levels_from == "header_levels"
+
+
+def test_a_chain_without_its_vertebra_model_falls_out_unless_all_do(monkeypatch):
+    made = ensemble_of(monkeypatch, folds=3, missing=("v1",))
+    assert made.chains == [0, 2]
+    made = ensemble_of(monkeypatch, missing=("v0", "v1"))
+    assert made.chains == [0, 1]
+    _, crops, trace = run_tables(made, Effort(1, 2, BOTH))
+    assert crops["source"].tolist() == ["headers", "headers"]
+    assert trace.levels_from == "header_levels"
+
+
+def test_a_member_that_is_missing_in_one_fold_has_a_stand_in_there(monkeypatch):
+    made = ensemble_of(monkeypatch, missing=("b1",))
+    rows, _, trace = run_tables(made, Effort(1, 2, BOTH))
+    assert rows.to_dict() == {(k, m): 2 for k in (0, 1) for m in BOTH} and not trace.faults
+
+
+def test_members_that_time_gave_up_speak_where_the_kept_ones_are_missing(monkeypatch):
+    made = ensemble_of(monkeypatch, missing=("a0",))
+    rows, crops, _ = run_tables(made, Effort(1, 1, ("a",)))
+    assert crops["model_fold"].tolist() == [0] and len(rows) == 2

@@ -38,6 +38,13 @@ class KaggleServer:
     session: tuple[str, ...] = ("COMPLETE",)
     failure: str = ""
     submission: bytes = b"row_id,fractured\n1.2.3_C1,0.1\n1.2.3_patient_overall,0.4\n"
+    events: list[dict] = field(
+        default_factory=lambda: [
+            {"event": "end", "time": 1.0, "studies": 1, "sources": {"priors": 1}},
+            {"event": "proof", "time": 2.0, "ok": True, "studies": 4, "faults": []},
+        ]
+    )
+    """The kernel's own log."""
     faults: dict[str, Fault] = field(default_factory=dict)
     """By method name of the service; an upload is `PUT <file name>`."""
     requests: list[tuple[str, dict]] = field(default_factory=list)
@@ -234,7 +241,7 @@ class KaggleServer:
 
     def outputs(self) -> dict[str, bytes]:
         """What the session left in /kaggle/working."""
-        log = '{"event": "end", "time": 1.0, "studies": 1, "from_models": 1}\n'
+        log = "".join(json.dumps(event) + "\n" for event in self.events)
         return {"submission.csv": self.submission, "kernel_log.jsonl": log.encode()}
 
     def ListKernelSessionOutput(self, asked: dict) -> tuple[int, object]:

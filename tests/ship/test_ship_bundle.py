@@ -6,42 +6,49 @@ import shutil
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from finished_run import Run, make_config, make_run, write_scores
+from safetensors.torch import load_file, save_file
 
 from cspine_kit import __version__
+from cspine_kit.core.anatomy import TARGETS
 from cspine_kit.core.errors import ArtifactError, ConfigError
+from cspine_kit.core.metric import metric
 from cspine_kit.core.runs import file_hash, read_json
-from cspine_kit.infer.manifest import open_bundle, verify_bundle
+from cspine_kit.core.tables import read_table
+from cspine_kit.infer.manifest import FORMAT, lay_out, open_bundle, read_manifest, verify_bundle
 from cspine_kit.ship.bundle.build import build_bundle, write_kernel_metadata
 from cspine_kit.ship.bundle.wheelhouse import check_wheels, fill_wheelhouse, supported_tags
 from cspine_kit.ship.kaggle import service
+from cspine_kit.ship.secrets import harmless, refuse_secrets
 
 KIT_WHEEL = f"cspine_kit-{__version__}-py3-none-any.whl"
 GDCM = "python_gdcm-3.2.6-{tag}-{tag}-manylinux_2_27_x86_64.manylinux_2_28_x86_64.whl"
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory) -> Run:
-    run = make_run(tmp_path_factory.mktemp("built"))
-    build_bundle(run.config, run.paths, run.paths.bundle)
+def built(tmp_path_factory, chain) -> Run:
+    run = make_run(tmp_path_factory.mktemp("built"), chain)
+    build_bundle(run.config, run.paths, run.paths.bundle, proof=run.proof)
     return run
 
 
 @pytest.fixture
-def run(tmp_path) -> Run:
+def run(tmp_path, chain) -> Run:
     """A finished run without a bundle: refusals come before anything is built."""
-    return make_run(tmp_path)
+    return make_run(tmp_path, chain)
 
 
 def build(run: Run) -> dict:
-    return build_bundle(run.config, run.paths, run.paths.bundle)
+    return build_bundle(run.config, run.paths, run.paths.bundle, proof=run.proof)
 
 
 def test_a_bundle_holds_every_file_with_its_hash_and_opens_as_a_tree(built, tmp_path):
     manifest = read_json(built.paths.bundle / "manifest.json")
     names = {p.name for p in built.paths.bundle.iterdir() if p.is_file()}
-    assert names == {*manifest["files"], "manifest.json", "dataset-metadata.json"}
+    copies = {f"{name}.copy" for name in ("manifest.json", "config.yaml", KIT_WHEEL)}
+    assert names == {*manifest["files"], *copies, "manifest.json", "dataset-metadata.json"}
     for name, entry in manifest["files"].items():
         path = built.paths.bundle / name
         assert (entry["sha256"], entry["bytes"]) == (file_hash(path), path.stat().st_size)
@@ -54,11 +61,11 @@ def test_a_bundle_holds_every_file_with_its_hash_and_opens_as_a_tree(built, tmp_
 
 def test_the_same_run_gives_the_same_bytes_and_a_second_build_does_nothing(built, tmp_path):
     again = tmp_path / "again"
-    build_bundle(built.config, built.paths, again)
+    build_bundle(built.config, built.paths, again, proof=built.proof)
     first = {p.name: file_hash(p) for p in built.paths.bundle.iterdir()}
     assert {p.name: file_hash(p) for p in again.iterdir()} == first
     before = {p: p.stat().st_mtime_ns for p in again.iterdir()}
-    build_bundle(built.config, built.paths, again)
+    build_bundle(built.config, built.paths, again, proof=built.proof)
     assert {p: p.stat().st_mtime_ns for p in again.iterdir()} == before
 
 
@@ -92,7 +99,7 @@ def test_the_kernel_metadata_asks_for_what_the_competition_allows(built):
         write_kernel_metadata(built.config, built.kernel.parent)
 
 
-@pytest.mark.parametrize("damage", ["changed", "missing", "added"])
+@pytest.mark.parametrize("damage", ["changed", "missing", "added", "other copy"])
 def test_a_bundle_that_changed_after_it_was_built_is_refused(built, tmp_path, damage):
     bundle = tmp_path / "bundle"
     shutil.copytree(built.paths.bundle, bundle)
@@ -102,22 +109,132 @@ def test_a_bundle_that_changed_after_it_was_built_is_refused(built, tmp_path, da
         victim.write_bytes(victim.read_bytes()[:-1] + b"?")
     elif damage == "missing":
         victim.unlink()
+    elif damage == "other copy":
+        victim = bundle / "config.yaml.copy"
+        victim.write_text("name: other\n")
     else:
         victim = bundle / "notes.txt"
         victim.write_text("mine")
     for check in (
         lambda: verify_bundle(bundle),
-        lambda: build_bundle(built.config, built.paths, bundle),
+        lambda: build_bundle(built.config, built.paths, bundle, proof=built.proof),
     ):
         with pytest.raises(ArtifactError, match=victim.name):
             check()
 
 
-def test_a_manifest_of_something_else_is_refused(tmp_path):
-    for text, words in (("{}", "no manifest"), ('{"format": "x", "files": {}}', "not known")):
-        (tmp_path / "manifest.json").write_text(text)
-        with pytest.raises(ArtifactError, match=words):
-            verify_bundle(tmp_path)
+GOOD = {"place": "a/b.json", "sha256": "0" * 64}
+BROKEN_MANIFESTS = {
+    "{}": "no manifest",
+    "[1, 2]": "no manifest",
+    "null": "no manifest",
+    "[" * 100_000: "no manifest",
+    '{"format": "x", "files": {}}': "not known",
+    json.dumps({"format": FORMAT, "files": []}): "lists no files",
+    json.dumps({"format": FORMAT, "files": {}}): "names no origin",
+    json.dumps({"format": FORMAT, "files": {}, "origin": "moon"}): "names no origin",
+    **{
+        json.dumps({"format": FORMAT, "origin": "real", "files": files}): words
+        for words, files in (
+            ("no place or no sha256", {"b.json": None}),
+            ("no place or no sha256", {"b.json": "text"}),
+            ("no place or no sha256", {"b.json": {"place": "b.json"}}),
+            ("no place or no sha256", {"b.json": {"place": 7, "sha256": "0"}}),
+            ("lie outside", {"b.json": GOOD | {"place": "../b.json"}}),
+            ("lie outside", {"b.json": GOOD | {"place": "/etc/passwd"}}),
+            ("lie outside", {"b.json": GOOD | {"place": ""}}),
+            ("lie outside", {"b.json": GOOD | {"place": "a\0b"}}),
+            ("no plain file name", {"../b.json": GOOD}),
+            ("no plain file name", {"": GOOD}),
+            ("at one place", {"a.json": GOOD, "b.json": GOOD}),
+        )
+    },
+}
+
+
+@pytest.mark.parametrize("text", BROKEN_MANIFESTS, ids=range(len(BROKEN_MANIFESTS)))
+def test_a_malformed_manifest_is_refused_in_words(tmp_path, text):
+    (tmp_path / "manifest.json").write_text(text)
+    (tmp_path / "scratch").mkdir()
+    for opened in (
+        lambda: verify_bundle(tmp_path),
+        lambda: open_bundle(tmp_path, tmp_path / "scratch"),
+        lambda: lay_out(tmp_path, tmp_path / "scratch", wait_s=1, patience_s=1),
+    ):
+        with pytest.raises(ArtifactError, match=BROKEN_MANIFESTS[text]):
+            opened()
+
+
+def test_a_manifest_with_random_injuries_is_sound_or_refused_in_words(built, tmp_path):
+    data = (built.paths.bundle / "manifest.json").read_bytes()
+    rng = np.random.default_rng(7)
+    refused = 0
+    for _ in range(300):
+        text = bytearray(data)
+        at = int(rng.integers(0, len(text)))
+        if rng.random() < 0.5:
+            text[at] ^= 1 << int(rng.integers(0, 8))
+        else:
+            del text[at : at + int(rng.integers(1, 200))]
+        (tmp_path / "manifest.json").write_bytes(bytes(text))
+        try:
+            files = read_manifest(tmp_path)["files"]
+        except ArtifactError:
+            refused += 1
+        else:
+            assert all({"place", "sha256"} <= set(entry) for entry in files.values())
+    assert 0 < refused < 300
+
+
+def test_what_travels_is_a_list_and_names_no_training_study(built):
+    """Everything but code and weights is text, and none of it holds a training id."""
+    for name in ("contributions.csv", "importances.csv", "models/reference.json", "run.json"):
+        assert (built.paths.stack / name).exists(), "it is there and must stay here"
+    manifest = read_json(built.paths.bundle / "manifest.json")
+    places = {entry["place"] for entry in manifest["files"].values()}
+    stack = {place for place in places if place.startswith("stack/")}
+    fixed = {"stack/models/stack.json", "stack/header/header.json", "stack/stand_ins.json"}
+    assert fixed < stack and all(place.endswith(".txt") for place in stack - fixed)
+    rest = {place for place in places if not place.startswith(("stack/", "models/"))}
+    assert rest == {KIT_WHEEL, "config.yaml", "priors.json", "chains.json", "proof.pack"}
+    uids = set(read_table(built.paths.table("studies"), "studies")["study_uid"])
+    for path in built.paths.bundle.iterdir():
+        if ".whl" not in path.name and path.suffix not in (".safetensors", ".pack"):
+            text = path.read_text()
+            assert not [uid for uid in uids if uid in text], path.name
+
+
+def test_a_bundle_says_what_it_was_born_on_and_what_each_chain_lost(built, tmp_path):
+    manifest = read_json(built.paths.bundle / "manifest.json")
+    assert (manifest["origin"], manifest["hours"]) == ("real", built.config.kernel.hours)
+    losses = read_json(built.paths.bundle / "chains.json")
+    assert set(losses) == {"0", "1"} and all(0 < loss < 5 for loss in losses.values())
+    table = read_table(built.paths.table("predictions"), "predictions")
+    labels = read_table(built.paths.table("studies"), "studies").set_index("study_uid")
+    own = table[(table["model"] == "stack") & (table["fold"] == 1)]
+    wide = own.pivot(index="study_uid", columns="target", values="prob")[list(TARGETS)]
+    truth = labels.loc[wide.index, list(TARGETS)].to_numpy()
+    assert losses["1"] == pytest.approx(metric(truth, wide.to_numpy(), "per_exam"))
+
+
+def test_a_bundle_whose_weights_do_not_load_is_not_built(run):
+    weights = run.paths.model("resnet", 1) / "weights.safetensors"
+    weights.write_bytes((run.paths.model("efficientnet", 1) / "weights.safetensors").read_bytes())
+    with pytest.raises(ArtifactError, match=r"resnet.*does not fit its model\.json"):
+        build(run)
+    weights.write_bytes(b"no weights")
+    with pytest.raises(ArtifactError, match="does not load"):
+        build(run)
+    assert not run.paths.bundle.exists()
+
+
+def test_a_bundle_whose_network_gives_no_numbers_is_not_built(run):
+    path = run.paths.model("resnet", 1) / "weights.safetensors"
+    state = {name: value.clone() for name, value in load_file(path).items()}
+    next(v for v in state.values() if v.is_floating_point()).view(-1)[0] = float("nan")
+    save_file(state, path)
+    with pytest.raises(ArtifactError, match=r"networks do not run: .*resnet fold 1.*NaN"):
+        build(run)
 
 
 def test_no_bundle_of_another_configs_models(run):
@@ -156,9 +273,8 @@ def test_no_bundle_without_every_model(run):
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("kaggle.json", "{}"),
-        ("notes.json", '{"username": "me", "key": "0123456789abcdef0123456789abcdef"}'),
-        ("notes.txt", "export KAGGLE_API_TOKEN=KGAT_0123456789abcdef0123"),
+        ("stand_ins.json", '{"username": "me", "key": "0123456789abcdef0123456789abcdef"}'),
+        ("models/fold_0_header_level_0.txt", "KAGGLE_API_TOKEN=KGAT_0123456789abcdef0123"),
     ],
 )
 def test_no_bundle_with_a_credential(run, name, text):
@@ -166,6 +282,16 @@ def test_no_bundle_with_a_credential(run, name, text):
     with pytest.raises(ArtifactError, match=r"credential") as error:
         build(run)
     assert name in str(error.value) and "0123456789abcdef" not in str(error.value)
+    with pytest.raises(ArtifactError, match="credential file by its name"):
+        refuse_secrets([run.paths.stack / "kaggle.json"])
+
+
+def test_programs_that_need_no_credentials_see_none():
+    seen = harmless(
+        {"PATH": "/bin", "PIP_INDEX_URL": "u", "https_proxy": "p", "KAGGLE_KEY": "k"}
+        | {"GITHUB_TOKEN": "t", "AWS_SECRET_ACCESS_KEY": "s", "PYTHONPATH": "x"}
+    )
+    assert set(seen) == {"PATH", "PIP_INDEX_URL", "https_proxy"}
 
 
 @pytest.mark.parametrize(

@@ -27,9 +27,9 @@ DATASET, KERNEL = "me/cspine-kit-tiny-bundle", "me/cspine-kit-tiny-submit"
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Run:
-    run = make_run(tmp_path_factory.mktemp("finished"))
-    build_bundle(run.config, run.paths, run.paths.bundle)
+def finished(tmp_path_factory, chain) -> Run:
+    run = make_run(tmp_path_factory.mktemp("finished"), chain)
+    build_bundle(run.config, run.paths, run.paths.bundle, proof=run.proof)
     return run
 
 
@@ -39,7 +39,7 @@ def run(finished, tmp_path) -> Run:
     paths = type(finished.paths)(tmp_path / "oof" / "tiny")
     shutil.copytree(finished.paths.bundle, paths.bundle)
     shutil.copytree(finished.kernel, tmp_path / "submit")
-    return Run(finished.config, paths, tmp_path / "submit")
+    return Run(finished.config, paths, tmp_path / "submit", finished.proof)
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def test_a_push_brings_everything_there_and_the_output_back_once(run, server, tm
     [submission] = server.submissions
     assert (submission["kernelVersion"], submission["fileName"]) == (1, "submission.csv")
     assert submission["submissionDescription"].startswith("first [v1 bundle ")
-    assert "2 valid rows" in told and "from_models 1" in told and "warning" not in told
+    assert "2 valid rows" in told and "sources {'priors': 1}" in told and "warning" not in told
     assert {s["stage"] for s in state_of(run).values()} == {"ready", "done"}
 
     before = len(server.requests)
@@ -195,6 +195,44 @@ def test_the_output_must_be_of_this_bundle_and_valid(uploaded, server):
     with pytest.raises(SubmissionError, match=r"1 rows outside \[0, 1\]: 1\.2\.3_C1"):
         go(uploaded)
     assert server.count("SaveKernel") == 1
+
+
+@pytest.mark.parametrize(
+    ("events", "words"),
+    [
+        ([{"event": "models_unusable", "cause": "no GPU"}], "models_unusable: no GPU"),
+        (
+            [{"event": "proof", "ok": False, "faults": ["device_lost cuda:0: no kernel image"]}],
+            "the proof failed: .*no kernel image",
+        ),
+        ([{"event": "end", "sources": {"priors": 3}}], "nothing but priors, and no proof"),
+        ([{"event": "end", "sources": {"header": 0}}], "nothing but priors, and no proof"),
+        ([{"event": "end"}], "nothing but priors, and no proof"),
+        ([{"event": "end", "sources": {"priors": 2, "image": 1}}], None),
+        ([{"event": "end", "sources": {"priors": 3}}, {"event": "proof", "ok": True}], None),
+    ],
+)
+def test_a_session_whose_networks_do_not_work_is_refused(uploaded, server, events, words):
+    server.events = events
+    if words is None:
+        assert "wrote 2 valid rows" in go(uploaded)
+        return
+    with pytest.raises(ServiceError, match=f"must not be submitted: .*{words}"):
+        go(uploaded, submitting=True)
+    assert server.submissions == []
+    assert state_of(uploaded)["kernel"]["stage"] == "failed"
+
+
+def test_a_dry_run_loads_every_model_once(run):
+    assert "every model of the bundle loads and runs" in dry_run(run.config, run.paths, run.kernel)
+    weights = next(run.paths.bundle.glob("*vertebra*weights.safetensors"))
+    other = next(run.paths.bundle.glob("*efficientnet*weights.safetensors"))
+    weights.write_bytes(other.read_bytes())
+    manifest = read_json(run.paths.bundle / "manifest.json")
+    manifest["files"][weights.name]["sha256"] = file_hash(weights)
+    write_json(run.paths.bundle / "manifest.json", manifest)
+    with pytest.raises(ArtifactError, match=r"vertebra.*does not fit its model\.json"):
+        dry_run(run.config, run.paths, run.kernel)
 
 
 @pytest.mark.parametrize(

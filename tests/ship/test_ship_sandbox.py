@@ -9,7 +9,13 @@ import pytest
 from cspine_kit.core.errors import ArtifactError
 from cspine_kit.core.runs import read_json
 from cspine_kit.ship.rehearsal.environment import build_environment
-from cspine_kit.ship.rehearsal.sandbox import Sandbox, best_isolation, has_gpu, session_processes
+from cspine_kit.ship.rehearsal.sandbox import (
+    Sandbox,
+    base_of,
+    best_isolation,
+    has_gpu,
+    session_processes,
+)
 
 HERE = Path(sys.prefix)
 PROMISES = """
@@ -17,6 +23,9 @@ import json, os, socket, sys, time
 from pathlib import Path
 
 said = {"cwd": os.getcwd(), "script": __file__}
+said["home"] = sorted(os.listdir(os.path.expanduser("~")))
+said["root"] = sorted(os.listdir("/root")) if os.access("/root", os.R_OK) else []
+said["variables"] = sorted(name for name in os.environ if "KAGGLE" in name)
 said["rerun"] = os.environ.get("KAGGLE_IS_COMPETITION_RERUN")
 source = Path(os.environ.get("CSPINE_INPUT", "/kaggle/input")) / "competitions" / "rsna"
 said["seen"] = sorted(p.name for p in source.iterdir())
@@ -61,7 +70,8 @@ def run(tmp_path, isolation, inputs, code, *, limit_s=60.0, memory_gib=2.0):
     return sandbox, sandbox.run(HERE, script, inputs, limit_s=limit_s)
 
 
-def test_promises_are_kept(tmp_path, inputs, isolation):
+def test_promises_are_kept(tmp_path, inputs, isolation, monkeypatch):
+    monkeypatch.setenv("KAGGLE_KEY", "secret")
     sandbox, done = run(tmp_path, isolation, inputs, PROMISES)
     assert done.code == 0, done.output
     said = read_json(sandbox.working / "said.json")
@@ -73,9 +83,14 @@ def test_promises_are_kept(tmp_path, inputs, isolation):
         assert said["written"] is False and "unreachable" in said["network"]
         assert not (tmp_path / "rsna" / "new.txt").exists()
         assert not Path("/kaggle/src/script.py").exists(), "nothing of it is left outside"
+        held = {p.parts[2] for p in (base_of(HERE), HERE) if p.parts[:2] == ("/", "root")}
+        assert set(said["root"]) <= held, "homes are hidden but for the interpreter"
     else:
-        assert "no network here" in said["network"]
-    assert set(sandbox.describe()) == {"paths", "network", "inputs", "memory"}
+        assert "no network here" in said["network"] and said["home"] == []
+    assert said["variables"] == ["KAGGLE_IS_COMPETITION_RERUN", "KAGGLE_KERNEL_RUN_TYPE"]
+    told = sandbox.describe()
+    assert set(told) == {"paths", "network", "inputs", "home", "memory", "is not"}
+    assert "no wall" in told["is not"]
 
 
 def test_a_run_past_its_time_is_ended_with_all_its_helpers(tmp_path, inputs, isolation):

@@ -36,7 +36,9 @@ class _Child:
 
     def __init__(self) -> None:
         root = str(Path(__file__).resolve().parents[3])
-        paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+        # An empty entry would mean the folder that the child happens to stand in.
+        before = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+        paths = [root, *filter(None, before)]
         self.process = subprocess.Popen(
             [sys.executable, "-m", "cspine_kit.data.reader.isolated"],
             stdin=subprocess.PIPE,

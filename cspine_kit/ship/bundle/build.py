@@ -1,25 +1,28 @@
 """The offline Kaggle dataset: everything the kernel needs in one flat folder, each file hashed.
 
-In: a finished run (`make oof`, `make stack`). Out: the bundle folder with `manifest.json` and
-`dataset-metadata.json`, and `kernels/submit/kernel-metadata.json`. Example::
+In: a finished run (`make oof`, `make stack`), one phantom study. Out: the bundle folder with
+`manifest.json` and `dataset-metadata.json`, and `kernels/submit/kernel-metadata.json`. Example::
 
-    manifest = build_bundle(config, paths, paths.bundle)
+    manifest = build_bundle(config, paths, paths.bundle, proof=folder)
     manifest["score"], sum(sizes_of(paths.bundle).values())
 
-The folder is flat because the kaggle client skips sub-folders; the manifest maps flat names back.
+What travels is a list, not a folder: nothing that names a training study is on it. The folder is
+flat because the kaggle client skips sub-folders; the manifest maps flat names back.
 """
 
 import csv
 import math
 import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from cspine_kit import __version__
 from cspine_kit.core.anatomy import TARGETS
-from cspine_kit.core.config import Config, resolved_yaml
+from cspine_kit.core.config import Config, PhantomConfig, resolved_yaml
 from cspine_kit.core.errors import ArtifactError
-from cspine_kit.core.metric import best_constant
+from cspine_kit.core.metric import best_constant, metric
 from cspine_kit.core.paths import RunPaths
 from cspine_kit.core.resolved import changed
 from cspine_kit.core.runs import (
@@ -33,7 +36,17 @@ from cspine_kit.core.runs import (
 )
 from cspine_kit.core.tables import read_table
 from cspine_kit.data.labels import training_labels
-from cspine_kit.infer.manifest import DATASET_METADATA, FORMAT, MANIFEST, verify_bundle
+from cspine_kit.infer.manifest import (
+    CHAINS,
+    COPY,
+    DATASET_METADATA,
+    FORMAT,
+    MANIFEST,
+    PRIORS,
+    PROOF,
+    open_bundle,
+    verify_bundle,
+)
 from cspine_kit.ship.kaggle.service import (
     CODE_FILE,
     KERNEL_METADATA,
@@ -45,6 +58,12 @@ from cspine_kit.ship.kaggle.service import (
 from cspine_kit.vision.names import MODEL_FILE, VERTEBRA, WEIGHTS_FILE
 
 SEPARATOR = "__"
+KIT_WHEEL = "cspine_kit"
+
+PROOF_PHANTOM = PhantomConfig(
+    studies=1, test_studies=1, size_px=96, difficulty="easy", masked=0, boxed=0, seed=41
+)
+"""The competition whose test study travels: the kernel proves itself on it after a push."""
 
 
 def _priors(config: Config, paths: RunPaths) -> dict[str, float]:
@@ -86,36 +105,107 @@ def _score(config: Config, paths: RunPaths) -> dict[str, Any]:
     return {"model": row["model"], **values}
 
 
+def _chain_losses(config: Config, paths: RunPaths, ships: str) -> dict[str, float]:
+    """Out-of-fold loss of what ships by fold: which chains are kept where time is short.
+
+    Raises:
+        ArtifactError: no out-of-fold predictions of the model that ships.
+    """
+    from cspine_kit.stack.scores.baselines import wide_predictions
+
+    path = paths.table("predictions")
+    if not path.exists():
+        raise ArtifactError(f"{path} is missing: run make stack first")
+    table = read_table(path, "predictions")
+    probs = wide_predictions(table, ships)
+    fold = table.drop_duplicates("study_uid").set_index("study_uid")["fold"].loc[probs.index]
+    labels = training_labels(read_table(paths.table("studies"), "studies"))
+    truth = labels.set_index("study_uid")[list(TARGETS)].loc[probs.index].to_numpy()
+    values, form = probs.to_numpy(), config.stack.form
+    of = {k: (fold == k).to_numpy() for k in sorted(set(fold))}
+    return {str(k): float(metric(truth[rows], values[rows], form)) for k, rows in of.items()}
+
+
+def _boosters(value: Any) -> Iterator[str]:
+    """Names of all booster files in a saved stack."""
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from map(str, part) if key == "boosters" else _boosters(part)
+
+
 def _contents(config: Config, paths: RunPaths) -> dict[str, Path]:
     """Files of the run that travel, by their place in the bundle's tree.
 
     Raises:
-        ArtifactError: a model is missing.
+        ArtifactError: one of them is missing.
     """
-    files = {}
-    for member in (VERTEBRA, *config.members):
-        for fold in range(config.folds.n):
-            for name in (MODEL_FILE, WEIGHTS_FILE):
-                source = paths.model(member, fold) / name
-                if not source.exists():
-                    raise ArtifactError(f"{source} is missing: run make oof first")
-                files[f"models/{member}/fold_{fold}/{name}"] = source
-    for source in sorted(paths.stack.rglob("*")):
-        if source.is_file() and source.suffix in {".txt", ".json", ".csv"}:
-            files[f"stack/{source.relative_to(paths.stack)}"] = source
-    files.pop("stack/run.json", None)
+    files = {
+        f"models/{member}/fold_{fold}/{name}": paths.model(member, fold) / name
+        for member in (VERTEBRA, *config.members)
+        for fold in range(config.folds.n)
+        for name in (MODEL_FILE, WEIGHTS_FILE)
+    }
+    for source in files.values():
+        if not source.exists():
+            raise ArtifactError(f"{source} is missing: run make oof first")
+    names = ["stand_ins.json"]
+    for index in ("models/stack.json", "header/header.json"):
+        if not (paths.stack / index).exists():
+            raise ArtifactError(f"{paths.stack / index} is missing: run make stack first")
+        folder = index.split("/")[0]
+        boosters = sorted(set(_boosters(read_json(paths.stack / index))))
+        names += [index, *(f"{folder}/{name}" for name in boosters)]
+    files |= {f"stack/{name}": paths.stack / name for name in names}
+    for source in files.values():
+        if not source.exists():
+            raise ArtifactError(f"{source} is missing: run make stack first")
     return files
 
 
-def build_bundle(config: Config, paths: RunPaths, out: Path) -> dict[str, Any]:
-    """Write the bundle unless it is there with the same content; returns its manifest.
+def check_models(bundle: Path) -> None:
+    """Load everything of a bundle and run every network once, on the CPU.
 
     Raises:
-        ArtifactError: the run is not finished, is another config's or has no out-of-fold score, a
+        ArtifactError: a file cannot be loaded, or a network gives no finite numbers; names it.
+    """
+    from cspine_kit.infer.ensemble import Ensemble
+
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            faults = Ensemble(open_bundle(bundle, Path(scratch)), "cpu").check()
+        except ArtifactError:
+            raise
+        except Exception as error:
+            raise ArtifactError(
+                f"bundle {bundle} does not load: {type(error).__name__}: {error}"
+            ) from error
+    if faults:
+        raise ArtifactError(f"bundle {bundle}: networks do not run: {faults}")
+
+
+def _travelling(config: Config) -> Config:
+    """The config without what names training studies or files of this machine."""
+    folds = config.folds.model_copy(update={"file": None})
+    return config.model_copy(update={"exclude": {}, "folds": folds})
+
+
+def build_bundle(config: Config, paths: RunPaths, out: Path, *, proof: Path) -> dict[str, Any]:
+    """Write the bundle unless it is there with the same content; returns its manifest.
+
+    Args:
+        config: of the run.
+        paths: its folder.
+        out: the bundle.
+        proof: folder of the phantom study that travels, of `PROOF_PHANTOM`.
+
+    Raises:
+        ArtifactError: the run is not finished, is another config's or has no
+            out-of-fold score, a model does not load, a
             wheel cannot be had or does not fit, a file looks like a credential, or the bundle that
             is there was changed.
         ConfigError: a name or license the service would refuse.
     """
+    from cspine_kit.infer.proof import pack_study
     from cspine_kit.ship.bundle.wheelhouse import (
         SOURCE_ROOT,
         check_wheels,
@@ -132,10 +222,12 @@ def build_bundle(config: Config, paths: RunPaths, out: Path) -> dict[str, Any]:
             "run make oof and make stack again"
         )
     files, priors = _contents(config, paths), _priors(config, paths)
+    chains = _chain_losses(config, paths, score["model"])
     refuse_secrets([*files.values(), *kit_sources()])
     sources = {str(p.relative_to(SOURCE_ROOT)): file_hash(p) for p in kit_sources()}
     held = {place: file_hash(path) for place, path in files.items()}
-    key = fingerprint(FORMAT, config, sources, held, priors, score)
+    packed = {path.name: file_hash(path) for path in sorted(proof.iterdir())}
+    key = fingerprint(FORMAT, config, sources, held, priors, score, chains, packed)
     if is_fresh(out, key):
         return verify_bundle(out)
     if out.exists() and stored_key(out) is None and any(out.iterdir()):
@@ -145,8 +237,10 @@ def build_bundle(config: Config, paths: RunPaths, out: Path) -> dict[str, Any]:
         places = {place.replace("/", SEPARATOR): place for place in files}
         for name, place in places.items():
             shutil.copyfile(files[place], folder / name)
-        (folder / "config.yaml").write_text(resolved_yaml(config))
-        write_json(folder / "priors.json", priors)
+        (folder / "config.yaml").write_text(resolved_yaml(_travelling(config)))
+        write_json(folder / PRIORS, priors)
+        write_json(folder / CHAINS, chains)
+        pack_study(proof, folder / PROOF)
         fill_wheelhouse(config.bundle, folder)
         check_wheels(config.bundle, folder)
         listed = {
@@ -161,12 +255,17 @@ def build_bundle(config: Config, paths: RunPaths, out: Path) -> dict[str, Any]:
             "format": FORMAT,
             "kit": __version__,
             "name": config.name,
+            "origin": "real" if config.competition.phantom is None else "phantom",
+            "hours": config.kernel.hours,
             "score": score,
             "files": listed,
         }
         write_json(folder / MANIFEST, manifest)
+        for name in (MANIFEST, "config.yaml", *(w.name for w in folder.glob(f"{KIT_WHEEL}-*.whl"))):
+            shutil.copyfile(folder / name, folder / (name + COPY))
         write_json(folder / DATASET_METADATA, dataset_metadata(config))
         check_size(sizes_of(folder))
+        check_models(folder)
     return manifest
 
 

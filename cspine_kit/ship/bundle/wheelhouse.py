@@ -26,6 +26,7 @@ from cspine_kit import __version__
 from cspine_kit.core.command import run_command
 from cspine_kit.core.config import BundleConfig
 from cspine_kit.core.errors import ArtifactError
+from cspine_kit.ship.secrets import harmless
 
 SOURCE_ROOT = Path(__file__).resolve().parents[3]
 KIT = "cspine-kit"
@@ -75,7 +76,7 @@ def supported_tags(python: str, glibc: str) -> frozenset[Tag]:
 
 def _pip(arguments: Iterable[str], **extra: str) -> None:
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments]
-    environment = {**os.environ, **extra}
+    environment = {**harmless(os.environ), **extra}
     done = run_command(command, f"pip {command[4]}", env=environment)
     if done.returncode:
         raise ArtifactError(f"pip {command[4]} failed: {done.stderr.strip()[-500:]}")

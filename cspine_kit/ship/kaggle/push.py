@@ -22,7 +22,7 @@ from cspine_kit.core.errors import ArtifactError, ConfigError
 from cspine_kit.core.paths import RunPaths
 from cspine_kit.core.runs import file_hash, read_json
 from cspine_kit.infer.manifest import DATASET_METADATA, MANIFEST, verify_bundle
-from cspine_kit.ship.bundle.build import sizes_of, write_kernel_metadata
+from cspine_kit.ship.bundle.build import check_models, sizes_of, write_kernel_metadata
 from cspine_kit.ship.kaggle.client import KaggleClient
 from cspine_kit.ship.kaggle.process import ClientProcess, ServiceError, Waits
 from cspine_kit.ship.kaggle.service import (
@@ -87,8 +87,13 @@ def dry_run(
     message: str | None = None,
 ) -> str:
     """What `push` would send with the same arguments, as text; contacts nothing, needs no
-    credentials."""
+    credentials. Every model is loaded and run once.
+
+    Raises:
+        ConfigError, ArtifactError: what a push would be refused for, or a model that does not load.
+    """
     sizes = _prepare(config, paths, kernel_folder)
+    check_models(paths.bundle)
     code, sent = kernel_folder / CODE_FILE, PushState.load(_state_file(paths)).dataset
     lines = [f"dataset {dataset_ref(config)}, {len(sizes)} files, {sum(sizes.values()):,} bytes"]
     lines += [f"  {size:>14,}  {name}" for name, size in sizes.items()]
@@ -106,6 +111,7 @@ def dry_run(
             _check_submitting(config)
     except ConfigError as error:
         lines.append(f"a push would be refused: {error}")
+    lines.append("every model of the bundle loads and runs")
     return "\n".join([*lines, "dry run: nothing was sent"])
 
 

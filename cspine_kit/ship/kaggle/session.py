@@ -20,6 +20,7 @@ from cspine_kit.ship.kaggle.client import KernelStatus
 from cspine_kit.ship.kaggle.output import (
     bundle_of,
     check_output,
+    kernel_faults,
     log_text,
     summary,
 )
@@ -39,7 +40,8 @@ def run_session(push: Push) -> None:
     """Push the kernel unless this very one was, wait until it ends, fetch and check its output.
 
     Raises:
-        ServiceError: refused, its session failed or did not end in time, or ran another bundle.
+        ServiceError: refused, its session failed or did not end in time, ran another bundle, or
+            says that its networks do not work.
         SubmissionError: what it wrote is no valid submission.
     """
     ref, code = kernel_ref(push.config), push.kernel_folder / CODE_FILE
@@ -71,6 +73,13 @@ def run_session(push: Push) -> None:
         )
     _check_session(push, ref, log)
     rows = check_output(push.config, folder / SUBMISSION)
+    if faults := kernel_faults(folder / KERNEL_LOG):
+        stage.stage, stage.failure = "failed", "; ".join(faults)
+        push.save()
+        raise ServiceError(
+            f"kernel {ref} version {stage.version or '?'} ended well, but must not be submitted: "
+            f"{stage.failure}. Its output is in {folder}"
+        )
     stage.stage = "done"
     push.save()
     push.say(f"kernel {ref} version {stage.version or '?'} wrote {rows} valid rows, in {folder}")

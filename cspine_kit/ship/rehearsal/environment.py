@@ -22,6 +22,7 @@ from cspine_kit.core.command import run_command
 from cspine_kit.core.errors import ArtifactError
 from cspine_kit.core.runs import file_hash, fingerprint, read_json, write_json
 from cspine_kit.ship.rehearsal.constraints import read_pins
+from cspine_kit.ship.secrets import harmless
 
 READY = ".ready.json"
 
@@ -104,13 +105,13 @@ def build_environment(
     shutil.rmtree(folder, ignore_errors=True)
     root.mkdir(parents=True, exist_ok=True)
     pip = [str(folder / "bin" / "python"), "-m", "pip", "--disable-pip-version-check"]
+    binary = ("install", "--only-binary=:all:", "-r", str(constraints), *extra)
     for title, command in (
         (f"python {version} environment", [str(base), "-m", "venv", str(folder)]),
-        (f"packages of {constraints}", [*pip, "install", "-r", str(constraints), *extra]),
+        (f"packages of {constraints}", [*pip, *binary]),
     ):
         # The caller's PYTHONPATH would hide what is really installed.
-        env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME")}
-        done = run_command(command, title, env=env)
+        done = run_command(command, title, env=harmless(os.environ))
         if done.returncode:
             raise ArtifactError(
                 f"environment of {constraints} for python {version}: {done.stderr.strip()[-800:]}"

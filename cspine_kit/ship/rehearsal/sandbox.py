@@ -14,6 +14,9 @@ In: an interpreter, folders to mount, a script. Out: how the run ended. Example:
 With Linux namespaces the script runs at /kaggle/src/script.py in a root of its own, with real
 read-only mounts below /kaggle/input and no network device. Where those are not allowed, a tree of
 links and a guard inside Python's socket module stand in; `describe` says which it was.
+
+It is a likeness of Kaggle, not a wall: homes and credentials are hidden so that nothing comes to
+depend on them, but the script runs as the caller, and the rest of the machine can be read.
 """
 
 import contextlib
@@ -68,6 +71,11 @@ for entry in /*; do
         mount --rbind "$entry" "$ROOT$entry"
     fi
 done
+printf '%s\n' "$HIDDEN" | while read -r place; do
+    [ ! -d "$ROOT$place" ] || mount -t tmpfs tmpfs "$ROOT$place"
+done
+mkdir -p "$ROOT$BASE"
+mount --bind "$BASE" "$ROOT$BASE"
 mkdir -p "$ROOT/tmp" "$ROOT/kaggle/input" "$ROOT/kaggle/working" "$ROOT/kaggle/src"
 mount --bind "$SCRATCH" "$ROOT/tmp"
 mkdir -p "$ROOT$ENVIRONMENT"
@@ -88,7 +96,9 @@ exec chroot "$ROOT" env -i PATH="$ENVIRONMENT/bin:/usr/local/bin:/usr/bin:/bin" 
     sh -c 'cd /kaggle/working && exec "$0" /kaggle/src/script.py' "$ENVIRONMENT/bin/python"
 """
 """Run by sh as root of a new mount and network namespace; arguments: place and source of each
-mount. The root is a tmpfs with everything of the machine bound into it but /tmp and /kaggle."""
+mount. The root is a tmpfs with everything of the machine bound into it but /tmp, /kaggle and what
+HIDDEN names; the interpreter that the environment comes from (BASE) may lie there: it is put back.
+"""
 
 GUARDED = 'ulimit -v "$MEMORY_KIB"; cd "$WORKING"; exec "$ENVIRONMENT/bin/python" "$SCRIPT"'
 
@@ -114,6 +124,23 @@ def _unshare() -> list[str]:
     """The command that opens the namespaces; a user namespace too where we are not root."""
     user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
     return ["unshare", *user, "--mount", "--net", "--propagation", "private"]
+
+
+def hidden_places() -> list[str]:
+    """Folders that a rehearsal must not see: every home, and where credentials are kept."""
+    named = (os.environ.get(name) for name in ("HOME", "XDG_CONFIG_HOME", "KAGGLE_CONFIG_DIR"))
+    places = {"/root", "/home", *(str(Path(p).resolve()) for p in named if p)}
+    return sorted(place for place in places if place != "/")
+
+
+def base_of(environment: Path) -> Path:
+    """The installation that a virtual environment's interpreter comes from."""
+    settings = environment / "pyvenv.cfg"
+    for line in settings.read_text().splitlines() if settings.exists() else ():
+        name, _, value = line.partition("=")
+        if name.strip() == "home":
+            return Path(value.strip()).parent.resolve()
+    return environment.resolve()
 
 
 def has_gpu() -> bool:
@@ -177,18 +204,23 @@ class Sandbox:
         memory = f"{self.memory_gib:g} GiB for all processes together, watched"
         if not has_gpu():
             memory += "; the same as address space of each (RLIMIT_AS)"
+        limits = "a likeness of Kaggle, no wall: the script runs as you and can read "
         if self.isolation == "namespaces":
             return {
                 "paths": "/kaggle/input, /kaggle/working, /kaggle/src as on Kaggle (chroot)",
                 "network": "off: a network namespace without devices (unshare --net)",
                 "inputs": "read-only bind mounts (unshare --mount)",
+                "home": f"hidden: {', '.join(hidden_places())}; no variable of yours is passed on",
                 "memory": memory,
+                "is not": f"{limits}this machine's other files",
             }
         return {
             "paths": "CSPINE_INPUT stands for /kaggle/input: no mount namespaces here",
             "network": "guarded in Python's socket module only: no network namespaces here",
             "inputs": "links, compared before and after: no read-only mounts here",
+            "home": "an empty one; no variable of yours is passed on",
             "memory": memory,
+            "is not": f"{limits}and change whatever you can",
         }
 
     def run(
@@ -226,6 +258,8 @@ class Sandbox:
             "SCRATCH": str(places["scratch"]),
             "WORKING": str(self.working),
             "ENVIRONMENT": str(environment.absolute()),
+            "BASE": str(base_of(environment)),
+            "HIDDEN": "\n".join(hidden_places()),
             "SCRIPT": str(script.absolute()),
             "MEMORY_KIB": "unlimited" if has_gpu() else str(int(self.memory_gib * 1024**2)),
             "RERUN": "KAGGLE_IS_COMPETITION_RERUN=1" if rerun else "",
@@ -261,6 +295,8 @@ class Sandbox:
     def _guarded(self, mounts: dict[str, Path], shell: dict[str, str]) -> dict[str, str]:
         """Links for the mounts, the guard on the path; returns the run's environment."""
         inputs, guard = self.work.absolute() / "input", self.work.absolute() / "guard"
+        home = self.work.absolute() / "home"
+        home.mkdir()
         for place, source in mounts.items():
             (inputs / place).parent.mkdir(parents=True, exist_ok=True)
             (inputs / place).symlink_to(source.resolve())
@@ -271,14 +307,13 @@ class Sandbox:
             **shell,
             **rerun,
             "PATH": f"{shell['ENVIRONMENT']}/bin:{os.environ['PATH']}",
-            "HOME": os.environ.get("HOME", "/"),
+            "HOME": str(home),
             "LANG": "C.UTF-8",
             "PIP_CONFIG_FILE": "/dev/null",
             "PIP_DISABLE_PIP_VERSION_CHECK": "1",
             "PYTHONPATH": str(guard),
             "TMPDIR": shell["SCRATCH"],
             "CSPINE_INPUT": str(inputs),
-            "CSPINE_PACKAGES": str(self.work.absolute() / "scratch" / "packages"),
             "KAGGLE_KERNEL_RUN_TYPE": "Batch",
         }
 

@@ -215,21 +215,32 @@ class HeaderFallback:
             write_json(temporary / FILE, {"ends": self.ends.to_json(), **facts, "folds": folds})
 
     @classmethod
-    def load(cls, folder: Path) -> "HeaderFallback":
+    def load(cls, folder: Path, faults: dict[str, str] | None = None) -> "HeaderFallback":
         """Read what `save` wrote.
 
+        Args:
+            folder: holds header.json and the boosters.
+            faults: gets a fold whose files cannot be read, by "headers fold k", instead of an
+                error; the others speak for it.
+
         Raises:
-            ArtifactError: no header.json in the folder.
+            ArtifactError: no header.json in the folder, or no fold that can be read.
         """
         if not (folder / FILE).exists():
             raise ArtifactError(f"no {FILE} in {folder}; run make stack first")
         raw = read_json(folder / FILE)
-        return cls(
-            EndsModel.from_json(raw["ends"]),
-            np.asarray(raw["low"]),
-            np.asarray(raw["high"]),
-            {int(k): HeaderHeads.load(folder, v) for k, v in raw["folds"].items()},
-        )
+        folds = {}
+        for k, v in raw["folds"].items():
+            try:
+                folds[int(k)] = HeaderHeads.load(folder, v)
+            except Exception as error:
+                if faults is None:
+                    raise
+                faults[f"headers fold {k}"] = f"{type(error).__name__}: {error}"
+        if not folds:
+            raise ArtifactError(f"{folder}: no fold of the header heads can be read")
+        low, high = np.asarray(raw["low"]), np.asarray(raw["high"])
+        return cls(EndsModel.from_json(raw["ends"]), low, high, folds)
 
 
 def fit_ends(headers: list[Headers]) -> tuple[EndsModel, FloatArray, FloatArray]:

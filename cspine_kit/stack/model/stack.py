@@ -177,8 +177,12 @@ class Stack:
             write_json(temporary / "stack.json", {**meta, "notes": self.notes, "folds": folds})
 
     @classmethod
-    def load(cls, folder: Path) -> "Stack":
+    def load(cls, folder: Path, faults: dict[str, str] | None = None) -> "Stack":
         """Read what `save` wrote.
+
+        Args:
+            folder: holds stack.json and the boosters.
+            faults: gets a fold whose files cannot be read, by "stack fold k", instead of an error.
 
         Raises:
             ArtifactError: no stack.json in the folder.
@@ -186,17 +190,20 @@ class Stack:
         if not (folder / "stack.json").exists():
             raise ArtifactError(f"no stack.json in {folder}; run make stack first")
         raw = read_json(folder / "stack.json")
-
-        folds = {
-            int(k): FoldHeads(
-                HeaderHeads.load(folder, v["header"]),
-                Head.load(folder, v["level"]),
-                Head.load(folder, v["overall"]),
-                Finish.from_json(v["finish"]),
-                v["blends"],
-            )
-            for k, v in raw["folds"].items()
-        }
+        folds = {}
+        for k, v in raw["folds"].items():
+            try:
+                folds[int(k)] = FoldHeads(
+                    HeaderHeads.load(folder, v["header"]),
+                    Head.load(folder, v["level"]),
+                    Head.load(folder, v["overall"]),
+                    Finish.from_json(v["finish"]),
+                    v["blends"],
+                )
+            except Exception as error:
+                if faults is None:
+                    raise
+                faults[f"stack fold {k}"] = f"{type(error).__name__}: {error}"
         return cls(
             columns=tuple(raw["columns"]),
             folds=folds,

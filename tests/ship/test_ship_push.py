@@ -117,7 +117,8 @@ def test_a_push_brings_everything_there_and_the_output_back_once(run, server, tm
 
 def test_another_bundle_becomes_a_new_version_of_both(uploaded, server):
     manifest = read_json(uploaded.paths.bundle / "manifest.json")
-    write_json(uploaded.paths.bundle / "manifest.json", manifest | {"kit": "other"})
+    for name in ("manifest.json", "manifest.json.copy"):
+        write_json(uploaded.paths.bundle / name, manifest | {"kit": "other"})
     told = go(uploaded, message="more folds")
     assert len(server.datasets[DATASET]) == 2
     asked = next(a for rpc, a in server.requests if rpc == "CreateDatasetVersion")
@@ -230,7 +231,8 @@ def test_a_dry_run_loads_every_model_once(run):
     weights.write_bytes(other.read_bytes())
     manifest = read_json(run.paths.bundle / "manifest.json")
     manifest["files"][weights.name]["sha256"] = file_hash(weights)
-    write_json(run.paths.bundle / "manifest.json", manifest)
+    for name in ("manifest.json", "manifest.json.copy"):
+        write_json(run.paths.bundle / name, manifest)
     with pytest.raises(ArtifactError, match=r"vertebra.*does not fit its model\.json"):
         dry_run(run.config, run.paths, run.kernel)
 

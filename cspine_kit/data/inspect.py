@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from cspine_kit.data.reader.dicom import Study, list_files, read_headers, read_study
+from cspine_kit.data.reader.dicom import Study, read_study
+from cspine_kit.data.reader.files import list_files, opened, read_headers
 from cspine_kit.data.reader.header import Header
 from cspine_kit.data.reader.problems import PROBLEMS
 
@@ -49,9 +50,10 @@ def inspect_study(folder: Path, study_uid: str | None = None) -> tuple[dict[str,
     Raises:
         StudyError: nothing can be read.
     """
-    names = list_files(folder)
-    headers, errors = read_headers(folder)
-    study = read_study(folder, study_uid)
+    with opened(folder) as place:
+        names = list_files(place)
+        headers, errors = read_headers(place)
+        study = read_study(place, study_uid or folder.name)
     uids = Counter(h.study_uid for h in headers)
     lost = {error.file: f"{error.code}: {error.detail}" for error in errors}
     facts = {
@@ -72,7 +74,8 @@ def inspect_study(folder: Path, study_uid: str | None = None) -> tuple[dict[str,
         "hu_sha256": _hu_sha256(study),
         "first_file": study.files[0],
         "last_file": study.files[-1],
-        "problems": {code: PROBLEMS[code] for code in study.problems},
+        "left_out": list(study.left_out),
+        "problems": {code: str(PROBLEMS[code]) for code in study.problems},
         "unusable_files": lost,
     }
     return facts, study

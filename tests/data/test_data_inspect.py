@@ -22,7 +22,7 @@ def test_facts(tmp_path):
     assert facts["slices"] == 24 and facts["files"] == 25 and facts["reversed"]
     assert facts["spacing_mm"]["z"] == STEP and facts["hu_range"] == [-1000, 900]
     assert facts["hu_sha256"] == hashlib.sha256(hu.astype("<i2").tobytes()).hexdigest()
-    assert list(facts["problems"]) == ["unreadable_file"]
+    assert list(facts["problems"]) == ["other_study", "unreadable_file"]
     assert list(facts["unusable_files"]) == ["77.dcm"]
     assert facts["series"][0]["files"] == 24 and facts["study_uids_in_files"] == ["1.2.3"]
 
@@ -48,5 +48,5 @@ def test_picture(tmp_path):
 
 def test_the_documentation_lists_every_problem():
     text = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
-    rows = "\n".join(f"| `{code}` | {meaning} |" for code, meaning in PROBLEMS.items())
-    assert rows in text
+    rows = [f"| `{code}` | {p.severity} | {p.what} | {p.to_do} |" for code, p in PROBLEMS.items()]
+    assert "\n".join(rows) in text

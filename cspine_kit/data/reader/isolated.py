@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cspine_kit.data.reader.header import read_header
+from cspine_kit.data.reader.files import read_frames
 from cspine_kit.data.reader.record import Stored, decode_of_record
 
 PATIENCE_S = 60.0
@@ -45,8 +45,8 @@ class _Child:
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         )
 
-    def ask(self, folder: str, name: str) -> Stored:
-        """Stored values of one file.
+    def ask(self, folder: str, name: str, frame: int) -> Stored:
+        """Stored values of one frame.
 
         Raises:
             ValueError: the decoder refuses the file.
@@ -56,7 +56,7 @@ class _Child:
         if stdin is None or stdout is None:
             raise ChildProcessError("the decoding process has no pipes")
         try:
-            stdin.write(json.dumps([folder, name]).encode() + b"\n")
+            stdin.write(json.dumps([folder, name, frame]).encode() + b"\n")
             stdin.flush()
         except OSError as error:
             raise ChildProcessError("the decoding process is gone") from error
@@ -89,8 +89,8 @@ def end_children() -> None:
         _idle.pop().end()
 
 
-def decode_isolated(folder: str, name: str) -> Stored:
-    """Stored values (rows, cols) of one file, decoded by pydicom and gdcm in a child process.
+def decode_isolated(folder: str, name: str, frame: int = 0) -> Stored:
+    """Stored values (rows, cols) of one frame, decoded by pydicom and gdcm in a child process.
 
     Raises:
         ValueError: the decoder refuses the file.
@@ -102,7 +102,7 @@ def decode_isolated(folder: str, name: str) -> Stored:
         child = _Child()
     try:
         # A child stays in the folder it was started in; its parent may have moved since.
-        stored = child.ask(str(Path(folder).absolute()), name)
+        stored = child.ask(str(Path(folder).absolute()), name, frame)
     except ValueError:
         _idle.append(child)
         raise
@@ -119,9 +119,9 @@ def _serve() -> None:
     # Whatever a C library prints must not get between the answers.
     os.dup2(2, 1)
     for line in sys.stdin.buffer:
-        folder, name = json.loads(line)
+        folder, name, frame = json.loads(line)
         try:
-            stored = decode_of_record(Path(folder) / name, read_header(folder, name))
+            stored = decode_of_record(Path(folder) / name, read_frames(folder, name)[frame])
         except Exception as error:  # noqa: BLE001 - the parent decides what it means
             text = f"{type(error).__name__}: {error}".encode()[:2000]
             out.write(_REPLY.pack(b"e", len(text), 0) + text)

@@ -24,7 +24,7 @@ from cspine_kit.core.numbers import FloatArray
 from cspine_kit.data.reader.dicom import gather
 from cspine_kit.data.reader.frames import Frames
 from cspine_kit.data.reader.geometry import Geometry
-from cspine_kit.data.reader.pixels import HuArray
+from cspine_kit.data.reader.values import HuArray
 from cspine_kit.data.volumes.neck import Survey
 
 Grey = NDArray[np.uint8]

@@ -66,6 +66,25 @@ class Geometry:
         return tuple(header.name for header in self.headers)
 
     @property
+    def as_stored(self) -> bool:
+        """True where pixels of the files are pixels of the grid, frame by frame."""
+        return bool(self.in_place.all()) and not any(self.flips)
+
+    def patient_mm(self, z_mm: float, y_px: float = 0.0, x_px: float = 0.0) -> FloatArray:
+        """Patient position (3,) of a place of this grid, also above or below its slices.
+
+        Args:
+            z_mm: along the slice normal, as `z_mm` of this geometry.
+            y_px, x_px: pixel of the grid; with 0, 0 it is ImagePositionPatient of such a slice.
+        """
+        inside = float(np.clip(z_mm, self.z_mm[-1], self.z_mm[0]))
+        first = [np.interp(-inside, -self.z_mm, column) for column in self.origins_mm.T]
+        (down, right), (_, pitch_y, pitch_x) = self.axes, self.spacing_mm
+        beyond = (z_mm - inside) * np.cross(right, down)
+        place: FloatArray = first + beyond + y_px * pitch_y * down + x_px * pitch_x * right
+        return place
+
+    @property
     def slice_numbers(self) -> FloatArray:
         """File numbers (nz,) in slice order, NaN where a name has none."""
         return np.array([header.number for header in self.headers])

@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 from cspine_kit.core.errors import StudyError
 from cspine_kit.data.reader.files import list_files, opened, read_headers
 from cspine_kit.data.reader.frames import Frames, LostFiles
-from cspine_kit.data.reader.geometry import Geometry, settle_geometry
+from cspine_kit.data.reader.geometry import Geometry
 from cspine_kit.data.reader.header import Header
 from cspine_kit.data.reader.problems import PROBLEMS, FileError
+from cspine_kit.data.reader.settle import settle_geometry
 from cspine_kit.data.reader.values import HuArray
 
 __all__ = ["READER_VERSION", "Study", "gather", "list_files", "read_geometry", "read_study"]
@@ -60,7 +61,7 @@ def read_geometry(folder: Path, study_uid: str | None = None) -> Geometry:
         study_uid: name in errors and results; the folder's name where it is None.
 
     Raises:
-        StudyError: no file can be read, or none is axial.
+        StudyError: no file can be read, or no stack of them is.
     """
     with opened(folder) as place:
         headers, errors = read_headers(place)
@@ -81,7 +82,7 @@ def gather(
         The geometry, with the problems that pixels showed, and what `take` returned.
 
     Raises:
-        StudyError: no slice at all can be read, or none is axial.
+        StudyError: no slice at all can be read, or no stack of them is.
     """
     uid = study_uid or folder.name
     with opened(folder) as place:
@@ -114,7 +115,7 @@ def read_study(folder: Path, study_uid: str | None = None, *, threads: int = 0) 
         The study; files that could not be used are counted in its problems.
 
     Raises:
-        StudyError: no slice at all can be read, or none is axial.
+        StudyError: no slice at all can be read, or no stack of them is.
     """
 
     def take(frames: Frames) -> HuArray:

@@ -9,10 +9,12 @@ Folders one level down belong to the study: exports put each series, or everythi
 """
 
 import gzip
+import hashlib
 import os
 import shutil
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +29,7 @@ FIRST_BYTES, MORE_BYTES = 4096, 1 << 18
 """What is read of a file at first, and once more where its header is longer."""
 
 MOST_UNPACKED_BYTES = 8 << 30
-GZIP = ".gz"
+GZIP, ZIP = ".gz", ".zip"
 
 
 def _entries(folder: Path) -> tuple[list[str], list[str]]:
@@ -126,12 +128,12 @@ def _unpack_zip(archive: Path, into: Path) -> None:
             members = [m for m in packed.infolist() if not m.is_dir()]
             if sum(m.file_size for m in members) > MOST_UNPACKED_BYTES:
                 raise StudyError(archive.name, "unpacked it is larger than any study", "unpack it")
-            folders: dict[str, Path] = {}
             for member in members:
                 parent, _, name = member.filename.replace("\\", "/").rpartition("/")
-                if name.startswith((".", "..")):
+                if name.startswith("."):
                     continue
-                place = folders.setdefault(parent, into / str(len(folders)))
+                # A name of its own for every folder inside, whatever it is called there.
+                place = into / hashlib.sha256(f"{archive.name}/{parent}".encode()).hexdigest()[:16]
                 place.mkdir(exist_ok=True)
                 with packed.open(member) as source, (place / name).open("wb") as target:
                     shutil.copyfileobj(source, target)
@@ -141,10 +143,13 @@ def _unpack_zip(archive: Path, into: Path) -> None:
         ) from error
 
 
-def _unpack_gzip(folder: Path, into: Path) -> None:
-    """Put the files of a folder into another, those that end in .gz unpacked; others are linked."""
+def _unpack_folder(folder: Path, into: Path) -> None:
+    """Put the files of a folder into another, .zip and .gz unpacked; others are linked."""
     for name in list_files(folder):
         target = into / name.removesuffix(GZIP)
+        if name.lower().endswith(ZIP):
+            _unpack_zip(folder / name, into)
+            continue
         target.parent.mkdir(exist_ok=True)
         if not name.endswith(GZIP):
             target.symlink_to((folder / name).absolute())
@@ -152,8 +157,8 @@ def _unpack_gzip(folder: Path, into: Path) -> None:
         try:
             with gzip.open(folder / name) as source:
                 target.write_bytes(source.read(MOST_UNPACKED_BYTES))
-        except (OSError, EOFError, gzip.zlib.error):  # type: ignore[attr-defined]
-            target.write_bytes((folder / name).read_bytes())  # the reader says what it is
+        except (OSError, EOFError, zlib.error):  # the reader says what it is
+            target.write_bytes((folder / name).read_bytes())
 
 
 @contextmanager
@@ -163,9 +168,9 @@ def opened(place: Path) -> Iterator[Path]:
     Raises:
         StudyError: an archive is damaged.
     """
-    zipped = place.is_file() and place.suffix.lower() == ".zip"
-    packed = zipped or (place.is_dir() and any(n.endswith(GZIP) for n in list_files(place)))
-    if not packed:
+    zipped = place.is_file() and place.suffix.lower() == ZIP
+    packed = place.is_dir() and any(n.lower().endswith((GZIP, ZIP)) for n in list_files(place))
+    if not zipped and not packed:
         yield place
         return
     with tempfile.TemporaryDirectory(prefix="cspine_") as scratch:
@@ -173,5 +178,5 @@ def opened(place: Path) -> Iterator[Path]:
         if zipped:
             _unpack_zip(place, into)
         else:
-            _unpack_gzip(place, into)
+            _unpack_folder(place, into)
         yield into

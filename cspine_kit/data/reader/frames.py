@@ -17,6 +17,7 @@ from threading import local
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from cspine_kit.core.execution import usable_cores
 from cspine_kit.data.reader.geometry import Geometry
@@ -25,6 +26,7 @@ from cspine_kit.data.reader.pixels import decode
 from cspine_kit.data.reader.placing import IN_PLACE_PX, to_turned
 from cspine_kit.data.reader.problems import FileError
 from cspine_kit.data.reader.record import Stored
+from cspine_kit.data.reader.resliced import even
 from cspine_kit.data.reader.scans import modal
 from cspine_kit.data.reader.values import AIR_HU, HuArray, Meaning, hounsfield, judge
 
@@ -53,8 +55,8 @@ def _plain_opencv() -> Iterator[None]:
         cv2.setNumThreads(before)
 
 
-def orient(frame: HuArray, flips: tuple[bool, bool, bool]) -> HuArray:
-    """A frame as stored (rows, cols), turned to row -> back, column -> left."""
+def orient(frame: HuArray, flips: NDArray[np.bool_]) -> HuArray:
+    """A frame as stored (rows, cols), turned to row -> back, column -> left by its flips (3,)."""
     transpose, flip_rows, flip_cols = flips
     turned = frame.T if transpose else frame
     return turned[:: -1 if flip_rows else 1, :: -1 if flip_cols else 1]
@@ -86,7 +88,24 @@ class Frames:
         self.codes: set[str] = set()
         self._kept = local()
         self._samples: dict[int, Stored] = {}
-        self._meanings = self._judge()
+        self._block: HuArray | None = None
+        if geometry.source is None:
+            self._meanings = self._judge()
+        else:
+            self._block = self._cut(geometry.source)
+
+    def _cut(self, source: Geometry) -> HuArray:
+        """The axial volume that is cut from a stack in another plane, which is decoded whole."""
+        frames = Frames(self.folder, source)
+        hu = np.empty((len(source.headers), *source.shape), np.int16)
+
+        def fill(z: int) -> None:
+            frames.hu(z, out=hu[z])
+
+        frames.each(fill, range(len(hu)))
+        self.codes |= frames.codes
+        places = even(source.z_mm, source.spacing_mm[0])
+        return self.geometry.turn.block(hu[places]) if self.geometry.turn is not None else hu
 
     def _judge(self) -> dict[int, Meaning]:
         """The meaning of every frame's values, from frames that then need no second decoding."""
@@ -137,16 +156,19 @@ class Frames:
             if not hasattr(self._kept, "frame"):
                 self._kept.frame = np.empty(geometry.shape, np.int16)
             out = self._kept.frame
+        if self._block is not None:
+            out[:] = self._block[index]
+            return out
         stored = self._samples.pop(index, None)
         if stored is None:
             stored = decode(self.folder / header.file, header, out=out)
         in_place = bool(geometry.in_place[index])
-        direct = in_place and not any(geometry.flips)
+        direct = in_place and not geometry.flips[index].any()
         meaning = self._meanings[index]
         frame, codes = hounsfield(stored, header, meaning, out if direct else None)
         self.codes |= codes
         if not direct:
-            turned = orient(frame, geometry.flips)
+            turned = orient(frame, geometry.flips[index])
             out[:] = turned if in_place else place_frame(turned, geometry, index)
         return out
 
@@ -190,7 +212,8 @@ def place_frame(frame: HuArray, geometry: Geometry, index: int) -> HuArray:
     """A frame after its flips that lies elsewhere than the grid: moved, or resampled."""
     header, shape = geometry.headers[index], geometry.shape
     size = np.array([[header.rows, header.cols]], dtype=np.float64)
-    matrix = to_turned(geometry.to_stored[index : index + 1], geometry.flips, size)[0]
+    one = slice(index, index + 1)
+    matrix = to_turned(geometry.to_stored[one], geometry.flips[one], size)[0]
     zoom, start = np.diag(matrix), matrix[:, 2]
     straight = np.abs(matrix[:, :2] - np.diag(zoom)).max() * max(shape) <= IN_PLACE_PX
     if straight and np.abs((zoom - 1.0) * shape).max() <= IN_PLACE_PX:

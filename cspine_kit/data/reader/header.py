@@ -207,7 +207,7 @@ def header_of(
         bits_stored=stored,
         high_bit=_whole(get("HighBit"), stored - 1),
         signed=signed,
-        slope=number("RescaleSlope"),
+        slope=number("RescaleSlope") or MISSING,  # 0 would make every value the same
         intercept=number("RescaleIntercept"),
         padding=_padding(get, signed, bits),
         photometric=_text(get("PhotometricInterpretation")).strip(),

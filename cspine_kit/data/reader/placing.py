@@ -12,6 +12,7 @@ flips is copied; others are moved or resampled.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,8 +40,8 @@ class Grid:
         pitch_mm: distance of rows, of columns.
         axes: (2, 3) unit directions of increasing row index (to the back) and column index (left).
         origins_mm: (nz, 3) patient position of the center of pixel [0, 0] of each slice.
-        flips: transpose, flip rows, flip columns: what turns a frame as stored into one of the
-            grid where nothing else is needed.
+        flips: (nz, 3) bool: transpose, flip rows, flip columns; what turns a frame as stored
+            upright.
         to_stored: (nz, 2, 3) from a grid pixel (row, column, 1) to the stored pixel of its frame.
         in_place: (nz,) bool, True where the flips alone do it.
     """
@@ -49,7 +50,7 @@ class Grid:
     pitch_mm: tuple[float, float]
     axes: FloatArray
     origins_mm: FloatArray
-    flips: tuple[bool, bool, bool]
+    flips: NDArray[np.bool_]
     to_stored: FloatArray
     in_place: NDArray[np.bool_]
 
@@ -114,6 +115,56 @@ def _reference(inside: FloatArray, z: FloatArray, shear: FloatArray) -> FloatArr
     return min(ways, key=lambda way: float(np.median(np.abs(inside - way).max(1))))
 
 
+class _Stored(NamedTuple):
+    """Frames as they are stored: (n, 3) first pixel's position, directions along a row and along a
+    column, (n, 2) pitches and size, both (rows, columns)."""
+
+    positions: FloatArray
+    row: FloatArray
+    col: FloatArray
+    pitches: FloatArray
+    size: FloatArray
+
+    @property
+    def edges(self) -> tuple[FloatArray, FloatArray]:
+        """From the first to the last pixel (n, 3) of a column, and of a row."""
+        down, right = ((self.size - 1) * self.pitches).T[:, :, None]
+        return self.col * down, self.row * right
+
+    def maps(self, origins: FloatArray, steps: FloatArray) -> FloatArray:
+        """`Grid.to_stored`: positions of grid pixels, seen along each frame's own edges.
+
+        Args:
+            origins: (n, 3) of the grid's first pixels.
+            steps: (2, 3) way in mm from one grid row, one grid column to the next.
+        """
+        away, lines = origins - self.positions, []
+        for direction, pitch in ((self.col, self.pitches[:, 0]), (self.row, self.pitches[:, 1])):
+            start = np.einsum("nk,nk->n", away, direction)
+            lines.append(np.column_stack([direction @ steps.T, start]) / pitch[:, None])
+        return np.stack(lines, axis=1)
+
+
+def _usual_frame(
+    series: list[Header],
+    pitches: list[tuple[float, float]],
+    transposed: NDArray[np.bool_],
+    problems: set[str],
+) -> tuple[tuple[int, int], tuple[float, float]]:
+    """Shape and pitch of most frames after their flips."""
+    frames = [
+        (h.cols, h.rows, x, y) if transpose else (h.rows, h.cols, y, x)
+        for h, (y, x), transpose in zip(series, pitches, transposed, strict=True)
+    ]
+    rounded = [(*frame[:2], round(frame[2], 4), round(frame[3], 4)) for frame in frames]
+    rows, cols, y, x = frames[rounded.index(modal(rounded))]
+    if len(set(rounded)) > 1:
+        problems.add("mixed_shapes")
+    if abs(y - x) > 0.01 * x:
+        problems.add("nonsquare_pixels")
+    return (rows, cols), (y, x)
+
+
 def settle_grid(
     series: list[Header],
     positions: FloatArray,
@@ -128,55 +179,33 @@ def settle_grid(
         orientation: the scan's.
         problems: takes what had to be done.
     """
-    axes, flips = _nearest(orientation)
-    normal = normal_of(orientation)
+    axes, normal = _nearest(orientation)[0], normal_of(orientation)
+    flips_of = {h.orientation: _nearest(h.orientation or orientation)[1] for h in series}
+    flips = np.array([flips_of[h.orientation] for h in series])
     upright = _upright(axes, normal, problems)
-    turned = upright is not axes
-    if any(flips) and not turned:
+    if flips.any() and upright is axes:
         problems.add("reoriented")
     pitches = pitches_of(series, problems)
-    frames = [
-        (h.rows, h.cols, round(y, 4), round(x, 4))
-        for h, (y, x) in zip(series, pitches, strict=True)
-    ]
-    usual = modal(frames)
-    if len(set(frames)) > 1:
-        problems.add("mixed_shapes")
-    rows, cols = usual[:2]
-    pitch_y, pitch_x = pitches[frames.index(usual)]
-    if abs(pitch_y - pitch_x) > 0.01 * pitch_x:
-        problems.add("nonsquare_pixels")
-    shape, pitch = ((rows, cols), (pitch_y, pitch_x))
-    if flips[0]:
-        shape, pitch = ((cols, rows), (pitch_x, pitch_y))
+    shape, pitch = _usual_frame(series, pitches, flips[:, 0], problems)
+    ways = np.array([h.orientation or orientation for h in series])
     size = np.array([(h.rows, h.cols) for h in series], dtype=np.float64)
-    step = np.array(pitches)
-    turns = np.array([h.orientation or orientation for h in series])
-    row, col = turns[:, :3], turns[:, 3:]
-    across = row * (step[:, 1:] * (size[:, 1:] - 1))
-    along = col * (step[:, :1] * (size[:, :1] - 1))
+    stored = _Stored(positions, ways[:, :3], ways[:, 3:], np.array(pitches), size)
+    along, across = stored.edges
     # Frames of one scan share the middle of their field, whatever their matrix.
-    middle = positions + (across + along) / 2
+    middle = positions + (along + across) / 2
     z = middle @ normal
     place = _reference(middle @ upright.T, z, (upright @ [0.0, 0.0, 1.0]) / normal[2])
     half = (np.array(shape) - 1) / 2 * np.array(pitch)
     origins = np.outer(z, normal) + (place - half) @ upright
-    to_stored = _maps(
-        origins,
-        upright * np.array(pitch)[:, None],
-        positions=positions,
-        row=row,
-        col=col,
-        pitches=step,
-    )
-    sizes = size[:, ::-1] if flips[0] else size
+    to_stored = stored.maps(origins, upright * np.array(pitch)[:, None])
     ends = np.array([(r, c, 1.0) for r in (0, shape[0] - 1) for c in (0, shape[1] - 1)])
-    away = to_turned(to_stored, flips, size) @ ends.T - ends[:, :2].T
-    in_place = (sizes == shape).all(axis=1) & (np.abs(away).max(axis=(1, 2)) <= IN_PLACE_PX)
-    down, right = (across, along) if flips[0] else (along, across)
-    first = positions + down * flips[1] + right * flips[2]
+    away = np.abs(to_turned(to_stored, flips, size) @ ends.T - ends[:, :2].T).max(axis=(1, 2))
+    sizes = np.where(flips[:, :1], size[:, ::-1], size)
+    in_place = (sizes == shape).all(axis=1) & (away <= IN_PLACE_PX)
+    down, right = np.where(flips[:, :1], (across, along), (along, across))
+    first = positions + down * flips[:, 1:2] + right * flips[:, 2:]
     origins[in_place] = first[in_place]
-    if not in_place.all() and not turned and len(set(frames)) == 1:
+    if not in_place.all() and upright is axes and "mixed_shapes" not in problems:
         problems.add("moved_frames")
     return Grid(
         shape=shape,
@@ -189,44 +218,14 @@ def settle_grid(
     )
 
 
-def _maps(
-    origins: FloatArray,
-    steps: FloatArray,
-    *,
-    positions: FloatArray,
-    row: FloatArray,
-    col: FloatArray,
-    pitches: FloatArray,
-) -> FloatArray:
-    """`Grid.to_stored`: patient positions of grid pixels, seen along each frame's own edges.
-
-    Args:
-        origins: (n, 3) of the grid's first pixels.
-        steps: (2, 3) way in mm from one grid row, one grid column to the next.
-        positions: (n, 3) of the frames' first pixels.
-        row, col: (n, 3) directions along a row and along a column of each frame.
-        pitches: (n, 2) distance of rows and of columns of each frame.
-    """
-    away = origins - positions
-    lines = []
-    for direction, pitch in ((col, pitches[:, 0]), (row, pitches[:, 1])):
-        start = np.einsum("nk,nk->n", away, direction)
-        lines.append(np.column_stack([direction @ steps.T, start]) / pitch[:, None])
-    return np.stack(lines, axis=1)
-
-
-def to_turned(
-    to_stored: FloatArray, flips: tuple[bool, bool, bool], size: FloatArray
-) -> FloatArray:
-    """Maps (n, 2, 3) to the pixels of frames after their flips instead of the stored ones.
+def to_turned(to_stored: FloatArray, flips: NDArray[np.bool_], size: FloatArray) -> FloatArray:
+    """Maps (n, 2, 3) to the pixels of frames after their `flips` (n, 3) instead of the stored ones.
 
     `size` (n, 2) holds rows and columns as stored.
     """
-    transpose, flip_rows, flip_cols = flips
-    turned = (to_stored[:, ::-1] if transpose else to_stored).copy()
-    sizes = size[:, ::-1] if transpose else size
-    for axis, flip in enumerate((flip_rows, flip_cols)):
-        if flip:
-            turned[:, axis] *= -1.0
-            turned[:, axis, 2] += sizes[:, axis] - 1
+    transpose = flips[:, :1]
+    turned = np.where(transpose[:, :, None], to_stored[:, ::-1], to_stored)
+    sizes = np.where(transpose, size[:, ::-1], size)
+    turned *= np.where(flips[:, 1:], -1.0, 1.0)[:, :, None]
+    turned[:, :, 2] += flips[:, 1:] * (sizes - 1)
     return turned

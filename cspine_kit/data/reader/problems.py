@@ -112,6 +112,11 @@ PROBLEMS: dict[str, Problem] = {
         DOUBT,
         LOOK,
     ),
+    "resliced": Problem(
+        "no axial series; axial slices cut from a sagittal or coronal one",
+        DOUBT,
+        "give the axial series where there is one",
+    ),
     "reoriented": Problem(
         "rows or columns ran against the standard axial orientation; flipped", HANDLED, ""
     ),

@@ -247,11 +247,25 @@ def _alike(one: Scan, other: Scan) -> bool:
     """True where nothing but its place tells a part of a scan from another."""
     a, b = one.headers[0], other.headers[0]
     people = ((a.patient_id, b.patient_id), (a.study_uid, b.study_uid), (a.modality, b.modality))
+    apart = normal_of(a.orientation or AXIAL) - normal_of(b.orientation or AXIAL)
     return (
         all(x == y or not x or not y for x, y in people)
         and (a.scan[-1], a.rescale_type) == (b.scan[-1], b.rescale_type)
-        and np.abs(np.subtract(a.orientation or AXIAL, b.orientation or AXIAL)).max()
-        < 2 * SAME_DIRECTION
+        and float(np.abs(apart).max()) < SAME_DIRECTION
+    )
+
+
+def _interleaved(both: Scan, one: Scan, other: Scan) -> bool:
+    """True where every second slice of one scan lies in another series: together they touch."""
+    told = [h.thickness_mm for h in both.headers]
+    gaps = both.gaps
+    return (
+        min(len(one.headers), len(other.headers)) >= STACK_SLICES
+        and len(gaps) == len(both.headers) - 1
+        and float(np.ptp(gaps)) < 0.1 * both.step_mm
+        and float(np.nanmax(told, initial=0.0)) <= 1.1 * both.step_mm
+        and not np.isnan(told).any()
+        and one.headers[0].scan[1:4] == other.headers[0].scan[1:4]
     )
 
 
@@ -268,14 +282,25 @@ def _joined(one: Scan, other: Scan) -> Scan | None:
     smaller, larger = sorted((one, other), key=lambda s: len(s.headers))
     step = larger.step_mm
     steps_differ = len(smaller.gaps) > 2 and not 1 / ALIKE <= smaller.step_mm / step <= ALIKE
-    if (
-        math.isnan(step)
-        or steps_differ
-        or np.diff(np.sort(z)).min(initial=math.inf) < LEAST_GAP * step
-    ):
+    if math.isnan(step) or steps_differ:
         return None
+    if np.diff(np.sort(z)).min(initial=math.inf) < LEAST_GAP * step:
+        return both if _interleaved(both, one, other) else None
     apart = max(other.z_mm.min() - one.z_mm.max(), one.z_mm.min() - other.z_mm.max())
     return both if apart <= 2 * step else None
+
+
+def _ordinal(text: str) -> float:
+    """A number or time as text, to sort by; absent ones last."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.inf
+
+
+def _when(header: Header) -> tuple[float, ...]:
+    """Series, acquisition, date and time, to sort by."""
+    return tuple(_ordinal(text) for text in (*header.scan[:4], *header.times))
 
 
 def _join(scans: list[Scan]) -> list[Scan]:
@@ -284,7 +309,7 @@ def _join(scans: list[Scan]) -> list[Scan]:
     while count != len(scans):
         count = len(scans)
         kept: list[Scan] = []
-        for scan in sorted(scans, key=lambda s: -len(s.headers)):
+        for scan in sorted(scans, key=lambda s: (-len(s.headers), *_when(s.headers[0]))):
             for k, other in enumerate(kept):
                 both = _joined(other, scan)
                 if both is not None:
@@ -304,14 +329,6 @@ def find_scans(headers: list[Header]) -> list[Scan]:
     return scans if len(scans) == 1 else _join(scans)
 
 
-def _ordinal(text: str) -> float:
-    """A number or time as text, to sort by; absent ones last."""
-    try:
-        return float(text)
-    except ValueError:
-        return math.inf
-
-
 def _rank(scan: Scan, study_uid: str) -> tuple[object, ...]:
     """Sort key among scans that cover enough: the one to read comes first."""
     header = scan.headers[0]
@@ -325,7 +342,7 @@ def _rank(scan: Scan, study_uid: str) -> tuple[object, ...]:
         0 if math.isnan(step) else round(math.log(max(step, 0.05)) / math.log(THINNER)),
         kind[0] == "DERIVED",
         -len(scan.headers),
-        *(_ordinal(text) for text in (*header.scan[:4], *header.times)),
+        *_when(header),
         by_number(min(scan.headers, key=by_number)),
     )
 
@@ -335,8 +352,10 @@ def choose_scan(
 ) -> tuple[list[Header], Orientation, list[Scan]]:
     """The thinnest axial scan among those that cover most, its orientation, and the other scans.
 
+    Where none is axial, a sagittal or coronal stack is taken.
+
     Raises:
-        StudyError: no scan is axial.
+        StudyError: there is none of these.
     """
     found = find_scans(headers)
     stacks = [
@@ -348,9 +367,12 @@ def choose_scan(
     plain = [s for s in axial if not is_scout(s.headers[0])]
     axial = plain or axial
     if not axial:
+        problems.add("resliced")
+        axial = [s for s in stacks if len(s.gaps) >= STACK_SLICES - 1]
+    if not axial:
         raise StudyError(
             study_uid,
-            f"none of its {len(found)} series is axial",
+            f"none of its {len(found)} series is axial, none a stack of {STACK_SLICES} slices",
             "give the axial series of the examination",
         )
     enough = ENOUGH_COVER * max(s.cover_mm for s in axial)

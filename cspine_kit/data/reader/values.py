@@ -31,6 +31,9 @@ OFFSETS = (0.0, -1024.0, 1024.0, -2048.0, 2048.0, -1000.0, -8192.0, 8192.0, -327
 """Offsets that a missing, doubled or inverted RescaleIntercept leaves behind."""
 LEAST_SHARE, CLEAR_SHARE = 0.005, 0.02
 """Share of air and of tissue in a plausible CT, and in one believed after a repair."""
+UNDER_SHARE, COMMON_SHARE = 0.05, 0.2
+"""Most that may lie below air beside padding, and least that air and tissue make up together."""
+LOWEST_PADDING_HU = -5000
 BELOW_HU, NOTHING = -200, 0.001
 """In any scan of a neck something, if only the windpipe, lies below."""
 SAMPLED = 4
@@ -55,13 +58,12 @@ def settle_bits(stored: Stored, header: Header) -> tuple[Stored, str | None]:
         return stored, None
     signed = stored.dtype.kind == "i"
     low, high = int(stored.min()) if signed else 0, int(stored.max())
+    shift = header.high_bit + 1 - bits
+    if 0 < shift <= 16 - bits and high > 0 and not (stored & ((1 << shift) - 1)).any():
+        return settle_bits(stored >> shift, header._replace(high_bit=bits - 1))[0], "left_justified"
     limit = 1 << (bits - 1) if signed else 1 << bits
     if -limit <= low and high < limit:
         return stored, None
-    shift = header.high_bit + 1 - bits
-    if 0 < shift <= 16 - bits and not (stored & ((1 << shift) - 1)).any():
-        wide = stored.view(np.int16 if signed else np.uint16)
-        return settle_bits(wide >> shift, header._replace(high_bit=bits - 1))[0], "left_justified"
     if not signed:
         return stored & ((1 << bits) - 1), "excess_bits"
     up = 16 - bits
@@ -143,12 +145,14 @@ def hounsfield(
 
 
 class _Shares(NamedTuple):
-    """Shares of pixels that are air, tissue, in between, and below all tissue."""
+    """Shares of pixels that are air, tissue, in between, below all tissue, and below air and no
+    padding."""
 
     air: float
     tissue: float
     between: float
     below: float
+    under: float
 
     @property
     def clear(self) -> bool:
@@ -157,7 +161,18 @@ class _Shares(NamedTuple):
             min(self.air, self.tissue) >= CLEAR_SHARE
             and self.air + self.tissue >= 0.4
             and self.between <= 0.5 * self.tissue
+            and self.under <= UNDER_SHARE
         )
+
+    @property
+    def plausible(self) -> bool:
+        """True where nothing speaks against a CT: some of both, and little that air cannot be."""
+        return min(self.air, self.tissue) >= LEAST_SHARE and self.under <= UNDER_SHARE
+
+    @property
+    def hopeless(self) -> bool:
+        """True for what no scan of a neck looks like."""
+        return self.below < NOTHING or self.air + self.tissue < COMMON_SHARE
 
 
 def _shares(samples: Sequence[Stored], header: Header, meaning: Meaning) -> _Shares:
@@ -167,15 +182,24 @@ def _shares(samples: Sequence[Stored], header: Header, meaning: Meaning) -> _Sha
     def share(low: int, high: int) -> float:
         return float(((hu >= low) & (hu <= high)).mean())
 
-    return _Shares(share(-1100, -900), share(-150, 150), share(-800, -200), share(-32768, BELOW_HU))
+    # The lowest value below air is padding, unless it is where the scale ends.
+    under = share(int(hu.min()) + 1 if hu.min() > LOWEST_PADDING_HU else -32768, -1101)
+    air, tissue, between = share(-1100, -900), share(-150, 150), share(-800, -200)
+    return _Shares(air, tissue, between, share(-32768, BELOW_HU), under)
 
 
 def _meanings(header: Header, likely: float) -> list[Meaning]:
     """Ways to read values that a header may be wrong about, the simplest first."""
-    signs = [header.signed] + [not header.signed] * (header.bits_allocated == 16)
-    bits = [False] + [True] * (header.bits_stored < 16)
+    own = header.signed
+    ways = [(own, False), (own, True), (not own, True), (not own, False)]
+    ways = [
+        (signed, all_bits)
+        for signed, all_bits in ways
+        if (signed == own or header.bits_allocated == 16)
+        and (not all_bits or header.bits_stored < 16 or signed != own)
+    ]
     offsets = [0.0, likely - _rescale(header)[1], *OFFSETS]
-    return [Meaning(sign, whole, off) for off in offsets for sign in signs for whole in bits]
+    return [Meaning(*way, offset) for offset in offsets for way in ways]
 
 
 def judge(
@@ -202,7 +226,7 @@ def judge(
     found = _shares(small, header, plain)
     if header.bits_stored <= 8:
         return plain, codes | {"eight_bits"}
-    if min(found.air, found.tissue) >= LEAST_SHARE:
+    if found.plausible or found.clear:
         return plain, codes
     ways = [way._replace(total=plain.total) for way in _meanings(header, usual_intercept)]
     best = next((way for way in ways if _shares(small, header, way).clear), None)
@@ -210,5 +234,4 @@ def judge(
         codes |= {"offset_repaired"} if best.offset else set()
         codes |= {"sign_repaired"} if best.signed != header.signed else set()
         return best, codes
-    hopeless = found.below < NOTHING or max(found.air, found.tissue) < LEAST_SHARE
-    return plain, codes | {"implausible_hu"} if hopeless else codes
+    return plain, codes | {"implausible_hu"} if found.hopeless else codes

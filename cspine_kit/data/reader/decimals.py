@@ -21,7 +21,7 @@ _BETWEEN = re.compile(r"[;\s]+")
 def several(value: Any, count: int) -> tuple[float, ...] | None:
     """`count` finite numbers of a value as the standard writes it, or None."""
     try:
-        numbers = tuple(map(float, value))
+        numbers = tuple(map(float, value if isinstance(value, (list, tuple)) else (value,)))
     except (TypeError, ValueError):
         return None
     return numbers if len(numbers) == count and all(map(math.isfinite, numbers)) else None

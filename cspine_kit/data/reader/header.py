@@ -164,7 +164,7 @@ def header_of(
         value = get(keyword)
         if value is None:
             return None
-        found = several(value if isinstance(value, (list, tuple)) else (value,), count)
+        found = several(value, count)
         if found is None and (found := meant(value, count)) is not None:
             odd.add("odd_numbers")
         return found

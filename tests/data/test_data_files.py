@@ -49,6 +49,15 @@ def test_folders_one_level_down_belong_to_the_study(tmp_path):
     assert len(list_files(tmp_path)) == 24
 
 
+def test_a_folder_of_studies_is_no_study(tmp_path):
+    for number in range(3):
+        write_scan(tmp_path / f"{number}", neck_hu(2), StudyInstanceUID=f"1.2.{number}")
+    with pytest.raises(StudyError, match=r"its 3 folders hold studies of their own; give one"):
+        read_study(tmp_path)
+    write_scan(tmp_path / "2", neck_hu(2), StudyInstanceUID="1.2.1")
+    assert "several_patients" in read_study(tmp_path).problems
+
+
 def test_dead_links_are_named(tmp_path):
     write_scan(tmp_path)
     for number in (10, 11):
@@ -168,6 +177,19 @@ def test_slice_location_stands_in_for_positions(tmp_path, sign):
         assert np.array_equal(whole.hu, HU)
         assert {"no_position", "ordered_by_location"} <= set(whole.problems)
         assert np.allclose(whole.z_mm, [p[2] + 7 for p in positions(24)])
+
+
+def test_rounded_positions_give_way_to_slice_location(tmp_path):
+    write_scan(tmp_path)
+
+    def change(ds):
+        x, y, z = ds.ImagePositionPatient
+        ds.SliceLocation, ds.ImagePositionPatient = z, [x, y, 4 * round(z / 4)]
+
+    rewrite(tmp_path, change)
+    study = read_study(tmp_path)
+    assert np.array_equal(study.hu, HU) and study.problems == ("rounded_position",)
+    assert np.allclose(study.spacing_mm[0], STEP)
 
 
 def test_one_position_a_kilometer_away_is_taken_for_missing(tmp_path):

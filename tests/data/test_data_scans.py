@@ -61,6 +61,24 @@ def test_the_thinnest_of_those_that_cover_enough(tmp_path):
     assert np.array_equal(study.hu, HU) and "several_series" in study.problems
 
 
+def test_a_few_slices_far_apart_cover_little(tmp_path):
+    write(tmp_path, HU)
+    for k in range(3):
+        ds = dataset(HU[8 * k], (-70, -60, 130.0 - 50 * k), SeriesInstanceUID="1.2.3.9")
+        ds.save_as(tmp_path / f"{100 + k}.dcm", enforce_file_format=True)
+    assert np.array_equal(read_study(tmp_path).hu, HU)
+
+
+def test_slabs_are_taken_only_alone_and_named(tmp_path):
+    slabs = {"SeriesInstanceUID": "1.2.3.9", "ImageType": ["DERIVED", "SECONDARY", "MIP"]}
+    write(tmp_path / "alone", OTHER, **slabs)
+    study = read_study(tmp_path / "alone")
+    assert np.array_equal(study.hu, OTHER) and study.problems == ("projection",)
+    write(tmp_path / "beside", OTHER, **slabs)
+    write(tmp_path / "beside", HU, first=25)
+    assert np.array_equal(read_study(tmp_path / "beside").hu, HU)
+
+
 def test_one_scan_in_several_series(tmp_path):
     write(tmp_path / "blocks", HU, SeriesInstanceUID=lambda z: f"1.2.3.{z // 8}")
     write(tmp_path / "rotations", HU, AcquisitionNumber=lambda z: z // 4)

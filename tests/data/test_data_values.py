@@ -70,6 +70,12 @@ def test_bits_above_bits_stored_are_no_values(tmp_path):
     assert np.array_equal(study.hu, HU) and study.problems == ("excess_bits",)
 
 
+def test_bits_stored_that_is_too_small_is_not_believed(tmp_path):
+    write(tmp_path, UNSIGNED, RescaleIntercept=-1024, BitsStored=10, HighBit=9)
+    study = read_study(tmp_path)
+    assert np.array_equal(study.hu, HU) and study.problems == ("bits_repaired",)
+
+
 def test_left_justified_values_move_down_and_others_stay(tmp_path):
     high = {"RescaleIntercept": -1024, "BitsStored": 12, "HighBit": 15}
     write(tmp_path / "left", UNSIGNED << 4, **high)
@@ -113,6 +119,21 @@ def test_what_is_no_ct_falls_back_or_is_refused(tmp_path):
             read_study(tmp_path / name)
 
 
+@pytest.mark.parametrize("slope", [-1, 10])
+def test_a_wrong_slope_falls_back(tmp_path, slope):
+    write(tmp_path, UNSIGNED, RescaleIntercept=-1024, RescaleSlope=slope)
+    assert falls_back(read_study(tmp_path).problems) == ("implausible_hu",)
+
+
+def test_a_field_without_air_is_read_and_doubted(tmp_path):
+    hu = np.full_like(HU, 40)
+    hu[:, 20:60, 20:60] = 400
+    hu[:, 4:16, 4:16] = -500
+    write(tmp_path, hu)
+    study = read_study(tmp_path)
+    assert np.array_equal(study.hu, hu) and study.problems == ("unverified_hu",)
+
+
 def test_an_absent_tag_is_no_evidence(tmp_path):
     write_scan(tmp_path, Modality=None, SOPClassUID=None)
     assert read_study(tmp_path).problems == ()
@@ -125,7 +146,7 @@ def test_air_alone_and_water_alone_are_no_fault(tmp_path):
             hu[:, 30:60, 30:60] = 0
         write(tmp_path / name, hu)
         study = read_study(tmp_path / name)
-        assert np.array_equal(study.hu, hu) and study.problems == ()
+        assert np.array_equal(study.hu, hu) and not falls_back(study.problems)
 
 
 def test_problems_are_explained_the_worst_first():

@@ -8,6 +8,7 @@ In: a folder, or what is taken for one (a .zip). Out: names, `Header`s. Example:
 Folders one level down belong to the study: exports put each series, or everything, into one.
 """
 
+import contextlib
 import gzip
 import hashlib
 import os
@@ -29,6 +30,8 @@ FIRST_BYTES, MORE_BYTES = 4096, 1 << 18
 """What is read of a file at first, and once more where its header is longer."""
 
 MOST_UNPACKED_BYTES = 8 << 30
+MANY_STUDIES = 3
+"""From so many studies on, each in a folder below, a folder is none itself."""
 GZIP, ZIP = ".gz", ".zip"
 
 
@@ -50,13 +53,16 @@ def list_files(folder: Path) -> list[str]:
     """Names of a study's files, sorted, those of folders one level down as `folder/name`.
 
     Raises:
-        StudyError: there is no such folder.
+        StudyError: there is no such folder, or it cannot be listed.
     """
     if not folder.is_dir():
         raise StudyError(folder.name, f"there is no folder {folder}", "check the path")
-    files, folders = _entries(folder)
-    for below in folders:
-        files += [f"{below}/{name}" for name in _entries(folder / below)[0]]
+    try:
+        files, folders = _entries(folder)
+        for below in folders:
+            files += [f"{below}/{name}" for name in _entries(folder / below)[0]]
+    except OSError as error:
+        raise StudyError(folder.name, f"cannot be listed: {error}", "make it readable") from error
     return files
 
 
@@ -101,15 +107,37 @@ def read_header(folder: Path | str, name: str) -> Header:
     return read_frames(folder, name)[0]
 
 
+def _refuse_many_studies(folder: Path, names: list[str]) -> None:
+    """Refuse a folder of studies before half a million files are read as one.
+
+    Raises:
+        StudyError: the first files of its folders tell of many studies.
+    """
+    first = {name.rpartition("/")[0]: name for name in reversed(names)}
+    if len(first) < MANY_STUDIES or "" in first:
+        return
+    told = set()
+    for name in list(first.values())[: 2 * MANY_STUDIES]:
+        with contextlib.suppress(FileError):
+            told.add(read_header(folder, name).study_uid)
+    if len(told - {""}) >= MANY_STUDIES:
+        raise StudyError(
+            folder.name,
+            f"its {len(first)} folders hold studies of their own",
+            f"give one of them, for example {folder / sorted(first)[0]}",
+        )
+
+
 def read_headers(folder: Path) -> tuple[list[Header], list[FileError]]:
     """Headers of every frame of every readable file, by name, and why other files have none.
 
     Raises:
-        StudyError: there is no such folder.
+        StudyError: there is no such folder, or it is one of many studies.
     """
     headers, errors = [], []
-    place = str(folder)
-    for name in list_files(folder):
+    place, names = str(folder), list_files(folder)
+    _refuse_many_studies(folder, names)
+    for name in names:
         try:
             headers += read_frames(place, name)
         except FileError as error:

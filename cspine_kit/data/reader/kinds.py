@@ -42,6 +42,7 @@ MAP_WORDS = (
     *("SCREEN_SAVE", "DOSE", "PROTOCOL"),
 )
 """Parts of ImageType that tell of maps and pictures instead of slices."""
+SLAB_WORDS = {"MIP", "MINIP", "MNIP", "AVERAGE", "AVG", "PROJECTION IMAGE", "MAX_IP", "MIN_IP"}
 SCOUT_WORDS = ("LOCALIZER", "SCOUT", "TOPOGRAM", "SURVIEW", "SCANOGRAM")
 
 
@@ -66,6 +67,11 @@ def is_scout(header: Header) -> bool:
     """True where ImageType calls it a localizer."""
     image_type = header.image_type.upper()
     return any(word in image_type for word in SCOUT_WORDS)
+
+
+def is_projection(header: Header) -> bool:
+    """True where ImageType tells of slabs of greatest, least or average intensity."""
+    return not SLAB_WORDS.isdisjoint(header.image_type.upper().split("\\"))
 
 
 def _bare(header: Header) -> bool:

@@ -18,7 +18,8 @@ from cspine_kit.data.reader.scans import SAME_POSITION_MM
 ASSUMED_STEP_MM = 1.0
 STRAY_MM = 2000.0
 """No table moves farther; a position beyond is a mistake of one file."""
-AGREE_MM = 0.05
+AGREE_MM, ROUNDED_MM = 0.05, 3.0
+"""SliceLocation and position of a slice agree up to this, and up to this where one is rounded."""
 
 Known = NDArray[np.bool_]
 
@@ -58,7 +59,9 @@ def _collide(z: FloatArray, known: Known) -> Known:
     return found & known
 
 
-def _by_location(z: FloatArray, known: Known, location: FloatArray) -> FloatArray | None:
+def _by_location(
+    z: FloatArray, known: Known, location: FloatArray, near_mm: float = AGREE_MM
+) -> FloatArray | None:
     """z (n,) that SliceLocation tells on the scale of known positions; None where it cannot.
 
     SliceLocation counts along the table, in either direction and from any start.
@@ -72,7 +75,7 @@ def _by_location(z: FloatArray, known: Known, location: FloatArray) -> FloatArra
         offsets, key=lambda pair: float(np.median(np.abs(pair[1] - np.median(pair[1]))))
     )
     start = float(np.median(offset))
-    agree = np.abs(offset - start) <= AGREE_MM
+    agree = np.abs(offset - start) <= near_mm
     return sign * location + start if agree.mean() > 0.5 else None
 
 
@@ -134,6 +137,10 @@ def settle_positions(series: list[Header], normal: FloatArray, problems: set[str
     if collide.any():
         # Of slices at one place, those lie elsewhere whose SliceLocation says so.
         location = np.array([h.location_mm for h in series])
+        rounded = _by_location(z, known, location, ROUNDED_MM)
+        if rounded is not None and np.abs(rounded - z).max() <= ROUNDED_MM and collide.sum() > 2:
+            problems.add("rounded_position")
+            return positions + np.outer(rounded - z, normal)
         told = _by_location(z, known & ~collide if (~collide).sum() > 1 else known, location)
         wrong = collide & (np.abs(told - z) > AGREE_MM) if told is not None else collide & False
         known &= ~wrong

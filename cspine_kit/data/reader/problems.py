@@ -52,6 +52,16 @@ PROBLEMS: dict[str, Problem] = {
     "modality_conflict": Problem(
         "Modality says that this is no CT, the SOP class that it is; read as CT", DOUBT, LOOK
     ),
+    "unverified_hu": Problem(
+        "hardly any air near -1000 or tissue near 0, so that grey values could not be verified",
+        DOUBT,
+        LOOK,
+    ),
+    "projection": Problem(
+        "slabs of greatest, least or average intensity, no plain slices",
+        DOUBT,
+        "give the thin slices of the scan",
+    ),
     "offset_repaired": Problem(
         "a constant offset, which a missing or wrong RescaleIntercept explains, taken off so that "
         "air lies near -1000",
@@ -60,6 +70,11 @@ PROBLEMS: dict[str, Problem] = {
     ),
     "sign_repaired": Problem(
         "stored values have another sign than PixelRepresentation says; read as CT needs it",
+        DOUBT,
+        "compare air (-1000) and muscle (50) with another viewer",
+    ),
+    "bits_repaired": Problem(
+        "values fill more bits than BitsStored says, and only so they are those of a CT; all read",
         DOUBT,
         "compare air (-1000) and muscle (50) with another viewer",
     ),
@@ -142,6 +157,11 @@ PROBLEMS: dict[str, Problem] = {
     "irregular_spacing": Problem("distances between neighbors vary by more than 10 %", DOUBT, LOOK),
     "stray_position": Problem(
         "a position lies meters away from the scan; taken for missing", DOUBT, LOOK
+    ),
+    "rounded_position": Problem(
+        "positions are rounded so far that slices coincide; placed by SliceLocation",
+        DOUBT,
+        LOOK,
     ),
     "missing_position": Problem(
         "ImagePositionPatient is missing in some files; filled from SliceLocation or numbers",

@@ -21,7 +21,7 @@ import numpy as np
 from cspine_kit.core.errors import StudyError
 from cspine_kit.core.numbers import FloatArray
 from cspine_kit.data.reader.header import SCAN, Header
-from cspine_kit.data.reader.kinds import is_scout
+from cspine_kit.data.reader.kinds import is_projection, is_scout
 
 Value = TypeVar("Value")
 Orientation = tuple[float, ...]
@@ -34,6 +34,7 @@ SAME_DIRECTION = 0.03
 SAME_POSITION_MM = 0.01
 ENOUGH_COVER = 0.9
 """Scans that cover this share of what the longest covers compete by thickness."""
+REACH_MM = 10.0
 THINNER, ALIKE = 1.2, 1.3
 LEAST_GAP = 0.6
 """Two stacks of the same step that lie between each other come nearer than half a step."""
@@ -79,11 +80,15 @@ class Scan:
 
     @property
     def cover_mm(self) -> float:
-        """Length that slices cover; one far away counts as one slice."""
+        """Length that slices cover; each reaches three thicknesses, or `REACH_MM`, at most."""
+        told = [h.thickness_mm for h in self.headers if h.thickness_mm > 0]
+        reach = 3 * float(np.median(told)) if told else REACH_MM
         step = self.step_mm
         if math.isnan(step):
             return float(len(self.headers))
-        return float(np.minimum(self.gaps, 3 * step).sum()) + step
+        return float(np.minimum(self.gaps, max(reach, min(step, REACH_MM))).sum()) + min(
+            step, reach
+        )
 
 
 def modal(values: Iterable[Value]) -> Value:
@@ -331,16 +336,13 @@ def find_scans(headers: list[Header]) -> list[Scan]:
 
 def _rank(scan: Scan, study_uid: str) -> tuple[object, ...]:
     """Sort key among scans that cover enough: the one to read comes first."""
-    header = scan.headers[0]
-    kind = header.image_type.upper().split("\\")
-    slabs = any(word in kind for word in ("MIP", "MINIP", "AVERAGE", "PROJECTION IMAGE"))
-    step = scan.step_mm
+    header, step = scan.headers[0], scan.step_mm
     return (
         header.study_uid != study_uid,
         header.modality not in ("", "CT"),
-        slabs,
+        is_projection(header),
         0 if math.isnan(step) else round(math.log(max(step, 0.05)) / math.log(THINNER)),
-        kind[0] == "DERIVED",
+        header.image_type.upper().startswith("DERIVED"),
         -len(scan.headers),
         *_when(header),
         by_number(min(scan.headers, key=by_number)),
@@ -382,6 +384,8 @@ def choose_scan(
         problems.add("localizer")
     if is_scout(best.headers[0]):
         problems.add("called_localizer")
+    if is_projection(best.headers[0]):
+        problems.add("projection")
     _note(best, [s for s in left_out if not is_scout(s.headers[0])], headers, problems)
     best_headers = sorted(best.headers, key=by_number)
     return best_headers, _orientation(best)[0], left_out

@@ -34,6 +34,10 @@ LEAST_SHARE, CLEAR_SHARE = 0.005, 0.02
 UNDER_SHARE, COMMON_SHARE = 0.05, 0.2
 """Most that may lie below air beside padding, and least that air and tissue make up together."""
 LOWEST_PADDING_HU = -5000
+OVERLAY_SHARE = 0.05
+"""No overlay covers more of a frame; where more values need more bits, BitsStored is wrong."""
+DENSE_HU, DENSE_SHARE = 700, 0.3
+"""No more of a scan than this share is as dense as cortical bone or metal."""
 BELOW_HU, NOTHING = -200, 0.001
 """In any scan of a neck something, if only the windpipe, lies below."""
 SAMPLED = 4
@@ -145,14 +149,16 @@ def hounsfield(
 
 
 class _Shares(NamedTuple):
-    """Shares of pixels that are air, tissue, in between, below all tissue, and below air and no
-    padding."""
+    """Shares of pixels that are air, tissue, in between, below all tissue, below air and no
+    padding, denser than most bone; and whether bits above BitsStored were cut off."""
 
     air: float
     tissue: float
     between: float
     below: float
     under: float
+    dense: float
+    cut: bool
 
     @property
     def clear(self) -> bool:
@@ -167,25 +173,48 @@ class _Shares(NamedTuple):
     @property
     def plausible(self) -> bool:
         """True where nothing speaks against a CT: some of both, and little that air cannot be."""
-        return min(self.air, self.tissue) >= LEAST_SHARE and self.under <= UNDER_SHARE
+        return (
+            min(self.air, self.tissue) >= LEAST_SHARE
+            and self.under <= UNDER_SHARE
+            and self.dense <= DENSE_SHARE
+            and not self.cut
+        )
 
     @property
     def hopeless(self) -> bool:
         """True for what no scan of a neck looks like."""
-        return self.below < NOTHING or self.air + self.tissue < COMMON_SHARE
+        return (
+            self.below < NOTHING
+            or self.air + self.tissue < COMMON_SHARE
+            or self.dense > DENSE_SHARE
+            or (self.tissue < LEAST_SHARE and self.under > UNDER_SHARE)
+        )
 
 
 def _shares(samples: Sequence[Stored], header: Header, meaning: Meaning) -> _Shares:
-    frames = [hounsfield(sample.copy(), header, meaning)[0] for sample in samples]
-    hu = np.concatenate([frame.ravel() for frame in frames])
+    frames = [hounsfield(sample.copy(), header, meaning) for sample in samples]
+    hu = np.concatenate([frame.ravel() for frame, _ in frames])
 
     def share(low: int, high: int) -> float:
         return float(((hu >= low) & (hu <= high)).mean())
 
     # The lowest value below air is padding, unless it is where the scale ends.
-    under = share(int(hu.min()) + 1 if hu.min() > LOWEST_PADDING_HU else -32768, -1101)
-    air, tissue, between = share(-1100, -900), share(-150, 150), share(-800, -200)
-    return _Shares(air, tissue, between, share(-32768, BELOW_HU), under)
+    lowest = int(hu.min()) + 1 if hu.min() > LOWEST_PADDING_HU else -32768
+    return _Shares(
+        air=share(-1100, -900),
+        tissue=share(-150, 150),
+        between=share(-800, -200),
+        below=share(-32768, BELOW_HU),
+        under=share(lowest, -1101),
+        dense=share(DENSE_HU, 32767),
+        cut=any("excess_bits" in codes for _, codes in frames),
+    )
+
+
+def _beyond(samples: Sequence[Stored], header: Header) -> float:
+    """Share of values that BitsStored cannot hold."""
+    limit = 1 << (header.bits_stored - header.signed)
+    return float(np.mean([(sample >= limit).mean() for sample in samples]))
 
 
 def _meanings(header: Header, likely: float) -> list[Meaning]:
@@ -223,15 +252,22 @@ def judge(
         ways = [plain, *(plain._replace(total=total) for total in mirrors(header))]
         plain = max(ways, key=lambda way: sum(_shares(small, header, way)[:2]))
         codes.add("monochrome1" if plain.total is None else "monochrome1_inverted")
-    found = _shares(small, header, plain)
     if header.bits_stored <= 8:
         return plain, codes | {"eight_bits"}
+    found = _shares(small, header, plain)
+    whole = plain._replace(all_bits=True)
+    if found.cut and _beyond(small, header) > OVERLAY_SHARE and _shares(small, header, whole).clear:
+        return whole, codes | {"bits_repaired"}
     if found.plausible or found.clear:
         return plain, codes
-    ways = [way._replace(total=plain.total) for way in _meanings(header, usual_intercept)]
+    # Turned upside down, tissue could pass for air.
+    meanings = _meanings(header, usual_intercept) if _rescale(header)[0] > 0 else []
+    ways = [way._replace(total=plain.total) for way in meanings]
     best = next((way for way in ways if _shares(small, header, way).clear), None)
     if best is not None:
         codes |= {"offset_repaired"} if best.offset else set()
         codes |= {"sign_repaired"} if best.signed != header.signed else set()
         return best, codes
-    return plain, codes | {"implausible_hu"} if found.hopeless else codes
+    if found.hopeless:
+        return plain, codes | {"implausible_hu"}
+    return plain, codes if found._replace(cut=False).plausible else codes | {"unverified_hu"}

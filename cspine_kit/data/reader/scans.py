@@ -1,8 +1,9 @@
-"""Which slices belong to one scan, and which scan is the one to read.
+"""Which slices belong to one scan.
 
-In: headers of slices. Out: one scan, whole. Example::
+In: headers of slices. Out: scans, each whole. Example::
 
-    scan, orientation, left_out = choose_scan("1.2.3", headers, problems)
+    for scan in find_scans(headers):
+        scan.describe(), scan.cover_mm, scan.step_mm
 
 A series may hold several acquisitions or reconstructions of the same place, and a scan may lie in
 several series. So files are first split by everything that differs between scans, as far as the
@@ -18,28 +19,25 @@ from typing import TypeVar
 
 import numpy as np
 
-from cspine_kit.core.errors import StudyError
 from cspine_kit.core.numbers import FloatArray
 from cspine_kit.data.reader.header import SCAN, Header
-from cspine_kit.data.reader.kinds import is_projection, is_scout
 
 Value = TypeVar("Value")
 Orientation = tuple[float, ...]
 
 AXIAL: Orientation = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
-AXIAL_COSINE = 0.7
-"""A series is axial where its normal lies within 45 degrees of the table axis."""
 SAME_DIRECTION = 0.03
 """Direction cosines of one series differ less: about two degrees."""
 SAME_POSITION_MM = 0.01
-ENOUGH_COVER = 0.9
-"""Scans that cover this share of what the longest covers compete by thickness."""
 REACH_MM = 10.0
-THINNER, ALIKE = 1.2, 1.3
+"""A slice of unknown thickness stands for this much of the scan at most."""
+ALIKE = 1.3
+"""Steps of parts that are joined differ by less than this ratio."""
 LEAST_GAP = 0.6
 """Two stacks of the same step that lie between each other come nearer than half a step."""
 STACK_SLICES = 10
 RESTED_S = 5.0
+"""A scanner that starts again rests for longer."""
 
 
 @dataclass(frozen=True)
@@ -86,9 +84,8 @@ class Scan:
         step = self.step_mm
         if math.isnan(step):
             return float(len(self.headers))
-        return float(np.minimum(self.gaps, max(reach, min(step, REACH_MM))).sum()) + min(
-            step, reach
-        )
+        longest = max(reach, min(step, REACH_MM))
+        return float(np.minimum(self.gaps, longest).sum()) + min(step, reach)
 
 
 def modal(values: Iterable[Value]) -> Value:
@@ -303,7 +300,7 @@ def _ordinal(text: str) -> float:
         return math.inf
 
 
-def _when(header: Header) -> tuple[float, ...]:
+def when(header: Header) -> tuple[float, ...]:
     """Series, acquisition, date and time, to sort by."""
     return tuple(_ordinal(text) for text in (*header.scan[:4], *header.times))
 
@@ -314,7 +311,7 @@ def _join(scans: list[Scan]) -> list[Scan]:
     while count != len(scans):
         count = len(scans)
         kept: list[Scan] = []
-        for scan in sorted(scans, key=lambda s: (-len(s.headers), *_when(s.headers[0]))):
+        for scan in sorted(scans, key=lambda s: (-len(s.headers), *when(s.headers[0]))):
             for k, other in enumerate(kept):
                 both = _joined(other, scan)
                 if both is not None:
@@ -332,82 +329,3 @@ def find_scans(headers: list[Header]) -> list[Scan]:
     parts = _by_tags(headers)
     scans = [s for part in parts for s in _split(part, normal_of(turns[part[0].orientation]))]
     return scans if len(scans) == 1 else _join(scans)
-
-
-def _rank(scan: Scan, study_uid: str) -> tuple[object, ...]:
-    """Sort key among scans that cover enough: the one to read comes first."""
-    header, step = scan.headers[0], scan.step_mm
-    return (
-        header.study_uid != study_uid,
-        header.modality not in ("", "CT"),
-        is_projection(header),
-        0 if math.isnan(step) else round(math.log(max(step, 0.05)) / math.log(THINNER)),
-        header.image_type.upper().startswith("DERIVED"),
-        -len(scan.headers),
-        *_when(header),
-        by_number(min(scan.headers, key=by_number)),
-    )
-
-
-def choose_scan(
-    study_uid: str, headers: list[Header], problems: set[str]
-) -> tuple[list[Header], Orientation, list[Scan]]:
-    """The thinnest axial scan among those that cover most, its orientation, and the other scans.
-
-    Where none is axial, a sagittal or coronal stack is taken.
-
-    Raises:
-        StudyError: there is none of these.
-    """
-    found = find_scans(headers)
-    stacks = [
-        s
-        for s in found
-        if not is_scout(s.headers[0]) or (len(s.headers) >= STACK_SLICES and len(s.gaps))
-    ]
-    axial = [s for s in stacks if abs(_orientation(s)[1][2]) >= AXIAL_COSINE]
-    plain = [s for s in axial if not is_scout(s.headers[0])]
-    axial = plain or axial
-    if not axial:
-        problems.add("resliced")
-        axial = [s for s in stacks if len(s.gaps) >= STACK_SLICES - 1]
-    if not axial:
-        raise StudyError(
-            study_uid,
-            f"none of its {len(found)} series is axial, none a stack of {STACK_SLICES} slices",
-            "give the axial series of the examination",
-        )
-    enough = ENOUGH_COVER * max(s.cover_mm for s in axial)
-    best = min((s for s in axial if s.cover_mm >= enough), key=lambda scan: _rank(scan, study_uid))
-    left_out = [s for s in found if s is not best]
-    if any(is_scout(h) for s in left_out for h in s.headers):
-        problems.add("localizer")
-    if is_scout(best.headers[0]):
-        problems.add("called_localizer")
-    if is_projection(best.headers[0]):
-        problems.add("projection")
-    _note(best, [s for s in left_out if not is_scout(s.headers[0])], headers, problems)
-    best_headers = sorted(best.headers, key=by_number)
-    return best_headers, _orientation(best)[0], left_out
-
-
-def _orientation(scan: Scan) -> tuple[Orientation, FloatArray]:
-    told = [h.orientation for h in scan.headers if h.orientation is not None]
-    orientation: Orientation = modal(told) if told else AXIAL
-    return orientation, normal_of(orientation)
-
-
-def _note(best: Scan, others: list[Scan], headers: list[Header], problems: set[str]) -> None:
-    """Codes that say what was chosen from what."""
-    if any(h.orientation is None for h in best.headers):
-        problems.add("assumed_axial")
-    own = {h.series_uid for h in best.headers}
-    each_its_own = len({h.series_uid for h in headers}) > max(2, len(headers) // 2)
-    for scan in others:
-        same = each_its_own or not own.isdisjoint({h.series_uid for h in scan.headers})
-        problems.add("several_scans" if same else "several_series")
-    if best.pieces > 1:
-        problems.add("joined_series")
-    for named in ({h.patient_id for h in headers}, {h.study_uid for h in headers}):
-        if 1 < len(named - {""}) <= max(2, len(headers) // 2):
-            problems.add("several_patients")

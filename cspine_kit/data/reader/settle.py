@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from cspine_kit.core.errors import StudyError
 from cspine_kit.core.numbers import FloatArray
+from cspine_kit.data.reader.choice import AXIAL_COSINE, choose_scan
 from cspine_kit.data.reader.geometry import Geometry
 from cspine_kit.data.reader.header import Header
 from cspine_kit.data.reader.kinds import ct_slices
@@ -21,13 +22,7 @@ from cspine_kit.data.reader.placing import TILT_COSINE, settle_grid
 from cspine_kit.data.reader.positions import settle_positions, step_told
 from cspine_kit.data.reader.problems import PROBLEMS
 from cspine_kit.data.reader.resliced import Turn, even, turn_of, turned
-from cspine_kit.data.reader.scans import (
-    AXIAL_COSINE,
-    SAME_POSITION_MM,
-    Orientation,
-    choose_scan,
-    normal_of,
-)
+from cspine_kit.data.reader.scans import SAME_POSITION_MM, Orientation, normal_of
 
 FEW_SLICES = 10
 MONOTONE_SHARE = 0.9

@@ -45,7 +45,8 @@ def inspect_study(folder: Path, study_uid: str | None = None) -> tuple[dict[str,
 
     Returns:
         JSON-ready facts, and the study itself. `hu_sha256` is the SHA-256 of the int16 volume in C
-        order, little endian; `z_mm` runs from the most cranial slice down.
+        order, little endian; `z_mm` is z of ImagePositionPatient of the most cranial and the last
+        slice; `left_out` says what of the folder's slices was not taken, by scan.
 
     Raises:
         StudyError: nothing can be read.
@@ -64,7 +65,10 @@ def inspect_study(folder: Path, study_uid: str | None = None) -> tuple[dict[str,
         "rows": study.shape[0],
         "cols": study.shape[1],
         "spacing_mm": dict(zip("zyx", map(float, study.spacing_mm), strict=True)),
-        "z_mm": {"first": float(study.z_mm[0]), "last": float(study.z_mm[-1])},
+        "z_mm": {
+            name: float(study.patient_mm(study.z_mm[k])[2])
+            for name, k in (("first", 0), ("last", -1))
+        },
         "reversed": study.reversed,
         "irregular": study.irregular,
         "transfer_syntax": study.transfer_syntax,

@@ -8,7 +8,7 @@ from cspine_kit.core.errors import CSpineError
 from cspine_kit.core.paths import is_safe_uid
 from cspine_kit.data.index import build_index
 from cspine_kit.data.reader.dicom import read_geometry, read_study
-from cspine_kit.data.reader.problems import PROBLEMS
+from cspine_kit.data.reader.problems import PROBLEMS, falls_back
 from cspine_kit.phantom.competition.hostile import write_hostile
 
 EXPECTED = {
@@ -76,6 +76,7 @@ def test_manifest(hostile, clean):
             continue
         study = read_study(folder_of(hostile, defect))
         assert set(study.problems) <= set(PROBLEMS)
+        assert not falls_back(study.problems), defect
         assert defect not in EXPECTED or EXPECTED[defect] in study.problems, defect
         assert np.all(np.diff(study.z_mm) < 0), defect
         if not np.isnan(row["slices"]):

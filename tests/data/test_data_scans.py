@@ -30,6 +30,9 @@ def clock(hour):
         ({"AcquisitionDate": "20240101"}, {"AcquisitionDate": "20240301"}),
         ({"SeriesNumber": 2}, {"SeriesNumber": 3}),
         ({"ConvolutionKernel": "BONE"}, {"ConvolutionKernel": "SOFT"}),
+        ({"SeriesDescription": "bone 3.0"}, {"SeriesDescription": "soft 3.0"}),
+        ({"KVP": 80}, {"KVP": 140}),
+        ({}, {"SliceThickness": 2 * STEP}),
         ({"ImageType": ["ORIGINAL", "PRIMARY"]}, {"ImageType": ["DERIVED", "SECONDARY"]}),
         ({}, {"PixelSpacing": [PITCH / 2, PITCH / 2]}),
         ({"AcquisitionTime": clock(10)}, {"AcquisitionTime": clock(11)}),
@@ -37,7 +40,8 @@ def clock(hour):
         ({}, {}),
     ],
     ids=[
-        *("acquisition", "date", "series number", "kernel", "image type", "field", "time"),
+        *("acquisition", "date", "series number", "kernel", "description", "voltage", "thickness"),
+        *("image type", "field", "time"),
         *("content time", "numbers alone"),
     ],
 )

@@ -134,6 +134,11 @@ def test_a_field_without_air_is_read_and_doubted(tmp_path):
     assert np.array_equal(study.hu, hu) and study.problems == ("unverified_hu",)
 
 
+def test_words_that_only_sound_like_maps_are_none(tmp_path):
+    write_scan(tmp_path, ImageType=["ORIGINAL", "PRIMARY", "AXIAL", "LOW_DOSE MONO_70"])
+    assert read_study(tmp_path).problems == ()
+
+
 def test_an_absent_tag_is_no_evidence(tmp_path):
     write_scan(tmp_path, Modality=None, SOPClassUID=None)
     assert read_study(tmp_path).problems == ()

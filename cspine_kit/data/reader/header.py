@@ -73,11 +73,10 @@ class Header(NamedTuple):
         return self.file if self.frame is None else f"{self.file}[{self.frame}]"
 
 
-SCAN = (
-    *("SeriesNumber", "AcquisitionNumber", "AcquisitionDate", "TemporalPositionIdentifier"),
-    "ConvolutionKernel",
-)
-"""Keywords of `Header.scan`."""
+RUN = ("AcquisitionNumber", "AcquisitionDate", "ContentDate", "TemporalPositionIdentifier", "KVP")
+"""What tells one run of the scanner from another."""
+SCAN = (*RUN, "SeriesNumber", "SeriesDate", "SeriesTime", "SeriesDescription", "ConvolutionKernel")
+"""Keywords of `Header.scan`; the kernel is the last."""
 
 
 def file_number(name: str) -> float:

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from cspine_kit.data.reader.files import read_frames
+from cspine_kit.data.reader.header import Header
 from cspine_kit.data.reader.record import Stored, decode_of_record
 
 PATIENCE_S = 60.0
@@ -118,10 +119,15 @@ def _serve() -> None:
     out = os.fdopen(os.dup(1), "wb")
     # Whatever a C library prints must not get between the answers.
     os.dup2(2, 1)
+    known: tuple[object, list[Header]] = (None, [])
     for line in sys.stdin.buffer:
         folder, name, frame = json.loads(line)
         try:
-            stored = decode_of_record(Path(folder) / name, read_frames(folder, name)[frame])
+            path = Path(folder) / name
+            state = path, path.stat().st_mtime_ns, path.stat().st_size
+            if known[0] != state:  # frames of one file come one after the other
+                known = state, read_frames(folder, name)
+            stored = decode_of_record(path, known[1][frame])
         except Exception as error:  # noqa: BLE001 - the parent decides what it means
             text = f"{type(error).__name__}: {error}".encode()[:2000]
             out.write(_REPLY.pack(b"e", len(text), 0) + text)

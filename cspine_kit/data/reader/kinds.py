@@ -36,12 +36,14 @@ OTHER_VALUES = {
     *("PROPCNTS", "ML/MIN/ML", "MG/ML", "SUV", "GY"),
 }
 """RescaleTypes (PS3.3 C.11.1.1.2) and units that are no Hounsfield units."""
-MAP_WORDS = (
-    *("IODINE", "EFFECTIVE_Z", "EFF_Z", "Z_EFF", "ZEFF", "ELECTRON_DENSITY", "URIC", "CBF", "CBV"),
-    *("MTT", "TTP", "TMAX", "PERFUSION", "FAT_FRACTION", "RHO_Z", "SCREEN SAVE", "SCREENSHOT"),
-    *("SCREEN_SAVE", "DOSE", "PROTOCOL"),
+MAP_WORDS = {
+    *("IODINE", "ZEFF", "URIC", "CBF", "CBV", "MTT", "TTP", "TMAX", "PERFUSION", "SCREENSHOT"),
+}
+MAP_PHRASES = (
+    *("EFFECTIVE_Z", "EFF_Z", "Z_EFF", "ELECTRON_DENSITY", "FAT_FRACTION", "RHO_Z", "PROTOCOL"),
+    *("SCREEN SAVE", "SCREEN_SAVE", "DOSE_INFO", "DOSE INFO", "DOSE REPORT"),
 )
-"""Parts of ImageType that tell of maps and pictures instead of slices."""
+"""Words and parts of ImageType that tell of maps and pictures instead of slices."""
 SLAB_WORDS = {"MIP", "MINIP", "MNIP", "AVERAGE", "AVG", "PROJECTION IMAGE", "MAX_IP", "MIN_IP"}
 SCOUT_WORDS = ("LOCALIZER", "SCOUT", "TOPOGRAM", "SURVIEW", "SCANOGRAM")
 
@@ -59,8 +61,9 @@ def no_ct_because(header: Header) -> str:
     if header.rescale_type in OTHER_VALUES:
         return f"RescaleType is {header.rescale_type}"
     image_type = header.image_type.upper()
-    word = next((word for word in MAP_WORDS if word in image_type), None)
-    return f"ImageType is {header.image_type}" if word is not None else ""
+    words = set(image_type.replace("\\", " ").replace("_", " ").split())
+    map_like = not MAP_WORDS.isdisjoint(words) or any(part in image_type for part in MAP_PHRASES)
+    return f"ImageType is {header.image_type}" if map_like else ""
 
 
 def is_scout(header: Header) -> bool:

@@ -32,14 +32,14 @@ def decode_of_record(path: Path, header: Header) -> Stored:
     Raises:
         ValueError: another size than the header says; pydicom raises what it likes besides.
     """
-    dataset = pydicom.dcmread(path, force=True)
-    if "TransferSyntaxUID" not in dataset.file_meta:
-        dataset.file_meta.TransferSyntaxUID = UID(header.syntax)
-    if (dataset.Rows, dataset.Columns) != (header.rows, header.cols):
-        raise ValueError("the header changed while it was read")
     if header.frame is not None:
-        stored = pixel_array(dataset, index=header.frame)
+        stored = pixel_array(path, index=header.frame)
     else:
+        dataset = pydicom.dcmread(path, force=True)
+        if "TransferSyntaxUID" not in dataset.file_meta:
+            dataset.file_meta.TransferSyntaxUID = UID(header.syntax)
+        if (dataset.Rows, dataset.Columns) != (header.rows, header.cols):
+            raise ValueError("the header changed while it was read")
         if header.syntax not in NATIVE and header.pixels_at:
             check_stream(frame_bytes(path.read_bytes(), header.pixels_at), header)
         stored = dataset.pixel_array

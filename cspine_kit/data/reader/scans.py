@@ -20,7 +20,7 @@ from typing import TypeVar
 import numpy as np
 
 from cspine_kit.core.numbers import FloatArray
-from cspine_kit.data.reader.header import SCAN, Header
+from cspine_kit.data.reader.header import RUN, SCAN, Header
 
 Value = TypeVar("Value")
 Orientation = tuple[float, ...]
@@ -195,9 +195,10 @@ def _by_runs(headers: list[Header], numbers: Callable[[Header], float]) -> list[
 
 
 def _by_place(header: Header) -> Hashable:
-    """Frame and field of a slice."""
+    """Frame, field and thickness of a slice."""
     x, y, _ = header.position_mm or (0.0, 0.0, 0.0)
-    return header.rows, header.cols, header.spacing_mm, round(x), round(y)
+    field = header.rows, header.cols, header.spacing_mm, round(x), round(y)
+    return (*field, f"{header.thickness_mm:.2f}")
 
 
 def _splitters() -> Iterator[Callable[[list[Header]], list[list[Header]]]]:
@@ -267,7 +268,7 @@ def _interleaved(both: Scan, one: Scan, other: Scan) -> bool:
         and float(np.ptp(gaps)) < 0.1 * both.step_mm
         and float(np.nanmax(told, initial=0.0)) <= 1.1 * both.step_mm
         and not np.isnan(told).any()
-        and one.headers[0].scan[1:4] == other.headers[0].scan[1:4]
+        and one.headers[0].scan[: len(RUN)] == other.headers[0].scan[: len(RUN)]
     )
 
 
@@ -301,8 +302,10 @@ def _ordinal(text: str) -> float:
 
 
 def when(header: Header) -> tuple[float, ...]:
-    """Series, acquisition, date and time, to sort by."""
-    return tuple(_ordinal(text) for text in (*header.scan[:4], *header.times))
+    """Series, acquisition, dates and times, to sort by."""
+    told = dict(zip(SCAN, header.scan, strict=True))
+    first = ("SeriesNumber", "SeriesDate", "SeriesTime", *RUN)
+    return tuple(_ordinal(text) for text in (*(told[name] for name in first), *header.times))
 
 
 def _join(scans: list[Scan]) -> list[Scan]:

@@ -9,6 +9,7 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 from scans import PITCH, STEP, dataset, neck_hu, positions, write_scan
 
 from cspine_kit.core.errors import StudyError
@@ -248,6 +249,13 @@ def test_frames_of_a_compressed_enhanced_file(tmp_path):
     ds.PixelData = pydicom.encaps.encapsulate(frames)
     ds["PixelData"].VR, ds["PixelData"].is_undefined_length = "OB", True
     ds.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.80"
+    ds.save_as(tmp_path / "1.dcm", enforce_file_format=True)
+    assert np.array_equal(read_study(tmp_path).hu, HU)
+
+
+def test_frames_of_a_deflated_enhanced_file(tmp_path):
+    ds = enhanced(list(range(24)))
+    ds.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
     ds.save_as(tmp_path / "1.dcm", enforce_file_format=True)
     assert np.array_equal(read_study(tmp_path).hu, HU)
 

@@ -32,7 +32,8 @@ def decode_of_record(path: Path, header: Header) -> Stored:
     Raises:
         ValueError: another size than the header says; pydicom raises what it likes besides.
     """
-    if header.frame is not None:
+    if header.frame is not None and header.pixels_at:
+        # Of a file of many frames only one is read.
         stored = pixel_array(path, index=header.frame)
     else:
         dataset = pydicom.dcmread(path, force=True)
@@ -43,6 +44,8 @@ def decode_of_record(path: Path, header: Header) -> Stored:
         if header.syntax not in NATIVE and header.pixels_at:
             check_stream(frame_bytes(path.read_bytes(), header.pixels_at), header)
         stored = dataset.pixel_array
+        if header.frame is not None and stored.ndim == 3:
+            stored = stored[header.frame]
     if stored.shape != (header.rows, header.cols):
         raise ValueError(f"decoded {stored.shape}, not {(header.rows, header.cols)}")
     return stored.astype(np.int16 if header.signed else np.uint16, copy=False)

@@ -21,7 +21,7 @@ from cspine_kit.data.reader.dicom import read_study
 from cspine_kit.data.reader.files import read_header
 from cspine_kit.data.reader.pixels import decode
 from cspine_kit.data.reader.problems import PROBLEMS, FileError
-from cspine_kit.data.reader.values import hounsfield, judge
+from cspine_kit.data.reader.values import Meaning, hounsfield
 
 EXTRA_MEMORY = 1 << 30
 WHOLE_EVERY = 25
@@ -59,7 +59,7 @@ def read_one(folder: Path, name: str) -> bool:
     try:
         header = read_header(folder, name)
         stored = decode(folder / name, header)
-        hounsfield(stored, header, judge([stored], header)[0])
+        hounsfield(stored, header, Meaning(header.signed))
     except FileError as error:
         if error.code not in PROBLEMS:
             raise

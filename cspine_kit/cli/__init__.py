@@ -50,6 +50,9 @@ def main(argv: list[str] | None = None) -> int:
     except CSpineError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except OSError as error:
+        print(f"error: {error}; check that the path is right and may be written", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("interrupted; run the same command again to resume", file=sys.stderr)
         return 130

@@ -54,11 +54,12 @@ def _inspect(args: argparse.Namespace) -> int:
         print(json.dumps(facts, indent=2))
     else:
         for name, value in facts.items():
-            several = isinstance(value, dict) and name in ("problems", "unusable_files")
-            print(f"{name:20s} {len(value) if several else value}")
-            if several:
-                for key, text in value.items():
-                    print(f"  {key}: {text}")
+            if name not in ("problems", "unusable_files", "left_out"):
+                print(f"{name:20s} {value}")
+                continue
+            print(f"{name:20s} {len(value)}")
+            for line in value:
+                print(f"  {line}: {value[line]}" if isinstance(value, dict) else f"  {line}")
     if args.png is not None:
         from cspine_kit.show.study import draw_study
 

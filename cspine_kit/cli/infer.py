@@ -6,6 +6,7 @@ Example: `cspine kernel --config configs/demo.yaml`.
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 from cspine_kit.cli.verb import DEMO, SUBMISSIONS, Verb, config_argument, open_run
@@ -62,6 +63,7 @@ def _levels(args: argparse.Namespace) -> int:
     from cspine_kit.core.execution import tune_process
 
     tune_process()
+    from cspine_kit.data.reader.problems import explain
     from cspine_kit.infer.levels import study_levels
 
     found = study_levels(args.folder, args.bundle)
@@ -76,11 +78,17 @@ def _levels(args: argparse.Namespace) -> int:
                 f"{level:6s} {slices:>11s} {row['center_z_mm']:12.1f} {row['confidence']:11.3f}"
                 f"  {row['source']}"
             )
+        for level in found.unseen:
+            print(f"{level}: no slice shows it; placed by counting")
+        for line in explain(found.geometry.problems):
+            print(line)
     if args.png is not None:
         from cspine_kit.show.levels import draw_levels
 
         draw_levels(found, args.png)
-    return 0
+    for line in found.warnings:
+        print(f"not to be relied on: {line}", file=sys.stderr)
+    return 1 if found.warnings else 0
 
 
 VERBS = {

@@ -107,6 +107,7 @@ def _rehearse(args: argparse.Namespace) -> int:
     from cspine_kit.core.paths import Competition
     from cspine_kit.core.runs import publish
     from cspine_kit.phantom.competition.hostile import write_hostile
+    from cspine_kit.phantom.competition.misfits import ALL_DEFECTS
     from cspine_kit.phantom.competition.write import GENERATOR, write_competition
     from cspine_kit.ship.rehearsal.constraints import read_pins
     from cspine_kit.ship.rehearsal.environment import build_environment
@@ -121,7 +122,7 @@ def _rehearse(args: argparse.Namespace) -> int:
         args.environments / f"full_{GENERATOR}",
         PhantomConfig(studies=1, test_studies=3, size_px=512, masked=0, boxed=0, seed=29),
     )
-    hostile = write_hostile(args.environments / f"hostile_{GENERATOR}", seed=29)
+    hostile = write_hostile(args.environments / f"hostile_{GENERATOR}_{len(ALL_DEFECTS)}", seed=29)
     own = Competition(config.competition.dir) if config.competition.phantom else full
     out = paths.root / "rehearsal"
     result = rehearse(

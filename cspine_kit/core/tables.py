@@ -27,11 +27,12 @@ VERTEBRA_COLUMNS: tuple[str, ...] = tuple(f"vertebra_{level}" for level in LEVEL
 FRACTURE_COLUMNS: tuple[str, ...] = tuple(f"fracture_{level}" for level in LEVELS)
 MASK_COLUMNS: tuple[str, ...] = tuple(f"mask_{level}" for level in LEVELS)
 SPINE_BOX_COLUMNS: tuple[str, ...] = ("spine_y0", "spine_x0", "spine_y1", "spine_x1")
-"""Box around C1..C7 on one slice, in pixels of the native DICOM grid (all in-plane positions in
-tables are native pixels, so that they draw on the files as they are)."""
+"""Box around C1..C7 on one slice, in pixels of the kit's own frame: rows run to the back, columns
+to the left, at the spacing of the `studies` table. All in-plane positions in tables are such
+pixels, which are those of the files wherever the reader has nothing to flip, move or resample."""
 
 BOX_COLUMNS: tuple[str, ...] = ("box_x", "box_y", "box_w", "box_h")
-"""Fracture box on one slice, pixels of the native DICOM grid."""
+"""Fracture box on one slice, pixels of the kit's own frame."""
 
 SHOWN_ROWS = 5
 

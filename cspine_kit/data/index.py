@@ -33,13 +33,16 @@ from cspine_kit.core.runs import (
     publish,
 )
 from cspine_kit.core.sheets import read_sheet
-from cspine_kit.core.tables import CONTRACTS, MASK_COLUMNS, SPINE_BOX_COLUMNS
+from cspine_kit.core.tables import BOX_COLUMNS, CONTRACTS, MASK_COLUMNS, SPINE_BOX_COLUMNS
 from cspine_kit.data.boxes import BAD_BOXES, Remarks, join_boxes, read_boxes
 from cspine_kit.data.labels import parse_labels
 from cspine_kit.data.masks import BAD_MASK, MASKS_VERSION, MaskArray, read_mask
 from cspine_kit.data.reader.dicom import READER_VERSION, Study, read_geometry, read_study
+from cspine_kit.data.reader.files import opened
 from cspine_kit.data.reader.frames import Frames, LostFiles
 from cspine_kit.data.reader.geometry import Geometry
+from cspine_kit.data.reader.placing import to_grid
+from cspine_kit.data.reader.problems import PROBLEMS
 from cspine_kit.data.twins import Thumbnail, group_studies, make_thumbnail, pack, unpack
 
 Job = tuple[Path, Path | None, str]
@@ -97,12 +100,34 @@ def slice_columns(geometry: Geometry) -> dict[str, list[Any]]:
     }
 
 
-def _thumbnail(folder: Path, geometry: Geometry) -> Thumbnail | None:
-    """The study's thumbnail from a few of its files; None where they cannot be decoded."""
-    try:
-        return make_thumbnail(geometry, Frames(folder, geometry).hu)
-    except LostFiles:
-        return None
+def _thumbnail(folder: Path, geometry: Geometry) -> tuple[Thumbnail | None, set[str]]:
+    """The study's thumbnail from a few of its files, None where they cannot be decoded; and what
+    their grey values show."""
+    with opened(folder) as place:
+        try:
+            frames = Frames(place, geometry)
+            return make_thumbnail(geometry, frames.hu), frames.codes
+        except LostFiles:
+            return None, set()
+
+
+def box_in_frame(slices: pd.DataFrame, to_stored: list[Any]) -> pd.DataFrame:
+    """Slices whose fracture boxes, drawn on the files as they are, lie in the kit's own frame.
+
+    Args:
+        slices: rows of one study in slice order, with `BOX_COLUMNS` in pixels of the files.
+        to_stored: `Geometry.to_stored` as lists.
+    """
+    moved = slices.copy()
+    for k in np.flatnonzero(slices["box_x"].notna()):
+        x, y, w, h = slices[list(BOX_COLUMNS)].iloc[k]
+        # Edges of a box lie between pixels, half a pixel before the center of the first one.
+        rows, cols = np.array([[y, y + h], [x, x + w]]) - 0.5
+        ends = np.array([(r, c, 1.0) for r in rows for c in cols])
+        placed = ends @ to_grid(np.array(to_stored[k])).T
+        (y0, x0), (y1, x1) = placed.min(axis=0) + 0.5, placed.max(axis=0) + 0.5
+        moved.iloc[k, [moved.columns.get_loc(c) for c in BOX_COLUMNS]] = x0, y0, x1 - x0, y1 - y0
+    return moved
 
 
 def _masked(mask_path: Path, study: Study) -> tuple[dict[str, list[float]] | None, str | None]:
@@ -125,13 +150,14 @@ def index_study(job: Job, study_uid: str) -> Record:
     columns, bad_mask = None, None
     if mask_path is None:
         geometry = read_geometry(folder, study_uid)
-        thumbnail = _thumbnail(folder, geometry)
+        thumbnail, seen = _thumbnail(folder, geometry)
     else:
         study = read_study(folder, study_uid)
         geometry, (columns, bad_mask) = study, _masked(mask_path, study)
-        thumbnail = make_thumbnail(study, lambda z: study.hu[z])
+        thumbnail, seen = make_thumbnail(study, lambda z: study.hu[z]), set[str]()
     unknown = [np.nan] * len(geometry.z_mm)
     masks = columns or dict.fromkeys((*MASK_COLUMNS, *SPINE_BOX_COLUMNS), unknown)
+    codes = [code for code in PROBLEMS if code in seen.union(geometry.problems)]
     row = {
         "study_uid": study_uid,
         "n_slices": len(geometry.z_mm),
@@ -141,7 +167,7 @@ def index_study(job: Job, study_uid: str) -> Record:
         "irregular": geometry.irregular,
         "transfer_syntax": geometry.transfer_syntax,
         "has_mask": columns is not None,
-        "problems": " ".join([*geometry.problems, *([BAD_MASK] if bad_mask else [])]),
+        "problems": " ".join([*codes, *([BAD_MASK] if bad_mask else [])]),
     }
     return {
         "study": row,
@@ -149,6 +175,8 @@ def index_study(job: Job, study_uid: str) -> Record:
         "patient": geometry.headers[0].patient_id,
         "thumbnail": pack(thumbnail),
         "remarks": [bad_mask] if bad_mask else [],
+        # Where every frame lies as it is stored and has the grid's size, boxes lie right.
+        "to_stored": None if geometry.as_stored else geometry.to_stored.tolist(),
     }
 
 
@@ -235,6 +263,8 @@ def _tables(
         own.insert(0, "study_uid", uid)
         given = boxes.get(uid) if uid in training else None
         own, bad = join_boxes(own, given, (row["rows"], row["cols"]))
+        if record["to_stored"] is not None:
+            own = box_in_frame(own, record["to_stored"])
         slices.append(own)
         problems = [row["problems"], BAD_BOXES if bad or uid in remarks else ""]
         if told := [*record["remarks"], *bad]:

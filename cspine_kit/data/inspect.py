@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from cspine_kit.data.reader.dicom import Study, list_files, read_headers, read_study
+from cspine_kit.data.reader.dicom import Study, read_study
+from cspine_kit.data.reader.files import list_files, opened, read_headers
 from cspine_kit.data.reader.header import Header
 from cspine_kit.data.reader.problems import PROBLEMS
 
@@ -44,14 +45,16 @@ def inspect_study(folder: Path, study_uid: str | None = None) -> tuple[dict[str,
 
     Returns:
         JSON-ready facts, and the study itself. `hu_sha256` is the SHA-256 of the int16 volume in C
-        order, little endian; `z_mm` runs from the most cranial slice down.
+        order, little endian; `z_mm` is z of ImagePositionPatient of the most cranial and the last
+        slice; `left_out` says what of the folder's slices was not taken, by scan.
 
     Raises:
         StudyError: nothing can be read.
     """
-    names = list_files(folder)
-    headers, errors = read_headers(folder)
-    study = read_study(folder, study_uid)
+    with opened(folder) as place:
+        names = list_files(place)
+        headers, errors = read_headers(place)
+        study = read_study(place, study_uid or folder.name)
     uids = Counter(h.study_uid for h in headers)
     lost = {error.file: f"{error.code}: {error.detail}" for error in errors}
     facts = {
@@ -62,7 +65,10 @@ def inspect_study(folder: Path, study_uid: str | None = None) -> tuple[dict[str,
         "rows": study.shape[0],
         "cols": study.shape[1],
         "spacing_mm": dict(zip("zyx", map(float, study.spacing_mm), strict=True)),
-        "z_mm": {"first": float(study.z_mm[0]), "last": float(study.z_mm[-1])},
+        "z_mm": {
+            name: float(study.patient_mm(study.z_mm[k])[2])
+            for name, k in (("first", 0), ("last", -1))
+        },
         "reversed": study.reversed,
         "irregular": study.irregular,
         "transfer_syntax": study.transfer_syntax,
@@ -72,7 +78,8 @@ def inspect_study(folder: Path, study_uid: str | None = None) -> tuple[dict[str,
         "hu_sha256": _hu_sha256(study),
         "first_file": study.files[0],
         "last_file": study.files[-1],
-        "problems": {code: PROBLEMS[code] for code in study.problems},
+        "left_out": list(study.left_out),
+        "problems": {code: str(PROBLEMS[code]) for code in study.problems},
         "unusable_files": lost,
     }
     return facts, study

@@ -25,8 +25,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cspine_kit.data.reader.geometry import Geometry
-from cspine_kit.data.reader.pixels import HuArray
 from cspine_kit.data.reader.problems import FileError
+from cspine_kit.data.reader.values import HuArray
 from cspine_kit.data.volumes.neck import Survey
 
 log = logging.getLogger(__name__)

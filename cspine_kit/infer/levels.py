@@ -1,9 +1,10 @@
-"""The decoded vertebra levels of one study.
+"""The decoded vertebra levels of one study, and whether they are to be believed.
 
 In: a DICOM folder and a bundle. Out: `StudyLevels`. Example::
 
     found = study_levels(folder, bundle)
-    found.as_dict()["levels"]["C2"]["center_z_mm"]
+    found.as_dict()["levels"]["C2"]["center_mm"]     # x, y, z in patient coordinates
+    found.warnings                                   # empty where nothing speaks against them
 """
 
 import tempfile
@@ -15,21 +16,49 @@ import numpy as np
 import pandas as pd
 
 from cspine_kit.core.anatomy import LEVELS
+from cspine_kit.data.reader.geometry import Geometry
+from cspine_kit.data.reader.problems import PROBLEMS, explain, falls_back
 from cspine_kit.data.volumes.volume import Volume, read_volume
 from cspine_kit.infer.manifest import open_bundle
 
 
 @dataclass(frozen=True)
 class StudyLevels:
-    """Levels of one study beside the volume they were found in."""
+    """Levels of one study beside the volume they were found in.
+
+    `levels` are rows of the `crops` table: z along the slice normal, y and x in pixels of the
+    geometry's own frame.
+    """
 
     volume: Volume
     levels: pd.DataFrame
-    problems: tuple[str, ...]
+    geometry: Geometry
+
+    @property
+    def unseen(self) -> list[str]:
+        """Levels that no slice shows: placed by counting, confidence 0."""
+        return [str(level) for level in self.levels.loc[self.levels["confidence"] <= 0, "level"]]
+
+    @property
+    def warnings(self) -> list[str]:
+        """Why these levels are not to be relied on, in words; empty where nothing says so."""
+        worst = falls_back(self.geometry.problems)
+        told = explain(worst)
+        if len(self.unseen) == len(LEVELS):
+            told.append("no level is seen on any slice; is this a scan of the neck?")
+        return told
 
     def as_dict(self) -> dict[str, Any]:
-        """Slice 0 is the most cranial; z in mm of ImagePositionPatient; confidence in [0, 1]."""
-        rows = self.levels.set_index("level")
+        """Slice 0 is the most cranial; confidence in [0, 1].
+
+        `center_mm` is x, y, z in patient coordinates; `center_z_mm` is z of ImagePositionPatient at
+        the slice of the center, which differs from its z where the gantry is tilted.
+        """
+        rows, place = self.levels.set_index("level"), self.geometry.patient_mm
+        center = {
+            level: place(*rows.loc[level, ["center_z_mm", "center_y_px", "center_x_px"]])
+            for level in LEVELS
+        }
         return {
             "study_uid": self.volume.study_uid,
             "n_slices": len(self.volume.z_mm),
@@ -37,13 +66,15 @@ class StudyLevels:
                 level: {
                     "first_slice": int(rows.loc[level, "z0"]),
                     "last_slice": int(rows.loc[level, "z1"]),
-                    "center_z_mm": round(float(rows.loc[level, "center_z_mm"]), 2),
+                    "center_z_mm": round(float(place(rows.loc[level, "center_z_mm"])[2]), 2),
+                    "center_mm": [round(float(v), 2) for v in center[level]],
                     "confidence": round(float(rows.loc[level, "confidence"]), 4),
                     "source": str(rows.loc[level, "source"]),
                 }
                 for level in LEVELS
             },
-            "problems": list(self.problems),
+            "problems": {code: str(PROBLEMS[code]) for code in self.geometry.problems},
+            "warnings": self.warnings,
         }
 
 
@@ -65,4 +96,4 @@ def study_levels(folder: Path, bundle: Path) -> StudyLevels:
     mean = sum(frame.to_numpy(dtype=np.float64) for frame in rows) / len(rows)
     averaged = pd.DataFrame(mean, columns=rows[0].columns)
     averaged["slice_idx"] = rows[0]["slice_idx"].to_numpy()
-    return StudyLevels(volume, decode_study(averaged, volume), geometry.problems)
+    return StudyLevels(volume, decode_study(averaged, volume), geometry)

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from cspine_kit.data.reader.problems import PROBLEMS
+from cspine_kit.data.reader.problems import explain, falls_back
 from cspine_kit.infer.answer import Answer
 from cspine_kit.infer.governor import Costs, Effort, Governor
 from cspine_kit.infer.reading import Reading
@@ -22,14 +22,11 @@ from cspine_kit.infer.reading import Reading
 if TYPE_CHECKING:
     from cspine_kit.infer.ensemble import Ensemble
 
-UNUSABLE: frozenset[str] = frozenset()
-"""Problem codes of the reader under which pixels are no ground for a prediction."""
-
 
 def refusal(problems: Sequence[str]) -> str | None:
     """Why a study must not be judged by its pixels, from its problem codes; None where it may."""
-    found = [f"{code}: {PROBLEMS.get(code, code)}" for code in problems if code in UNUSABLE]
-    return "not usable as an image: " + "; ".join(found) if found else None
+    found = falls_back(problems)
+    return "not usable as an image: " + "; ".join(explain(found)) if found else None
 
 
 class Studies(Protocol):

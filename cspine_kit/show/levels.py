@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from cspine_kit.core.runs import publish
+from cspine_kit.data.reader.problems import falls_back
 from cspine_kit.infer.levels import StudyLevels
 from cspine_kit.show.views import SAGITTAL, view
 
@@ -50,7 +51,9 @@ def draw_levels(found: StudyLevels, path: Path) -> None:
             va="center",
             fontsize=9,
         )
-    axis.set(xlabel="anterior to posterior, mm", ylabel="z, mm", title=volume.study_uid)
+    worst = ", ".join(falls_back(found.geometry.problems))
+    title = f"{volume.study_uid}\nnot to be relied on: {worst}" if worst else volume.study_uid
+    axis.set(xlabel="anterior to posterior, mm", ylabel="z along the slices, mm", title=title)
     figure.tight_layout()
     with publish(path) as temporary:
         figure.savefig(temporary, format="png")

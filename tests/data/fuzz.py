@@ -18,9 +18,10 @@ import numpy as np
 
 from cspine_kit.core.errors import StudyError
 from cspine_kit.data.reader.dicom import read_study
-from cspine_kit.data.reader.header import read_header
-from cspine_kit.data.reader.pixels import decode, settle_bits, to_hu
+from cspine_kit.data.reader.files import read_header
+from cspine_kit.data.reader.pixels import decode
 from cspine_kit.data.reader.problems import PROBLEMS, FileError
+from cspine_kit.data.reader.values import Meaning, hounsfield
 
 EXTRA_MEMORY = 1 << 30
 WHOLE_EVERY = 25
@@ -57,8 +58,8 @@ def read_one(folder: Path, name: str) -> bool:
     """True where a file was read, False where it was refused with a documented reason."""
     try:
         header = read_header(folder, name)
-        stored, _ = settle_bits(decode(folder / name, header), header)
-        to_hu(stored, header)
+        stored = decode(folder / name, header)
+        hounsfield(stored, header, Meaning(header.signed))
     except FileError as error:
         if error.code not in PROBLEMS:
             raise

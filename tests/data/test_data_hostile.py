@@ -8,7 +8,7 @@ from cspine_kit.core.errors import CSpineError
 from cspine_kit.core.paths import is_safe_uid
 from cspine_kit.data.index import build_index
 from cspine_kit.data.reader.dicom import read_geometry, read_study
-from cspine_kit.data.reader.problems import PROBLEMS
+from cspine_kit.data.reader.problems import PROBLEMS, falls_back
 from cspine_kit.phantom.competition.hostile import write_hostile
 
 EXPECTED = {
@@ -36,6 +36,16 @@ EXPECTED = {
     "localizer": "localizer",
     "unknown_syntax": "undecodable_pixels",
     "extra_junk": "unreadable_file",
+    "two_phases": "several_scans",
+    "another_day": "several_scans",
+    "thick_beside_thin": "several_series",
+    "no_intercept": "offset_repaired",
+    "sign_lost": "sign_repaired",
+    "overlay": "excess_bits",
+    "left_justified": "left_justified",
+    "half_mirrored": "reoriented",
+    "moved_center": "moved_frames",
+    "sagittal": "resliced",
 }
 
 
@@ -66,6 +76,7 @@ def test_manifest(hostile, clean):
             continue
         study = read_study(folder_of(hostile, defect))
         assert set(study.problems) <= set(PROBLEMS)
+        assert not falls_back(study.problems), defect
         assert defect not in EXPECTED or EXPECTED[defect] in study.problems, defect
         assert np.all(np.diff(study.z_mm) < 0), defect
         if not np.isnan(row["slices"]):
@@ -77,8 +88,9 @@ def test_manifest(hostile, clean):
 
 
 def test_nothing_else_is_reported(hostile):
-    for defect in ("reversed", "windows", "signed", "jpeg_lossless", "jpeg_2000", "rle"):
-        assert read_geometry(folder_of(hostile, defect)).problems == (), defect
+    plain = ("reversed", "windows", "signed", "jpeg_lossless", "jpeg_2000", "rle")
+    for defect in (*plain, "binary_rescale", "one_folder_down", "no_meta_header", "enhanced"):
+        assert read_study(folder_of(hostile, defect)).problems == (), defect
     assert read_geometry(folder_of(hostile, "reversed")).reversed
 
 
@@ -86,6 +98,17 @@ def test_mixed_sizes_are_resampled_where_they_belong(hostile, clean):
     study = read_study(folder_of(hostile, "mixed_sizes"))
     assert study.hu.shape == clean.hu.shape
     assert np.abs(study.hu.astype(int) - clean.hu).max() <= 1
+
+
+def test_axial_slices_are_cut_out_of_sagittal_ones(hostile, clean):
+    study = read_study(folder_of(hostile, "sagittal"))
+    assert np.array_equal(study.hu, clean.hu)
+    assert np.allclose(study.spacing_mm, clean.spacing_mm)
+
+
+def test_what_is_no_ct_says_so(hostile):
+    with pytest.raises(CSpineError, match="no CT in Hounsfield units"):
+        read_geometry(folder_of(hostile, "pet"))
 
 
 def test_index_survives_it(hostile):

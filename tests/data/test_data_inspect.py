@@ -7,8 +7,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pydicom
-from scans import STEP, write_scan
+from scans import STEP, dataset, neck_hu, write_scan
 
+from cspine_kit.cli import main
 from cspine_kit.data.inspect import inspect_study
 from cspine_kit.data.reader.problems import PROBLEMS
 from cspine_kit.show.study import draw_study
@@ -22,9 +23,25 @@ def test_facts(tmp_path):
     assert facts["slices"] == 24 and facts["files"] == 25 and facts["reversed"]
     assert facts["spacing_mm"]["z"] == STEP and facts["hu_range"] == [-1000, 900]
     assert facts["hu_sha256"] == hashlib.sha256(hu.astype("<i2").tobytes()).hexdigest()
-    assert list(facts["problems"]) == ["unreadable_file"]
+    assert list(facts["problems"]) == ["other_study", "unreadable_file"]
     assert list(facts["unusable_files"]) == ["77.dcm"]
     assert facts["series"][0]["files"] == 24 and facts["study_uids_in_files"] == ["1.2.3"]
+
+
+def test_what_is_left_out_and_where_a_tilted_scan_lies(tmp_path, capsys):
+    angle = np.deg2rad(20.0)
+    way = [1, 0, 0, 0, round(np.cos(angle), 9), round(np.sin(angle), 9)]
+    write_scan(tmp_path, ImageOrientationPatient=way)
+    other = dataset(neck_hu(1)[0], (-70, -60, 99), ConvolutionKernel="SOFT", InstanceNumber=1)
+    other.save_as(tmp_path / "90.dcm", enforce_file_format=True)
+    facts, _ = inspect_study(tmp_path)
+    assert facts["z_mm"] == {"first": 100.0, "last": 31.0}
+    assert facts["left_out"] == ["1 slices, 3.00 mm apart, series 1.2.3.1, ConvolutionKernel SOFT"]
+    assert main(["inspect", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "  1 slices, 3.00 mm apart, series" in said and "  gantry_tilt: slices are" in said
+    assert main(["inspect", str(tmp_path), "--png", "/proc/nowhere/a.png"]) == 1
+    assert "/proc/nowhere" in capsys.readouterr().err
 
 
 def test_hash_of_the_real_ct_is_the_common_readers(real_data):
@@ -48,5 +65,5 @@ def test_picture(tmp_path):
 
 def test_the_documentation_lists_every_problem():
     text = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
-    rows = "\n".join(f"| `{code}` | {meaning} |" for code, meaning in PROBLEMS.items())
-    assert rows in text
+    rows = [f"| `{code}` | {p.severity} | {p.what} | {p.to_do} |" for code, p in PROBLEMS.items()]
+    assert "\n".join(rows) in text

@@ -13,10 +13,12 @@ from pydicom.uid import (
 from scans import dataset
 
 from cspine_kit.data.reader import isolated, pixels
-from cspine_kit.data.reader.header import _parsed, read_header
-from cspine_kit.data.reader.pixels import decode, to_hu
+from cspine_kit.data.reader.files import read_header
+from cspine_kit.data.reader.parsed import parse
+from cspine_kit.data.reader.pixels import decode
 from cspine_kit.data.reader.problems import FileError
 from cspine_kit.data.reader.streams import frame_bytes, stream_size
+from cspine_kit.data.reader.values import Meaning, hounsfield
 
 GDCM_SYNTAX = {
     "1.2.840.10008.1.2.5": "RLELossless",
@@ -87,7 +89,7 @@ def test_native(tmp_path, syntax, kind):
     assert np.array_equal(decode(tmp_path / "1.dcm", header), frame)
     out = np.zeros(frame.shape, np.int16)
     stored = decode(tmp_path / "1.dcm", header, out=out)
-    hu = to_hu(stored, header, out=out)
+    hu, _ = hounsfield(stored, header, Meaning(header.signed), out=out)
     assert np.array_equal(hu, frame.astype(np.int32).clip(-32768, 32767))
 
 
@@ -149,7 +151,7 @@ def test_walk_and_pydicom_read_the_same_header(tmp_path, real_data):
         pydicom.dcmwrite(path, ds, enforce_file_format=True)
         paths.append(path)
     for path in paths:
-        walked, parsed = read_header(path.parent, path.name), _parsed(str(path), path.name)
+        walked, parsed = read_header(path.parent, path.name), parse(str(path), path.name)[0]
         assert walked.pixels_at > 0 and walked.pixels_length > 0
         for name in walked._fields:
             if not name.startswith("pixels"):
@@ -179,18 +181,20 @@ def test_streams_of_another_size_never_reach_a_decoder(tmp_path):
         decode(path, read_header(tmp_path, path.name))
 
 
-def test_extreme_rescale_is_clipped():
+@pytest.mark.parametrize(
+    ("slope", "expected"),
+    [
+        (3.0, [[-1024, 10976], [32767, 32767]]),
+        (1.0, [[-1024, 2976], [32767, 28976]]),
+    ],
+)
+def test_extreme_rescale_is_clipped(tmp_path, slope, expected):
     frame = np.array([[0, 4000], [65535, 30000]], np.uint16)
-    header = read_header_like(slope=3.0, intercept=-1024.0)
-    assert to_hu(frame, header).tolist() == [[-1024, 10976], [32767, 32767]]
-    header = read_header_like(slope=1.0, intercept=-1024.0)
-    assert to_hu(frame, header).tolist() == [[-1024, 2976], [32767, 28976]]
-
-
-def read_header_like(**values):
-    from types import SimpleNamespace
-
-    return SimpleNamespace(padding=None, **values)
+    ds = write_native(tmp_path / "1.dcm", frame, "unsigned16")
+    ds.RescaleSlope, ds.RescaleIntercept = slope, -1024
+    pydicom.dcmwrite(tmp_path / "1.dcm", ds, enforce_file_format=True)
+    header = read_header(tmp_path, "1.dcm")
+    assert hounsfield(frame, header, Meaning(header.signed))[0].tolist() == expected
 
 
 def test_a_dead_decoder_costs_one_file(tmp_path, monkeypatch):

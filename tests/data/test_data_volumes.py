@@ -140,7 +140,8 @@ def test_an_undecodable_slice_is_shown_by_its_neighbor(tmp_path, competition):
     assert np.array_equal(cached.voxels[kept], whole.voxels[kept])
     assert any(np.array_equal(cached.voxels[10], whole.voxels[z]) for z in (9, 11))
     volume, geometry = read_volume(folder, CONFIG)
-    assert len(volume.z_mm) == 23 and geometry.problems == ("undecodable_pixels", "gap")
+    assert len(volume.z_mm) == 23
+    assert geometry.problems == ("other_study", "undecodable_pixels", "gap")
 
 
 def test_damaged_cache_and_full_disk_are_errors(tmp_path, competition, monkeypatch):

@@ -8,8 +8,8 @@ import pytest
 
 from cspine_kit.core.anatomy import TARGETS
 from cspine_kit.core.errors import StudyError
+from cspine_kit.data.reader.problems import PROBLEMS, WORST
 from cspine_kit.data.volumes.volume import Volume
-from cspine_kit.infer import worker
 from cspine_kit.infer.answer import Answer
 from cspine_kit.infer.ensemble import Ensemble
 from cspine_kit.infer.governor import Costs, Effort, Governor
@@ -99,7 +99,8 @@ def test_no_time_is_a_cause(make):
 
 def test_a_problem_under_which_pixels_mean_nothing_leaves_it_to_headers(make, monkeypatch):
     assert make().source == "image"
-    monkeypatch.setattr(worker, "UNUSABLE", frozenset({"gap"}))
+    worst = PROBLEMS["gap"]._replace(severity=WORST)
+    monkeypatch.setitem(PROBLEMS, "gap", worst)
     answer = make()
     assert answer.source == "header"
     assert answer.cause.startswith("not usable as an image: gap: a distance between neighbors")

@@ -9,11 +9,11 @@ import pytest
 from cspine_kit.core.anatomy import TARGETS
 from cspine_kit.core.errors import StudyError
 from cspine_kit.data.reader.dicom import read_study
-from cspine_kit.phantom.competition.defects import DEFECTS
 from cspine_kit.phantom.competition.hostile import write_hostile
+from cspine_kit.phantom.competition.misfits import ALL_DEFECTS
 
-READABLE = [name for name, d in DEFECTS.items() if d.outcome == "predicted"]
-LOST = [name for name, d in DEFECTS.items() if d.outcome == "fallback"]
+READABLE = [name for name, d in ALL_DEFECTS.items() if d.outcome == "predicted"]
+LOST = [name for name, d in ALL_DEFECTS.items() if d.outcome == "fallback"]
 
 
 @pytest.fixture(scope="module")

@@ -240,9 +240,7 @@ def test_a_bundle_whose_network_gives_no_numbers_is_not_built(run):
 def test_no_bundle_of_another_configs_models(run):
     """The score is fresh, the models are not of this config: volumes of 2 mm, a kernel of 3 mm."""
     cache = run.config.cache.model_copy(update={"spacing_mm": 3.0})
-    changed = Run(
-        run.config.model_copy(update={"cache": cache}), run.paths, run.kernel, run.proof
-    )
+    changed = Run(run.config.model_copy(update={"cache": cache}), run.paths, run.kernel, run.proof)
     with pytest.raises(ArtifactError, match=r"not made from this config.*: cache; run make oof"):
         build(changed)
     assert not run.paths.bundle.exists()

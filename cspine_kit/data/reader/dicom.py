@@ -10,7 +10,6 @@ Slices are ordered by ImagePositionPatient along the slice normal; where files s
 InstanceNumber or file number, and a problem code says so.
 """
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -20,15 +19,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cspine_kit.core.errors import StudyError
+from cspine_kit.data.reader.files import list_files, opened, read_headers
 from cspine_kit.data.reader.frames import Frames, LostFiles
-from cspine_kit.data.reader.geometry import Geometry, settle_geometry
-from cspine_kit.data.reader.header import Header, read_header
-from cspine_kit.data.reader.pixels import HuArray
+from cspine_kit.data.reader.geometry import Geometry
+from cspine_kit.data.reader.header import Header
 from cspine_kit.data.reader.problems import PROBLEMS, FileError
+from cspine_kit.data.reader.settle import settle_geometry
+from cspine_kit.data.reader.values import HuArray
+
+__all__ = ["READER_VERSION", "Study", "gather", "list_files", "read_geometry", "read_study"]
+"""The door of the reader: what other rooms call."""
 
 Taken = TypeVar("Taken")
 
-READER_VERSION = 4
+READER_VERSION = 5
 """Raised whenever the same files give another study or volume, so that caches are made anew."""
 
 
@@ -39,42 +43,13 @@ class Study(Geometry):
     hu: NDArray[np.int16]
 
 
-def list_files(folder: Path) -> list[str]:
-    """Names of the regular files of a study's folder, sorted; hidden ones are left out.
-
-    Raises:
-        StudyError: there is no such folder.
-    """
-    if not folder.is_dir():
-        raise StudyError(folder.name, f"there is no folder {folder}")
-    with os.scandir(folder) as entries:
-        names = [e.name for e in entries if e.is_file() and not e.name.startswith(".")]
-    return sorted(names)
-
-
-def read_headers(folder: Path) -> tuple[list[Header], list[FileError]]:
-    """Headers of every readable file, by name, and why the others are not.
-
-    Raises:
-        StudyError: there is no such folder.
-    """
-    headers, errors = [], []
-    place = str(folder)
-    for name in list_files(folder):
-        try:
-            headers.append(read_header(place, name))
-        except FileError as error:
-            errors.append(error)
-    return headers, errors
-
-
 def _settle(study_uid: str, headers: list[Header], errors: list[FileError]) -> Geometry:
     if not headers and errors:
         first = errors[0]
         raise StudyError(
             study_uid,
             f"none of its {len(errors)} files can be used, the first: {first}",
-            "see cspine inspect",
+            PROBLEMS[first.code].to_do or "give the folder of a CT series",
         )
     return settle_geometry(study_uid, headers, tuple({error.code for error in errors}))
 
@@ -83,13 +58,14 @@ def read_geometry(folder: Path, study_uid: str | None = None) -> Geometry:
     """A study without its pixels, from headers alone.
 
     Args:
-        folder: the study's files.
+        folder: the study's files, or a .zip of them.
         study_uid: name in errors and results; the folder's name where it is None.
 
     Raises:
-        StudyError: no file can be read, or none is axial.
+        StudyError: no file can be read, or no stack of them is.
     """
-    headers, errors = read_headers(folder)
+    with opened(folder) as place:
+        headers, errors = read_headers(place)
     return _settle(study_uid or folder.name, headers, errors)
 
 
@@ -99,7 +75,7 @@ def gather(
     """Settle a study and hand its frames to `take`; again without files that cannot be decoded.
 
     Args:
-        folder: the study's files.
+        folder: the study's files, or a .zip of them.
         study_uid: name in errors and results; the folder's name where it is None.
         take: what is made of the frames; it decodes through `Frames.each`.
 
@@ -107,31 +83,32 @@ def gather(
         The geometry, with the problems that pixels showed, and what `take` returned.
 
     Raises:
-        StudyError: no slice at all can be read, or none is axial.
+        StudyError: no slice at all can be read, or no stack of them is.
     """
     uid = study_uid or folder.name
-    headers, errors = read_headers(folder)
-    while True:
-        geometry = _settle(uid, headers, errors)
-        try:
-            frames = Frames(folder, geometry)
-            taken = take(frames)
-        except LostFiles as lost:
-            # Settle again without them: a duplicate or another series may stand in.
-            errors.extend(lost.errors)
-            gone = {error.file for error in lost.errors}
-            headers = [header for header in headers if header.file not in gone]
-        else:
-            found = frames.codes.union(geometry.problems)
-            problems = tuple(code for code in PROBLEMS if code in found)
-            return replace(geometry, problems=problems), taken
+    with opened(folder) as place:
+        headers, errors = read_headers(place)
+        while True:
+            geometry = _settle(uid, headers, errors)
+            try:
+                frames = Frames(place, geometry)
+                taken = take(frames)
+            except LostFiles as lost:
+                # Settle again without them: a duplicate or another series may stand in.
+                errors.extend(lost.errors)
+                gone = {error.file for error in lost.errors}
+                headers = [header for header in headers if header.name not in gone]
+            else:
+                found = frames.codes.union(geometry.problems)
+                problems = tuple(code for code in PROBLEMS if code in found)
+                return replace(geometry, problems=problems), taken
 
 
 def read_study(folder: Path, study_uid: str | None = None, *, threads: int = 0) -> Study:
     """Read, order and decode one study.
 
     Args:
-        folder: the study's files.
+        folder: the study's files, or a .zip of them.
         study_uid: name in errors and results; the folder's name where it is None.
         threads: that decode at once; 0 = usable cores.
 
@@ -139,7 +116,7 @@ def read_study(folder: Path, study_uid: str | None = None, *, threads: int = 0) 
         The study; files that could not be used are counted in its problems.
 
     Raises:
-        StudyError: no slice at all can be read, or none is axial.
+        StudyError: no slice at all can be read, or no stack of them is.
     """
 
     def take(frames: Frames) -> HuArray:

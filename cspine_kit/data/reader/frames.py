@@ -18,20 +18,23 @@ from threading import local
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from cspine_kit.core.execution import usable_cores
 from cspine_kit.data.reader.geometry import Geometry
 from cspine_kit.data.reader.header import Header
-from cspine_kit.data.reader.pixels import (
-    AIR_HU,
-    HuArray,
-    decode,
-    invert,
-    mirrors,
-    settle_bits,
-    to_hu,
-)
+from cspine_kit.data.reader.pixels import decode
+from cspine_kit.data.reader.placing import IN_PLACE_PX, to_turned
 from cspine_kit.data.reader.problems import FileError
+from cspine_kit.data.reader.record import Stored
+from cspine_kit.data.reader.resliced import even
+from cspine_kit.data.reader.scans import modal
+from cspine_kit.data.reader.values import AIR_HU, HuArray, Meaning, hounsfield, judge
+
+SAMPLES, MOST_KINDS = 5, 8
+"""Frames of each kind that are looked at before any is used, and kinds told apart by rescale."""
+NOT_OF_FEW = {"implausible_hu", "eight_bits"}
+"""What a tenth of the slices at least must show to be true of the study."""
 
 
 class LostFiles(Exception):
@@ -53,31 +56,18 @@ def _plain_opencv() -> Iterator[None]:
         cv2.setNumThreads(before)
 
 
-def orient(frame: HuArray, flips: tuple[bool, bool, bool]) -> HuArray:
-    """A frame as stored (rows, cols), turned to row -> back, column -> left."""
+def orient(frame: HuArray, flips: NDArray[np.bool_]) -> HuArray:
+    """A frame as stored (rows, cols), turned to row -> back, column -> left by its flips (3,)."""
     transpose, flip_rows, flip_cols = flips
     turned = frame.T if transpose else frame
     return turned[:: -1 if flip_rows else 1, :: -1 if flip_cols else 1]
 
 
-def _looks_like_ct(hu: HuArray) -> float:
-    """Share of pixels that are air or soft tissue."""
-    air = (hu > -1100) & (hu < -900)
-    soft = (hu > -150) & (hu < 150)
-    return float((air | soft).mean())
-
-
-def _mirror(folder: Path, header: Header) -> int | None:
-    """How MONOCHROME1 files inverted their stored values (`mirrors`); None where they did not.
-
-    By the standard MONOCHROME1 changes only the display, but some writers invert the values too;
-    what looks like CT decides.
-    """
-    stored = decode(folder / header.file, header)
-    scores: dict[int | None, float] = {None: _looks_like_ct(to_hu(stored, header))}
-    for total in mirrors(header):
-        scores[total] = _looks_like_ct(to_hu(invert(stored, total), header))
-    return max(scores, key=lambda total: scores[total])
+def _kind(header: Header) -> tuple[object, ...]:
+    """Files of one kind write their values alike."""
+    rescale = (np.isnan(header.slope), np.isnan(header.intercept))
+    bits = header.bits_allocated, header.bits_stored, header.high_bit, header.signed
+    return (*bits, *rescale, header.photometric == "MONOCHROME1")
 
 
 class Frames:
@@ -89,19 +79,67 @@ class Frames:
     """
 
     def __init__(self, folder: Path, geometry: Geometry) -> None:
-        """Raises LostFiles where the file that tells how MONOCHROME1 is meant is damaged."""
+        """Decode some frames to see what their values mean.
+
+        Raises:
+            LostFiles: none of them can be decoded.
+        """
         self.folder = folder
         self.geometry = geometry
         self.codes: set[str] = set()
-        self._mirror: int | None = None
         self._kept = local()
-        odd = [h for h in geometry.headers if h.photometric == "MONOCHROME1"]
-        if odd:
+        self._samples: dict[int, Stored] = {}
+        self._block: HuArray | None = None
+        if geometry.source is None:
+            self._meanings = self._judge()
+        else:
+            self._block = self._cut(geometry.source)
+
+    def _cut(self, source: Geometry) -> HuArray:
+        """The axial volume that is cut from a stack in another plane, which is decoded whole."""
+        frames = Frames(self.folder, source)
+        hu = np.empty((len(source.headers), *source.shape), np.int16)
+
+        def fill(z: int) -> None:
+            frames.hu(z, out=hu[z])
+
+        frames.each(fill, range(len(hu)))
+        self.codes |= frames.codes
+        places = even(source.z_mm, source.spacing_mm[0])
+        return self.geometry.turn.block(hu[places]) if self.geometry.turn is not None else hu
+
+    def _judge(self) -> dict[int, Meaning]:
+        """The meaning of every frame's values, from frames that then need no second decoding."""
+        headers = self.geometry.headers
+        kinds: dict[tuple[object, ...], list[int]] = {}
+        for z, header in enumerate(headers):
+            kinds.setdefault((*_kind(header), header.slope, header.intercept), []).append(z)
+        if len(kinds) > MOST_KINDS:
+            kinds = {}
+            for z, header in enumerate(headers):
+                kinds.setdefault(_kind(header), []).append(z)
+        looked = {kind: _spread(indices) for kind, indices in kinds.items()}
+        failed: list[FileError] = []
+
+        def look(z: int) -> None:
             try:
-                self._mirror = _mirror(folder, odd[len(odd) // 2])
+                self._samples[z] = decode(self.folder / headers[z].file, headers[z])
             except FileError as error:
-                raise LostFiles([error]) from error
-            self.codes.add("monochrome1" if self._mirror is None else "monochrome1_inverted")
+                failed.append(error)
+
+        self.each(look, [z for indices in looked.values() for z in indices])
+        if not self._samples:
+            raise LostFiles(failed)
+        told = [h.intercept for h in headers if not np.isnan(h.intercept)]
+        usual = modal(told) if told else -1024.0
+        meanings = {}
+        for kind, indices in looked.items():
+            seen = [self._samples[z] for z in indices if z in self._samples]
+            header = headers[indices[0]]
+            meaning, codes = judge(seen, header, usual) if seen else (Meaning(header.signed), set())
+            self.codes |= codes if len(kinds[kind]) >= len(headers) / 10 else codes - NOT_OF_FEW
+            meanings.update(dict.fromkeys(kinds[kind], meaning))
+        return meanings
 
     def hu(self, index: int, out: HuArray | None = None) -> HuArray:
         """HU of one slice on the study's grid.
@@ -119,16 +157,20 @@ class Frames:
             if not hasattr(self._kept, "frame"):
                 self._kept.frame = np.empty(geometry.shape, np.int16)
             out = self._kept.frame
-        stored, code = settle_bits(decode(self.folder / header.file, header, out=out), header)
-        if code is not None:
-            self.codes.add(code)
-        if self._mirror is not None and header.photometric == "MONOCHROME1":
-            stored = invert(stored, self._mirror)
-        fits = _fits(header, geometry)
-        if fits and not any(geometry.flips):
-            return to_hu(stored, header, out=out)
-        frame = orient(to_hu(stored, header), geometry.flips)
-        out[:] = frame if fits else _fit_frame(frame, geometry, index)
+        if self._block is not None:
+            out[:] = self._block[index]
+            return out
+        stored = self._samples.pop(index, None)
+        if stored is None:
+            stored = decode(self.folder / header.file, header, out=out)
+        in_place = bool(geometry.in_place[index])
+        direct = in_place and not geometry.flips[index].any()
+        meaning = self._meanings[index]
+        frame, codes = hounsfield(stored, header, meaning, out if direct else None)
+        self.codes |= codes
+        if not direct:
+            turned = orient(frame, geometry.flips[index])
+            out[:] = turned if in_place else place_frame(turned, geometry, index)
         return out
 
     def each(self, work: Callable[[int], None], indices: Iterable[int], threads: int = 0) -> None:
@@ -161,44 +203,32 @@ class Frames:
             raise LostFiles(lost)
 
 
-def _fits(header: Header, geometry: Geometry) -> bool:
-    """True where a file's frame already lies on the study's grid."""
-    shape = (header.cols, header.rows) if geometry.flips[0] else (header.rows, header.cols)
-    if shape != geometry.shape or header.spacing_mm is None:
-        return shape == geometry.shape
-    pitch = header.spacing_mm[::-1] if geometry.flips[0] else header.spacing_mm
-    return all(abs(p - q) <= 1e-4 for p, q in zip(pitch, geometry.spacing_mm[1:], strict=True))
+def _spread(indices: list[int]) -> list[int]:
+    """Some of the indices, evenly spread."""
+    count = min(SAMPLES, len(indices))
+    return [indices[int((k + 0.5) * len(indices) / count)] for k in range(count)]
 
 
-def _fit_frame(frame: HuArray, geometry: Geometry, index: int) -> HuArray:
-    """A frame of another size or spacing, resampled to the study's grid where it lies in space."""
-    header = geometry.headers[index]
-    pitch = header.spacing_mm or (geometry.spacing_mm[1], geometry.spacing_mm[2])
-    if geometry.flips[0] and header.spacing_mm is not None:
-        pitch = (pitch[1], pitch[0])
-    own = np.array(pitch)
-    grid = np.array(geometry.spacing_mm[1:])
-    reference = np.median(
-        [
-            o
-            for o, h in zip(geometry.origins_mm, geometry.headers, strict=True)
-            if _fits(h, geometry)
-        ]
-        or geometry.origins_mm,
-        axis=0,
-    )
-    start = geometry.axes @ (reference - geometry.origins_mm[index]) / own
-    zoom = grid / own
-    rows, cols = geometry.shape
-    if np.allclose(zoom * geometry.shape, frame.shape, atol=1.0) and np.abs(start * own).max() < 2:
+def place_frame(frame: HuArray, geometry: Geometry, index: int) -> HuArray:
+    """A frame after its flips that lies elsewhere than the grid: moved, or resampled."""
+    header, shape = geometry.headers[index], geometry.shape
+    size = np.array([[header.rows, header.cols]], dtype=np.float64)
+    one = slice(index, index + 1)
+    matrix = to_turned(geometry.to_stored[one], geometry.flips[one], size)[0]
+    zoom, start = np.diag(matrix), matrix[:, 2]
+    straight = np.abs(matrix[:, :2] - np.diag(zoom)).max() * max(shape) <= IN_PLACE_PX
+    if straight and np.abs((zoom - 1.0) * shape).max() <= IN_PLACE_PX:
+        # Whole pixels: moving by a fraction would blur what is sharp.
+        start, matrix = np.rint(start), np.column_stack([np.eye(2), np.rint(start)])
+    same_field = np.allclose(zoom * shape, frame.shape, atol=1.0)
+    if straight and same_field and np.abs(start / zoom * geometry.spacing_mm[1:]).max() < 2.0:
         method = cv2.INTER_AREA if zoom[0] > 1 else cv2.INTER_LINEAR
-        resized = cv2.resize(np.ascontiguousarray(frame), (cols, rows), interpolation=method)
+        resized = cv2.resize(np.ascontiguousarray(frame), shape[::-1], interpolation=method)
         return resized.astype(np.int16, copy=False)
-    matrix = np.array([[zoom[1], 0, start[1]], [0, zoom[0], start[0]]])
     moved = cv2.warpAffine(
         np.ascontiguousarray(frame),
-        matrix,
-        (cols, rows),
+        matrix[::-1][:, [1, 0, 2]],
+        shape[::-1],
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_CONSTANT,
         borderValue=(AIR_HU,),

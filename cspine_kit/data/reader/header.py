@@ -1,40 +1,36 @@
-"""The header of one DICOM file, as far as geometry and grey values need it.
+"""The header of one frame, as far as geometry, grey values and the choice of a scan need it.
 
-In: a folder and a file's name. Out: a frozen `Header`. Example::
+In: the values of a parsed file. Out: a frozen `Header` for each frame. Example::
 
-    >>> header = read_header(folder, "17.dcm")
-    >>> header.number, header.slope
-    (17.0, 1.0)
+    header = header_of(values.get, "17.dcm", syntax=syntax, at=1200, length=524288)
+    header.position_mm, header.slope, header.number     # number = 17, the file number
 """
 
 import math
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import pydicom
-from pydicom.multival import MultiValue
-
+from cspine_kit.data.reader.decimals import MISSING, first, meant, several
 from cspine_kit.data.reader.problems import FileError
-from cspine_kit.data.reader.walk import TAGS, Found, walk
+
+Get = Callable[[str], Any]
+"""Value of a keyword as text, list of texts or number; None where it is absent."""
 
 MAX_SIDE_PX = 4096
 """Larger frames are refused: no CT has them, and a damaged header must not take all memory."""
-
-MISSING = math.nan
-
-FIRST_BYTES, MORE_BYTES = 4096, 1 << 18
-"""What is read of a file at first, and once more where its header is longer."""
+LEAST_MM, MOST_MM = 0.02, 20.0
+"""Sizes of a pixel or a slice outside of this are a mistake of the header."""
 
 
 class Header(NamedTuple):
-    """What one file says about itself; None or NaN where it says nothing.
+    """What one frame says about itself; None, NaN or "" where it says nothing.
 
     `orientation` holds the direction of a row (increasing column), then of a column; `spacing_mm`
     the distance between rows, then between columns, as PixelSpacing has them. `pixels_at` is the
-    byte where pixel data starts and `pixels_length` its length, -1 where it is encapsulated; both 0
-    where only pydicom knows.
+    byte where the file's pixel data starts and `pixels_length` its length, -1 where it is
+    encapsulated; both 0 where only pydicom knows. `frame` counts the frames of one file from 0 and
+    is None in a file of one. `scan` is what differs between acquisitions and reconstructions
+    (`SCAN`), `times` acquisition and content time. `notes` are keys of `PROBLEMS`.
     """
 
     file: str
@@ -44,15 +40,23 @@ class Header(NamedTuple):
     study_uid: str
     series_uid: str
     image_type: str
+    modality: str
+    sop_class: str
+    rescale_type: str
+    scan: tuple[str, ...]
+    times: tuple[str, str]
     syntax: str
     position_mm: tuple[float, float, float] | None
     orientation: tuple[float, float, float, float, float, float] | None
     spacing_mm: tuple[float, float] | None
     thickness_mm: float
+    step_mm: float
+    location_mm: float
     rows: int
     cols: int
     bits_allocated: int
     bits_stored: int
+    high_bit: int
     signed: bool
     slope: float
     intercept: float
@@ -60,47 +64,47 @@ class Header(NamedTuple):
     photometric: str
     pixels_at: int
     pixels_length: int
+    frame: int | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The file, and the frame where it holds several."""
+        return self.file if self.frame is None else f"{self.file}[{self.frame}]"
+
+
+RUN = ("AcquisitionNumber", "AcquisitionDate", "ContentDate", "TemporalPositionIdentifier", "KVP")
+"""What tells one run of the scanner from another."""
+SCAN = (*RUN, "SeriesNumber", "SeriesDate", "SeriesTime", "SeriesDescription", "ConvolutionKernel")
+"""Keywords of `Header.scan`; the kernel is the last."""
 
 
 def file_number(name: str) -> float:
     """Trailing digits of a file's stem (`12.dcm`, `IMG_00012.dcm`), NaN where there are none."""
-    stem = name.rpartition(".")[0] or name
+    base = name.rpartition("/")[2]
+    stem = base.rpartition(".")[0] or base
     digits = stem[len(stem.rstrip("0123456789")) :]
     return float(digits) if digits else MISSING
-
-
-def floats(value: Any, count: int) -> tuple[float, ...] | None:
-    """`count` finite numbers of a DICOM value, or None."""
-    try:
-        numbers = tuple(map(float, value))
-    except (TypeError, ValueError):
-        return None
-    return numbers if len(numbers) == count and all(map(math.isfinite, numbers)) else None
-
-
-def number(value: Any) -> float:
-    """The first number of a value, single or multiple; NaN where there is none."""
-    if value is None:
-        return MISSING
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        several = isinstance(value, (MultiValue, list, tuple)) and len(value) > 0
-        return number(value[0]) if several else MISSING
 
 
 def _whole(value: Any, default: int) -> int:
     if isinstance(value, int):
         return int(value)
-    plain = number(value)
-    return default if math.isnan(plain) else int(plain)
+    plain = first(value)
+    return int(plain) if math.isfinite(plain) else default
 
 
-def _padding(get: Callable[[str], Any], signed: bool, bits: int) -> tuple[int, int] | None:
+def _text(value: Any) -> str:
+    if value is None or isinstance(value, str):
+        return value or ""
+    return "\\".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+def _padding(get: Get, signed: bool, bits: int) -> tuple[int, int] | None:
     """Range of stored values that mean "outside the field" (PS3.3 C.7.5.1.1.2)."""
     if get("PixelPaddingValue") is None:
         return None
-    ends = [number(get("PixelPaddingValue")), number(get("PixelPaddingRangeLimit"))]
+    ends = [first(get("PixelPaddingValue")), first(get("PixelPaddingRangeLimit"))]
     if math.isnan(ends[0]):
         return None
     # Writers disagree on the sign of these values' type; only the bit pattern counts.
@@ -111,15 +115,32 @@ def _padding(get: Callable[[str], Any], signed: bool, bits: int) -> tuple[int, i
     return min(whole), max(whole)
 
 
-def header_of(get: Callable[[str], Any], file: str, syntax: str, at: int, length: int) -> Header:
-    """The header of a parsed file.
+def _direction(six: tuple[float, ...] | None) -> Any:
+    """Two orthogonal unit vectors, or None where the value is no orientation."""
+    if six is None:
+        return None
+    row, col = six[:3], six[3:]
+    long = [sum(v * v for v in vector) for vector in (row, col)]
+    skew = sum(a * b for a, b in zip(row, col, strict=True))
+    return six if all(0.8 < v < 1.2 for v in long) and abs(skew) < 0.1 else None
+
+
+def _sane(size: float) -> float:
+    return size if LEAST_MM <= size <= MOST_MM else MISSING
+
+
+def header_of(
+    get: Get, file: str, *, syntax: str, at: int, length: int, frame: int | None = None
+) -> Header:
+    """The header of a parsed frame.
 
     Args:
-        get: value of a keyword, None where it is absent.
+        get: what it says.
         file: its name.
         syntax: TransferSyntaxUID.
         at: where pixel data starts, 0 where that is unknown.
         length: of pixel data, -1 where it is encapsulated.
+        frame: its place in a file of several frames.
 
     Raises:
         FileError: it holds no single grey frame.
@@ -129,79 +150,68 @@ def header_of(get: Callable[[str], Any], file: str, syntax: str, at: int, length
         raise FileError(file, "no_pixels", "Rows or Columns is missing or zero")
     bits = _whole(get("BitsAllocated"), 16)
     samples = _whole(get("SamplesPerPixel"), 1)
-    frames = _whole(get("NumberOfFrames"), 1)
+    frames = 1 if frame is not None else _whole(get("NumberOfFrames"), 1)
     if max(rows, cols) > MAX_SIDE_PX or bits not in (8, 16) or samples != 1 or frames > 1:
         found = f"{frames} frames of {rows} x {cols}, {samples} samples of {bits} bits"
         raise FileError(file, "not_ct_image", found)
     signed = _whole(get("PixelRepresentation"), 0) == 1
     stored = _whole(get("BitsStored"), bits)
-    image_type = get("ImageType") or ""
+    stored = stored if 1 <= stored <= bits else bits
+    odd: set[str] = set()
+
+    def numbers(keyword: str, count: int) -> tuple[float, ...] | None:
+        value = get(keyword)
+        if value is None:
+            return None
+        found = several(value, count)
+        if found is None and (found := meant(value, count)) is not None:
+            odd.add("odd_numbers")
+        return found
+
+    def number(keyword: str) -> float:
+        value = get(keyword)
+        if isinstance(value, list):
+            return first(value)
+        found = numbers(keyword, 1)
+        return MISSING if found is None else found[0]
+
+    pair = numbers("PixelSpacing", 2)
+    if pair is None or not all(LEAST_MM <= size <= MOST_MM for size in pair):
+        diameter = _sane(number("ReconstructionDiameter") / max(rows, cols))
+        pair = None if math.isnan(diameter) else (diameter, diameter)
+        odd.add("missing_spacing")
     return Header(
         file=file,
-        number=file_number(file),
-        instance=number(get("InstanceNumber")),
-        patient_id=str(get("PatientID") or ""),
-        study_uid=str(get("StudyInstanceUID") or ""),
-        series_uid=str(get("SeriesInstanceUID") or ""),
-        image_type=image_type if isinstance(image_type, str) else "\\".join(map(str, image_type)),
+        number=file_number(file) if frame is None else frame + 1.0,
+        instance=first(get("InstanceNumber")) if frame is None else frame + 1.0,
+        patient_id=_text(get("PatientID")).strip(),
+        study_uid=_text(get("StudyInstanceUID")),
+        series_uid=_text(get("SeriesInstanceUID")),
+        image_type=_text(get("ImageType")),
+        modality=_text(get("Modality")).strip().upper(),
+        sop_class=_text(get("SOPClassUID")),
+        rescale_type=_text(get("RescaleType")).strip().upper(),
+        scan=tuple([_text(get(keyword)) for keyword in SCAN]),
+        times=(_text(get("AcquisitionTime")), _text(get("ContentTime"))),
         syntax=syntax,
-        position_mm=floats(get("ImagePositionPatient"), 3),  # type: ignore[arg-type]
-        orientation=floats(get("ImageOrientationPatient"), 6),  # type: ignore[arg-type]
-        spacing_mm=_spacing(get("PixelSpacing")),
-        thickness_mm=number(get("SliceThickness")),
+        position_mm=numbers("ImagePositionPatient", 3),  # type: ignore[arg-type]
+        orientation=_direction(numbers("ImageOrientationPatient", 6)),
+        spacing_mm=pair,  # type: ignore[arg-type]
+        thickness_mm=_sane(number("SliceThickness")),
+        step_mm=_sane(abs(number("SpacingBetweenSlices"))),
+        location_mm=number("SliceLocation"),
         rows=rows,
         cols=cols,
         bits_allocated=bits,
-        bits_stored=stored if 1 <= stored <= bits else bits,
+        bits_stored=stored,
+        high_bit=_whole(get("HighBit"), stored - 1),
         signed=signed,
-        slope=number(get("RescaleSlope")),
-        intercept=number(get("RescaleIntercept")),
+        slope=number("RescaleSlope") or MISSING,  # 0 would make every value the same
+        intercept=number("RescaleIntercept"),
         padding=_padding(get, signed, bits),
-        photometric=str(get("PhotometricInterpretation") or "").strip(),
+        photometric=_text(get("PhotometricInterpretation")).strip(),
         pixels_at=at,
         pixels_length=length,
+        frame=frame,
+        notes=tuple(odd),
     )
-
-
-def _spacing(value: Any) -> tuple[float, float] | None:
-    pair = floats(value, 2)
-    return (pair[0], pair[1]) if pair is not None and min(pair) > 0 else None
-
-
-def _walked(path: str) -> Found | None:
-    """What a plain walk over the first bytes finds; None where pydicom must look."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        return walk(os.pread(descriptor, FIRST_BYTES, 0)) or walk(
-            os.pread(descriptor, MORE_BYTES, 0)
-        )
-    finally:
-        os.close(descriptor)
-
-
-def _parsed(path: str, name: str) -> Header:
-    """The header by pydicom: deflated, big endian, nested or unusual files."""
-    tags = [*TAGS.values(), "PixelData"]
-    dataset = pydicom.dcmread(path, specific_tags=tags, defer_size=FIRST_BYTES)
-    if "PixelData" not in dataset:
-        raise FileError(name, "no_pixels", "there is no PixelData")
-    syntax = str(dataset.file_meta.get("TransferSyntaxUID") or "")
-    return header_of(dataset.get, name, syntax, 0, 0)
-
-
-def read_header(folder: Path | str, name: str) -> Header:
-    """Read one file of a folder up to its pixels.
-
-    Raises:
-        FileError: not DICOM, damaged, or without a single grey frame.
-    """
-    path = f"{folder}/{name}"
-    try:
-        found = _walked(path)
-        if found is None:
-            return _parsed(path, name)
-        return header_of(found.values.get, name, found.syntax, found.at, found.length)
-    except FileError:
-        raise
-    except Exception as error:
-        raise FileError(name, "unreadable_file", f"{type(error).__name__}: {error}") from error

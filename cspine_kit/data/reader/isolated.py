@@ -20,7 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cspine_kit.data.reader.header import read_header
+from cspine_kit.data.reader.files import read_frames
+from cspine_kit.data.reader.header import Header
 from cspine_kit.data.reader.record import Stored, decode_of_record
 
 PATIENCE_S = 60.0
@@ -47,8 +48,8 @@ class _Child:
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         )
 
-    def ask(self, folder: str, name: str) -> Stored:
-        """Stored values of one file.
+    def ask(self, folder: str, name: str, frame: int) -> Stored:
+        """Stored values of one frame.
 
         Raises:
             ValueError: the decoder refuses the file.
@@ -58,7 +59,7 @@ class _Child:
         if stdin is None or stdout is None:
             raise ChildProcessError("the decoding process has no pipes")
         try:
-            stdin.write(json.dumps([folder, name]).encode() + b"\n")
+            stdin.write(json.dumps([folder, name, frame]).encode() + b"\n")
             stdin.flush()
         except OSError as error:
             raise ChildProcessError("the decoding process is gone") from error
@@ -91,8 +92,8 @@ def end_children() -> None:
         _idle.pop().end()
 
 
-def decode_isolated(folder: str, name: str) -> Stored:
-    """Stored values (rows, cols) of one file, decoded by pydicom and gdcm in a child process.
+def decode_isolated(folder: str, name: str, frame: int = 0) -> Stored:
+    """Stored values (rows, cols) of one frame, decoded by pydicom and gdcm in a child process.
 
     Raises:
         ValueError: the decoder refuses the file.
@@ -104,7 +105,7 @@ def decode_isolated(folder: str, name: str) -> Stored:
         child = _Child()
     try:
         # A child stays in the folder it was started in; its parent may have moved since.
-        stored = child.ask(str(Path(folder).absolute()), name)
+        stored = child.ask(str(Path(folder).absolute()), name, frame)
     except ValueError:
         _idle.append(child)
         raise
@@ -120,10 +121,15 @@ def _serve() -> None:
     out = os.fdopen(os.dup(1), "wb")
     # Whatever a C library prints must not get between the answers.
     os.dup2(2, 1)
+    known: tuple[object, list[Header]] = (None, [])
     for line in sys.stdin.buffer:
-        folder, name = json.loads(line)
+        folder, name, frame = json.loads(line)
         try:
-            stored = decode_of_record(Path(folder) / name, read_header(folder, name))
+            path = Path(folder) / name
+            state = path, path.stat().st_mtime_ns, path.stat().st_size
+            if known[0] != state:  # frames of one file come one after the other
+                known = state, read_frames(folder, name)
+            stored = decode_of_record(path, known[1][frame])
         except Exception as error:  # noqa: BLE001 - the parent decides what it means
             text = f"{type(error).__name__}: {error}".encode()[:2000]
             out.write(_REPLY.pack(b"e", len(text), 0) + text)

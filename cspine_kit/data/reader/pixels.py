@@ -1,9 +1,8 @@
-"""Pixels of one file: decoded to stored values, then to Hounsfield units.
+"""Pixels of one frame: decoded to stored values.
 
-In: a path and its `Header`. Out: int16 (rows, cols) HU. Example::
+In: a path and its `Header`. Out: int16 or uint16 (rows, cols). Example::
 
     stored = decode(path, header)
-    hu = to_hu(stored, header)
 
 pydicom with gdcm is the decoder of record (`record`), run in a process of its own (`isolated`).
 Plain little-endian pixels are read where they lie; `lossless` (where numba is installed) and
@@ -30,11 +29,6 @@ from cspine_kit.data.reader.record import Stored
 from cspine_kit.data.reader.streams import RLE, check_stream, frame_bytes
 from cspine_kit.data.reader.walk import EXPLICIT, IMPLICIT
 
-AIR_HU = -1024
-"""Value of padding outside the field of view: the lowest of a 12-bit CT."""
-
-HuArray = NDArray[np.int16]
-
 MAX_FRAME_BYTES = 64 << 20
 JPEG = "1.2.840.10008.1.2.4"
 
@@ -54,6 +48,7 @@ def _codecs() -> dict[str, list[Decoder]]:
         "jpeg8_decode": (".50", ".51", ".57", ".70"),
         "jpegls_decode": (".80",),
         "jpeg2k_decode": (".90",),
+        "htj2k_decode": (".201", ".202", ".203"),
     }
     for name, ends in names.items():
         for end in ends if hasattr(codecs, name) else ():
@@ -97,7 +92,7 @@ def _rle(data: bytes, header: Header, unpack: Decoder) -> NDArray[Any]:
     return out.view("<u2" if planes == 2 else np.uint8)
 
 
-def _native(path: Path, header: Header, out: HuArray | None) -> Stored:
+def _native(path: Path, header: Header, out: NDArray[np.int16] | None) -> Stored:
     """Little-endian pixels, read straight into `out` where it fits."""
     wide = header.bits_allocated == 16
     dtype = np.dtype(
@@ -107,11 +102,12 @@ def _native(path: Path, header: Header, out: HuArray | None) -> Stored:
     into = out is not None and wide and out.shape == shape and out.flags.c_contiguous
     buffer: Any = out.view(dtype) if into and out is not None else np.empty(shape, dtype)
     descriptor = os.open(path, os.O_RDONLY)
+    before = (header.frame or 0) * buffer.nbytes
     try:
-        count = os.preadv(descriptor, [buffer], header.pixels_at)
+        count = os.preadv(descriptor, [buffer], header.pixels_at + before)
     finally:
         os.close(descriptor)
-    if count != buffer.nbytes or header.pixels_length < buffer.nbytes:
+    if count != buffer.nbytes or header.pixels_length < before + buffer.nbytes:
         raise ValueError(f"{count} bytes of pixels, {buffer.nbytes} expected")
     return buffer if wide else buffer.astype(np.int16 if header.signed else np.uint16)
 
@@ -131,7 +127,7 @@ def _fast(data: bytes, header: Header, decoder: Decoder) -> Stored:
 def _trusts_fast(header: Header) -> bool:
     """True where a fast decoder needs no interpretation of sign or of missing bits."""
     plain = not header.signed or header.bits_stored == header.bits_allocated
-    return header.pixels_at > 0 and plain
+    return header.pixels_at > 0 and plain and header.frame is None
 
 
 def _encapsulated(path: Path, header: Header) -> Stored:
@@ -142,10 +138,10 @@ def _encapsulated(path: Path, header: Header) -> Stored:
         for decoder in decoders:
             with contextlib.suppress(Exception):
                 return _fast(data, header, decoder)
-    return decode_isolated(str(path.parent), path.name)
+    return decode_isolated(str(path.parent), path.name, header.frame or 0)
 
 
-def decode(path: Path, header: Header, out: HuArray | None = None) -> Stored:
+def decode(path: Path, header: Header, out: NDArray[np.int16] | None = None) -> Stored:
     """Stored values (rows, cols) of one file.
 
     Args:
@@ -159,63 +155,9 @@ def decode(path: Path, header: Header, out: HuArray | None = None) -> Stored:
     try:
         if header.pixels_length > 0 and header.syntax in (IMPLICIT, EXPLICIT):
             return _native(path, header, out)
-        if path.stat().st_size > MAX_FRAME_BYTES:
+        if header.frame is None and path.stat().st_size > MAX_FRAME_BYTES:
             raise ValueError("the file is too large for one frame")
         return _encapsulated(path, header)
     except Exception as error:
         detail = f"{type(error).__name__}: {error}"
-        raise FileError(header.file, "undecodable_pixels", detail) from error
-
-
-def to_hu(stored: Stored, header: Header, out: HuArray | None = None) -> HuArray:
-    """Stored values to HU (rows, cols) int16: slope and intercept of this file, padding to air.
-
-    `out` may be the very memory of `stored`.
-    """
-    slope = 1.0 if np.isnan(header.slope) else header.slope
-    intercept = 0.0 if np.isnan(header.intercept) else header.intercept
-    padded = None
-    if header.padding is not None:
-        low, high = header.padding
-        padded = stored == low if low == high else (stored >= low) & (stored <= high)
-    hu = np.empty(stored.shape, np.int16) if out is None or out.shape != stored.shape else out
-    plain = slope == 1.0 and intercept.is_integer()
-    least = 0 if stored.dtype.kind == "u" else int(stored.min())
-    if plain and least + intercept >= -32768 and int(stored.max()) + intercept <= 32767:
-        # The result fits, so arithmetic modulo 2^16 is exact, whatever the sign of the input.
-        step = np.array(int(intercept) & 0xFFFF, np.uint16)
-        np.add(stored.view(np.uint16), step, out=hu.view(np.uint16))
-    else:
-        np.clip(np.rint(stored * slope + intercept), -32768, 32767, out=hu, casting="unsafe")
-    if padded is not None:
-        hu[padded] = AIR_HU
-    return hu
-
-
-def settle_bits(stored: Stored, header: Header) -> tuple[Stored, str | None]:
-    """Values as BitsStored and PixelRepresentation mean them, and a problem code or None.
-
-    Signed values without sign extension are extended; values beyond BitsStored are kept.
-    """
-    bits = header.bits_stored
-    if bits == 16:
-        return stored, None
-    top = int(stored.max())
-    if header.signed and top >= 1 << (bits - 1) and top < 1 << bits and stored.min() >= 0:
-        shift = 16 - bits
-        return (stored << shift) >> shift, "sign_extended"
-    limit = 1 << (bits - 1) if header.signed else 1 << bits
-    return stored, "excess_bits" if top >= limit else None
-
-
-def mirrors(header: Header) -> list[int]:
-    """Sums `stored + mirrored` by which a writer may have inverted values, likeliest first.
-
-    Within BitsStored, or within the scanner's 12 bits whatever BitsStored says.
-    """
-    return [-1] if header.signed else [(1 << header.bits_stored) - 1, 4095]
-
-
-def invert(stored: Stored, total: int) -> Stored:
-    """Stored values mirrored so that each value and its mirror image add up to `total`."""
-    return (total - stored.astype(np.int32)).astype(stored.dtype)
+        raise FileError(header.name, "undecodable_pixels", detail) from error

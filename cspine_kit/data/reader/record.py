@@ -13,10 +13,14 @@ from typing import Any
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
+from pydicom.pixels.utils import pixel_array
+from pydicom.uid import UID
 
 from cspine_kit.data.reader.header import Header
 from cspine_kit.data.reader.streams import check_stream, frame_bytes
-from cspine_kit.data.reader.walk import EXPLICIT, IMPLICIT
+from cspine_kit.data.reader.walk import BIG_ENDIAN, DEFLATED, EXPLICIT, IMPLICIT
+
+NATIVE = (IMPLICIT, EXPLICIT, BIG_ENDIAN, DEFLATED)
 
 Stored = NDArray[np.integer[Any]]
 """Stored values: int16 where the file is signed, else uint16."""
@@ -28,12 +32,20 @@ def decode_of_record(path: Path, header: Header) -> Stored:
     Raises:
         ValueError: another size than the header says; pydicom raises what it likes besides.
     """
-    dataset = pydicom.dcmread(path)
-    if (dataset.Rows, dataset.Columns) != (header.rows, header.cols):
-        raise ValueError("the header changed while it was read")
-    if header.syntax not in (IMPLICIT, EXPLICIT) and header.pixels_at:
-        check_stream(frame_bytes(path.read_bytes(), header.pixels_at), header)
-    stored = dataset.pixel_array
+    if header.frame is not None and header.pixels_at:
+        # Of a file of many frames only one is read.
+        stored = pixel_array(path, index=header.frame)
+    else:
+        dataset = pydicom.dcmread(path, force=True)
+        if "TransferSyntaxUID" not in dataset.file_meta:
+            dataset.file_meta.TransferSyntaxUID = UID(header.syntax)
+        if (dataset.Rows, dataset.Columns) != (header.rows, header.cols):
+            raise ValueError("the header changed while it was read")
+        if header.syntax not in NATIVE and header.pixels_at:
+            check_stream(frame_bytes(path.read_bytes(), header.pixels_at), header)
+        stored = dataset.pixel_array
+        if header.frame is not None and stored.ndim == 3:
+            stored = stored[header.frame]
     if stored.shape != (header.rows, header.cols):
         raise ValueError(f"decoded {stored.shape}, not {(header.rows, header.cols)}")
     return stored.astype(np.int16 if header.signed else np.uint16, copy=False)

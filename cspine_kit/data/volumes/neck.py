@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cspine_kit.data.reader.geometry import Geometry
-from cspine_kit.data.reader.pixels import HuArray
+from cspine_kit.data.reader.values import HuArray
 
 GRID_MM = 4.0
 """Pixel size of the coarse planes, as near as whole native pixels come to it."""

@@ -24,7 +24,7 @@ from cspine_kit.core.numbers import FloatArray
 from cspine_kit.data.reader.dicom import gather
 from cspine_kit.data.reader.frames import Frames
 from cspine_kit.data.reader.geometry import Geometry
-from cspine_kit.data.reader.pixels import HuArray
+from cspine_kit.data.reader.values import HuArray
 from cspine_kit.data.volumes.mapped import Grey, MappedVoxels
 from cspine_kit.data.volumes.neck import Survey
 
@@ -48,7 +48,8 @@ class Volume:
         voxels: uint8 (z, y, x), array or `MappedVoxels`; index 0 is the most cranial slice.
         z_mm: (nz,) float64, descending.
         spacing_mm: z, y, x of the cached grid.
-        offset_px: y, x position of cached pixel [0, 0] in native pixels.
+        offset_px: y, x position of cached pixel [0, 0] in native pixels, those of the study's own
+            frame (`Geometry`).
         zoom: y, x native pixels per cached pixel.
     """
 
@@ -60,7 +61,7 @@ class Volume:
     zoom: tuple[float, float]
 
     def to_native_px(self, cached_px: FloatArray) -> FloatArray:
-        """Cached (n, 2) y, x pixel positions in the pixels of the DICOM files."""
+        """Cached (n, 2) y, x pixel positions in the pixels of the study's own frame."""
         return np.asarray(self.offset_px) + cached_px * np.asarray(self.zoom)
 
     def to_cached_px(self, native_px: FloatArray) -> FloatArray:

@@ -25,7 +25,7 @@ from cspine_kit.core.paths import Competition
 from cspine_kit.core.runs import derive_seed, publish, write_json
 from cspine_kit.phantom.anatomy.shapes import Grid
 from cspine_kit.phantom.competition import write as plain
-from cspine_kit.phantom.competition.defects import DEFECTS
+from cspine_kit.phantom.competition.misfits import ALL_DEFECTS
 from cspine_kit.phantom.scanner.files import slice_files
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def write_hostile(out: Path, *, seed: int = 0, size_px: int = 64, jobs: int = 1)
         DataError: `out` holds something else, which is left untouched.
     """
     competition = Competition(out)
-    claim = {"hostile": True, "seed": seed, "size_px": size_px}
+    claim = {"hostile": True, "seed": seed, "size_px": size_px, "defects": len(ALL_DEFECTS)}
     if plain.claim_folder(out, claim):
         return competition
     spec = PhantomConfig(
@@ -81,7 +81,7 @@ def write_hostile(out: Path, *, seed: int = 0, size_px: int = 64, jobs: int = 1)
     study = _patient(seed, size_px)
     stored = study.scan.digitize(study.hu)
     rows = []
-    defects = tqdm(DEFECTS.items(), desc="hostile", unit="study")
+    defects = tqdm(ALL_DEFECTS.items(), desc="hostile", unit="study")
     for order, (name, defect) in enumerate(defects):
         uid = PATH_UID if name == "path_uid" else f"{plain.UID_ROOT}.{FIRST_NUMBER + order}"
         promised = "" if defect.lost is None else len(stored) - defect.lost
@@ -102,6 +102,7 @@ def _write_files(competition: Competition, uid: str, files: Files) -> None:
         folder.mkdir()
         for name, file in files.items():
             path = folder / name
+            path.parent.mkdir(exist_ok=True)
             if isinstance(file, bytes):
                 path.write_bytes(file)
             else:

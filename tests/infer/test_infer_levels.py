@@ -1,0 +1,92 @@
+"""Levels of one study: where they lie, and whether they are to be believed."""
+
+import json
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from scans import write_scan
+
+from cspine_kit.cli import main
+from cspine_kit.core.anatomy import LEVELS
+from cspine_kit.core.config import CacheConfig
+from cspine_kit.data.volumes.volume import read_volume
+from cspine_kit.infer import levels as levels_room
+from cspine_kit.infer.levels import StudyLevels
+from cspine_kit.show.levels import draw_levels
+
+CONFIG = CacheConfig(spacing_mm=2.0, field_mm=96.0, hu_low=-200.0, hu_high=1000.0)
+
+
+def levels_of(volume, confidence):
+    """Seven levels, one on each third slice."""
+    at = 3 * np.arange(len(LEVELS))
+    return pd.DataFrame(
+        {
+            "level": LEVELS,
+            "z0": at,
+            "z1": at + 2,
+            "center_z_mm": volume.z_mm[at],
+            "center_y_px": 40.0,
+            "center_x_px": 20.0,
+            "confidence": confidence,
+            "source": "model",
+        }
+    )
+
+
+@pytest.fixture
+def found(tmp_path):
+    """Levels of a scan that is made with `changes`, at a confidence."""
+
+    def make(confidence=0.9, **changes):
+        write_scan(tmp_path / "scan", **changes)
+        volume, geometry = read_volume(tmp_path / "scan", CONFIG)
+        return StudyLevels(volume, levels_of(volume, confidence), geometry)
+
+    return make
+
+
+def test_places_are_those_of_the_patient(found):
+    angle = np.deg2rad(20.0)
+    way = [1, 0, 0, 0, round(np.cos(angle), 9), round(np.sin(angle), 9)]
+    rows = found(ImageOrientationPatient=way).as_dict()["levels"]
+    # Slices lie 3 mm apart from z = 100 down, pixels of 1.5 mm start at x = -70, y = -60.
+    for k, level in enumerate(LEVELS):
+        z = 100 - 9 * k
+        assert rows[level]["center_z_mm"] == pytest.approx(z, abs=0.01)
+        place = (-70 + 30, -60 + 60 * np.cos(angle), z + 60 * np.sin(angle))
+        assert rows[level]["center_mm"] == pytest.approx(place, abs=0.01)
+
+
+def test_what_is_not_to_be_relied_on_says_so(found, tmp_path, monkeypatch, capsys):
+    def run(study):
+        monkeypatch.setattr(levels_room, "study_levels", lambda folder, bundle: study)
+        status = main(["levels", "folder", "--bundle", "bundle"])
+        return status, capsys.readouterr()
+
+    status, said = run(found())
+    assert status == 0 and not said.err
+    status, said = run(found(RescaleIntercept=1024))
+    assert status == 0 and "offset_repaired: a constant offset" in said.out
+    status, said = run(found(confidence=[0.0] * 2 + [0.9] * 5))
+    assert status == 0 and "C2: no slice shows it" in said.out and "C3: no" not in said.out
+    status, said = run(found(confidence=0.0))
+    assert status == 1 and "no level is seen on any slice" in said.err
+    blind = found(PixelSpacing=None)
+    status, said = run(blind)
+    assert status == 1 and "not to be relied on: assumed_spacing: no file tells" in said.err
+    assert "assumed_spacing: no file tells" in said.out
+    assert list(blind.as_dict()["problems"]) == ["assumed_spacing"]
+    assert json.dumps(blind.as_dict()) and len(blind.as_dict()["warnings"]) == 1
+    draw_levels(blind, tmp_path / "l.png")
+    assert cv2.imread(str(tmp_path / "l.png")) is not None
+
+
+def test_a_picture_that_cannot_be_written_ends_in_words(found, monkeypatch, capsys):
+    study = found()
+    monkeypatch.setattr(levels_room, "study_levels", lambda folder, bundle: study)
+    place = "/proc/nowhere/l.png"
+    assert main(["levels", "folder", "--bundle", "bundle", "--png", place]) == 1
+    assert "/proc/nowhere" in capsys.readouterr().err

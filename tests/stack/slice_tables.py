@@ -7,9 +7,9 @@ every fold model has predicted, as a kernel sees them. Example::
     aggregate(world.hidden.slices, world.hidden.crops)
 
 Fold models of one member differ in bias, in scale and in what they make of a study, by what the
-demo's two members show on its 40 hidden studies (log-mean-exp of a level's logits, whose spread over
-studies is 1.8): the bias of a level has a standard deviation of 0.53 over fold models, the logarithm
-of the scale one of 0.11, and two fold models correlate by 0.80 (0.74 to 0.85).
+demo's two members show on its 40 hidden studies (log-mean-exp of a level's logits, whose spread
+over studies is 1.8): the bias of a level has a standard deviation of 0.53 over fold models, the
+logarithm of the scale one of 0.11, and two fold models correlate by 0.80 (0.74 to 0.85).
 """
 
 from dataclasses import dataclass, replace
@@ -138,12 +138,14 @@ def make_world(
     scale = rng.uniform(*SCALE_RANGE, size=(len(members), n_folds))
     models = FoldModels(members, bias, scale, noise, step_mm, diffuse)
     uids = [f"1.2.{i + 10}" for i in range(n)]
-    known = _world(rng, uids, truth, fold, models, [(int(k),) for k in fold])
+    alone = [(int(k),) for k in fold]
+    known = _world(rng, uids, truth, fold=fold, models=models, model_folds=alone)
     if not hidden:
         return known
     uids, test = [f"1.3.{i + 10}" for i in range(hidden)], np.full(hidden, -1)
     every = [tuple(range(n_folds))] * hidden
-    unseen = _world(rng, uids, draw_labels(hidden, rng, boost), test, models, every)
+    drawn = draw_labels(hidden, rng, boost)
+    unseen = _world(rng, uids, drawn, fold=test, models=models, model_folds=every)
     return replace(known, hidden=unseen)
 
 
@@ -151,6 +153,7 @@ def _world(
     rng: np.random.Generator,
     uids: list[str],
     truth: np.ndarray,
+    *,
     fold: np.ndarray,
     models: FoldModels,
     model_folds: list[tuple[int, ...]],

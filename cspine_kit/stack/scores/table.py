@@ -5,9 +5,12 @@ In: contract `predictions`, labels, folds. Out: one row per model. Example::
     table = score_table(predictions, labels, folds)
     print(render_scores(table))
 
-Log loss first, in both forms; then what a radiologist asks: AUC per level and per patient, F1,
-sensitivity at 90 % specificity, Brier score and calibration error of the overall probability.
+Log loss first, in both forms; then what a radiologist asks: AUC per level and per patient; accuracy,
+precision, recall and F1 of the overall probability at thresholds that the other folds have chosen
+(`scores.operating`); sensitivity at 90 % specificity, Brier score and calibration error.
 """
+
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -18,6 +21,7 @@ from cspine_kit.core.metric import Form, bootstrap_interval, metric, weights
 from cspine_kit.core.numbers import FloatArray, log_losses
 from cspine_kit.stack.features.units import SHOWN
 from cspine_kit.stack.scores.baselines import wide_predictions
+from cspine_kit.stack.scores.operating import BEST_F1, confusion, nested_calls
 
 FORMS: tuple[Form, Form] = ("per_exam", "global")
 SPECIFICITY = 0.9
@@ -27,21 +31,9 @@ REPEATS = 1000
 
 def auc(y: FloatArray, p: FloatArray) -> float:
     """Area under the ROC curve (ties count half); NaN where a class is missing."""
-    positives = y > 0.5
-    n1, n0 = int(positives.sum()), int((~positives).sum())
-    if n1 == 0 or n0 == 0:
-        return float("nan")
-    ranks = pd.Series(p).rank().to_numpy()
-    return float((ranks[positives].sum() - n1 * (n1 + 1) / 2.0) / (n1 * n0))
+    from sklearn.metrics import roc_auc_score
 
-
-def best_f1(y: FloatArray, p: FloatArray) -> float:
-    """Largest F1 over all thresholds: a ranking figure, optimistic by its own choice."""
-    order = np.argsort(-p, kind="stable")
-    hits = np.cumsum(y[order])
-    f1 = 2.0 * hits / (np.arange(1, len(y) + 1) + max(y.sum(), 1.0))
-    last = np.append(np.diff(p[order]) != 0, True)
-    return float(f1[last].max())
+    return float(roc_auc_score(y, p)) if 0.0 < y.mean() < 1.0 else float("nan")
 
 
 def sensitivity_at(y: FloatArray, p: FloatArray, specificity: float = SPECIFICITY) -> float:
@@ -92,9 +84,10 @@ def _row(y: FloatArray, p: FloatArray, fold: FloatArray, seed: int) -> dict[str,
         row |= {f"{form}_fold_std": float(np.std(per_fold))}
     row |= {f"auc_{t}": auc(y[:, j], p[:, j]) for j, t in enumerate(TARGETS)}
     overall, truth = p[:, -1], y[:, -1]
+    calls = confusion(truth, nested_calls(y, p, fold, ())[BEST_F1][:, -1])
+    row |= {name: calls[name] for name in ("accuracy", "precision", "recall", "f1")}
     row |= {
         "auc_levels": float(np.mean([row[f"auc_{t}"] for t in LEVELS])),
-        "f1": best_f1(truth, overall),
         "sensitivity_at_90": sensitivity_at(truth, overall),
         "brier": float(np.mean((overall - truth) ** 2)),
         "calibration_error": calibration_error(truth, overall),
@@ -122,9 +115,10 @@ def score_table(
     Returns:
         model, n_studies and, for each form f of per_exam (A) and global (B): f (over all studies),
         f_low, f_high (95 % bootstrap), f_fold_mean, f_fold_std (over the folds); auc_<target>,
-        auc_levels, and of patient_overall f1, sensitivity_at_90, brier, calibration_error. With
-        baselines, for each f: f_rival (the best of them) and f_gain_low, f_gain_high, the paired
-        interval of model minus rival (both below 0: certainly better).
+        auc_levels, and of patient_overall accuracy, precision, recall, f1 (thresholds of the other
+        folds), sensitivity_at_90, brier, calibration_error. With baselines, for each f: f_baseline
+        (the best of them) and f_gain_low, f_gain_high, the paired interval of model minus that
+        baseline (both below 0: certainly better).
 
     Raises:
         TableError: predictions of a study without labels.
@@ -145,37 +139,43 @@ def score_table(
     known = [name for name in baselines if name in held]
     for form in FORMS if known else ():
         scores = table.set_index("model")[form]
-        rival = str(scores[known].astype(float).idxmin())
+        best = str(scores[known].astype(float).idxmin())
         intervals = [
-            paired_interval(held[m][0], held[m][1], held[rival][1], form, seed=seed)
+            paired_interval(held[m][0], held[m][1], held[best][1], form, seed=seed)
             for m in table["model"]
         ]
-        table[f"{form}_rival"] = rival
+        table[f"{form}_baseline"] = best
         table[f"{form}_gain_low"] = [low for low, _ in intervals]
         table[f"{form}_gain_high"] = [high for _, high in intervals]
     return table
 
 
-def render_scores(table: pd.DataFrame) -> str:
-    """The columns a reader wants first, as text; `*` marks what ships."""
+def render_scores(table: pd.DataFrame, notes: Mapping[str, str] | None = None) -> str:
+    """The columns a reader wants first, as text; `*` marks what ships.
+
+    Args:
+        table: of `score_table`; a column `ships` marks one row.
+        notes: lines of explanation by model, printed for the models in the table.
+    """
     ships = table["ships"] if "ships" in table else pd.Series(False, index=table.index)
     head = f"{'model':30s} {'A':>7s} {'95 %':>15s} {'B':>7s} {'95 %':>15s}"
-    lines = [head + f" {'AUC lev':>8s} {'AUC pat':>8s} {'sens@90':>8s} {'Brier':>7s} {'ECE':>6s}"]
+    lines = [head + f" {'AUC lev':>8s} {'AUC pat':>8s} {'recall':>7s} {'F1':>6s} {'ECE':>6s}"]
     for row, mark in zip(table.to_dict("records"), ships.astype(bool), strict=True):
         line = f"{str(row['model']) + (' *' if mark else ''):30s}"
         for form in FORMS:
             interval = f"{row[form + '_low']:.3f} to {row[form + '_high']:.3f}"
             line += f" {row[form]:7.4f} {interval:>15s}"
         line += f" {row['auc_levels']:8.3f} {row[f'auc_{OVERALL}']:8.3f}"
-        line += f" {row['sensitivity_at_90']:8.3f} {row['brier']:7.4f}"
-        lines.append(line + f" {row['calibration_error']:6.3f}")
+        lines.append(line + f" {row['recall']:7.3f} {row['f1']:6.3f} {row['calibration_error']:6.3f}")
     for form, letter in zip(FORMS, "AB", strict=True):
-        if f"{form}_rival" in table and ships.any():
+        if f"{form}_baseline" in table and ships.any():
             row = table[ships.astype(bool)].iloc[0]
             lines.append(
-                f"{letter}: {row['model']} minus the best baseline, {row[f'{form}_rival']}, paired "
-                f"95 %: {row[f'{form}_gain_low']:+.4f} to {row[f'{form}_gain_high']:+.4f}"
+                f"{letter}: {row['model']} minus the best baseline, {row[f'{form}_baseline']}, "
+                f"paired 95 %: {row[f'{form}_gain_low']:+.4f} to {row[f'{form}_gain_high']:+.4f}"
             )
-    lines.append("* ships. A = per exam, B = global, lower is better; AUC, sensitivity at 90 %")
-    lines.append("specificity, Brier and calibration error (ECE) are of patient_overall.")
+    lines.append("* ships. A = per exam, B = global, lower is better. AUC, recall and F1 (thresholds of")
+    lines.append("other folds) and calibration error (ECE) are of patient_overall unless named.")
+    known = set(table["model"])
+    lines += [f"{model}: {note}" for model, note in (notes or {}).items() if model in known]
     return "\n".join(lines)

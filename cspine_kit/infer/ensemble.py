@@ -8,7 +8,7 @@ In: a bundle laid out by `open_bundle`, a `Volume`. Out: a `Prediction`. Example
 
 The out-of-fold run calls the same `predict_vertebra`, `decode_study`, `predict_fracture` and
 `aggregate`. What fails on the way is replaced by the next best thing and named in `faults`: a
-member by its stand-in, a vertebra model by levels from headers alone.
+member by rows imputed from another, a vertebra model by levels from headers alone.
 """
 
 import contextlib
@@ -28,8 +28,10 @@ from cspine_kit.data.reader.dicom import read_geometry
 from cspine_kit.data.volumes.volume import Volume
 from cspine_kit.infer.governor import Costs, Effort, ladder
 from cspine_kit.infer.reading import cause_of
+from cspine_kit.stack.external.extras import Extras
 from cspine_kit.stack.fallback.headers import HeaderFallback
-from cspine_kit.stack.fallback.stand_ins import STAND_INS, StandIns
+from cspine_kit.stack.fallback.imputer import FILE as IMPUTER
+from cspine_kit.stack.fallback.imputer import Imputer
 from cspine_kit.stack.features.aggregate import aggregate
 from cspine_kit.stack.model.stack import Stack
 from cspine_kit.vision.model import load_model
@@ -80,7 +82,10 @@ class Ensemble:
 
     def __init__(self, root: Path, device: str | None = None) -> None:
         """Load every model below `root`, a tree laid out by `open_bundle`."""
-        self.config: Config = load_config(root / "config.yaml")
+        self.stack = Stack.load(root / "stack" / "models")
+        config: Config = load_config(root / "config.yaml")
+        kept = {name: m for name, m in config.members.items() if name in self.stack.members}
+        self.config = config.model_copy(update={"members": kept})
         device = device or set_device_threads(self.config)
         folds = range(self.config.folds.n)
         self.vertebra = [
@@ -90,14 +95,14 @@ class Ensemble:
             name: [load_model(root / "models" / name / f"fold_{k}").to(device) for k in folds]
             for name in self.config.members
         }
-        self.stack = Stack.load(root / "stack" / "models")
         self.headers = HeaderFallback.load(root / "stack" / "header")
-        self.stand_ins = StandIns.from_json(read_json(root / "stack" / STAND_INS))
+        self.imputer = Imputer.from_json(read_json(root / "stack" / IMPUTER))
+        self.extras = Extras.load(root / "stack")
 
     @property
     def efforts(self) -> list[Effort]:
         """From full to least, as the config degrades."""
-        return ladder(self.config, self.stand_ins.order)
+        return ladder(self.config, self.imputer.order)
 
     def levels(self, volume: Volume, fold: int, stride: int = 1) -> pd.DataFrame:
         """The seven ordered levels of a study by one fold's vertebra model."""
@@ -118,7 +123,7 @@ class Ensemble:
     def _fold_rows(
         self, volume: Volume, levels: pd.DataFrame, *, fold: int, effort: Effort, trace: Trace
     ) -> list[pd.DataFrame]:
-        """Slice rows of every member of one fold, those that did not run by their stand-ins.
+        """Slice rows of every member of one fold, those that did not run imputed.
 
         Empty where no member gave anything: the other folds may.
         """
@@ -140,7 +145,7 @@ class Ensemble:
         if not found:
             return []
         missing = [name for name in self.members if name not in found]
-        rows = {**found, **{name: self.stand_ins.rows(name, found) for name in missing}}
+        rows = {**found, **{name: self.imputer.rows(name, found) for name in missing}}
         return [rows[name].assign(member=name) for name in self.members]
 
     def tables(
@@ -189,7 +194,7 @@ class Ensemble:
         trace = Trace()
         slices, crops = self.tables(volume, folder, effort, trace)
         with trace.stage("stack"):
-            features = aggregate(slices, crops)
+            features = self.extras.add(aggregate(slices, crops))
             table = self.stack.predict_all(features)
         if not table["prob"].between(0, 1, inclusive="neither").all():
             raise StudyError(volume.study_uid, "a probability outside (0, 1)")

@@ -3,7 +3,7 @@
 In: the time limit, what is left to do, and seconds measured so far. Out: an `Effort` for the next
 study. Example::
 
-    governor = Governor(ladder(config, stand_ins.order), deadline_s=8.7 * 3600, total_files=450_000)
+    governor = Governor(ladder(config, imputer.order), deadline_s=8.7 * 3600, total_files=450_000)
     effort = governor.choose(files=312)          # None: no time for networks
     governor.measured(effort, files=312, costs)
 

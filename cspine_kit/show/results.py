@@ -16,12 +16,7 @@ from cspine_kit.core.runs import publish, read_json
 from cspine_kit.data.labels import read_labels
 from cspine_kit.infer.score import score_submission
 from cspine_kit.infer.submission import read_submission, read_wanted_rows
-from cspine_kit.show.test_set import (
-    hidden_scores,
-    predictions_on_test,
-    render_shift,
-    shift_on_test,
-)
+from cspine_kit.show.test_set import hidden_scores, predictions_on_test
 
 
 def _format(table: pd.DataFrame, hidden: bool) -> list[str]:
@@ -33,24 +28,12 @@ def _format(table: pd.DataFrame, hidden: bool) -> list[str]:
             line += f" {row[form]:7.4f} {row[form + '_fold_mean']:7.4f}"
             line += f" ±{row[form + '_fold_std']:6.4f}"
         if hidden:
-            # The fitted rivals need the test features that the kernel leaves.
+            # Not every model answers in the kernel: folds of the training set, for one.
             values = (row["test_per_exam"], row["test_global"])
             line += "".join(f" {'-' if np.isnan(v) else format(v, '.4f'):>7s}" for v in values)
         lines.append(line)
     lines.append("* ships. A = per exam, B = global; lower is better; folds: mean ± std over folds")
     return lines
-
-
-def _test_set(paths: RunPaths, submission: Path, predictions: pd.DataFrame) -> list[str]:
-    """Lines on what the test set looks like beside the training set; writes shift.csv."""
-    if predictions.empty:
-        return ["no study was predicted from its image: see the kernel log"]
-    report = shift_on_test(paths, submission)
-    if report is None:
-        return []
-    with publish(submission.with_name("shift.csv")) as temporary:
-        report.to_csv(temporary, index=False)
-    return render_shift(report)
 
 
 def run_results(config: Config, paths: RunPaths, submissions: Path) -> str:
@@ -90,7 +73,8 @@ def run_results(config: Config, paths: RunPaths, submissions: Path) -> str:
             f"A {score['metric_per_exam']:.4f} (95 % {low:.4f} to {high:.4f}), "
             f"B {score['metric_global']:.4f}"
         )
-    lines += ["", *_test_set(paths, submission, predictions)]
+    if predictions.empty:
+        lines.append("no study was predicted from its image: see the kernel log")
     results = folder / "results.csv"
     with publish(results) as temporary:
         table.to_csv(temporary, index=False)

@@ -136,7 +136,7 @@ def ensemble_of(monkeypatch, *, vertebra=None, member=None) -> Ensemble:
     """An ensemble of two folds and two members whose networks are functions."""
     from cspine_kit.core.tables import FRACTURE_COLUMNS, VERTEBRA_COLUMNS
     from cspine_kit.infer import ensemble as module
-    from cspine_kit.stack.fallback.stand_ins import StandIns
+    from cspine_kit.stack.fallback.imputer import Imputer
 
     levels = pd.DataFrame({"level": ["C1"], "z0": [0], "z1": [2]})
 
@@ -158,7 +158,7 @@ def ensemble_of(monkeypatch, *, vertebra=None, member=None) -> Ensemble:
     made.config = SimpleNamespace(kernel=SimpleNamespace(batch_size=4))
     made.vertebra = ["v0", "v1"]
     made.members = {"a": ["a0", "a1"], "b": ["b0", "b1"]}
-    made.stand_ins = StandIns({})
+    made.imputer = Imputer({})
     monkeypatch.setattr(made, "header_levels", lambda volume, folder: levels, raising=False)
     return made
 
@@ -172,7 +172,7 @@ def run_tables(made, effort):
     return slices.groupby(["model_fold", "member"]).size(), crops, trace.faults
 
 
-def test_a_member_that_fails_in_one_fold_has_a_stand_in_there(monkeypatch):
+def test_a_member_that_fails_in_one_fold_is_imputed_there(monkeypatch):
     made = ensemble_of(monkeypatch, member="b1")
     rows, _, faults = run_tables(made, Effort(1, 2, ("a", "b")))
     assert rows.to_dict() == {(k, m): 2 for k in (0, 1) for m in ("a", "b")}

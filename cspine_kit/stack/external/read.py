@@ -73,7 +73,8 @@ def read_scores(name: str, path: Path) -> Scores:
     missing = [c for c in (STUDY[0], *TARGETS) if c not in frame]
     if missing or frame.empty:
         raise DataError(
-            f"{path}: " + (f"columns {missing} are missing" if missing else "no rows")
+            f"{path}: "
+            + (f"columns {missing} are missing" if missing else "no rows")
             + "; give study_uid and the eight targets, or row_id,fractured"
         )
     uid = frame[STUDY[0]]

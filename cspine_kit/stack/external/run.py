@@ -27,8 +27,8 @@ from cspine_kit.core.tables import write_table
 from cspine_kit.data.labels import read_labels
 from cspine_kit.stack.external.features import fit_external
 from cspine_kit.stack.external.read import Scores, check_scores, read_scores
-from cspine_kit.stack.features.names import ALL, SITE
 from cspine_kit.stack.fallback.heads import HEADER_STACK
+from cspine_kit.stack.features.names import ALL, SITE
 from cspine_kit.stack.headers.features import header_features
 from cspine_kit.stack.headers.fractures import read_headers_file
 from cspine_kit.stack.model.fit import Fit, fit_stack
@@ -154,7 +154,9 @@ def run_external(
         warnings.append(f"{len(truth) - len(covered)} studies of {labels} are in no file: left out")
     inputs = {str(f): file_hash(f) for f in (*files, labels)}
     with run_record(out, "external", inputs=inputs) as results:
-        rows, ships, worth = [], {}, {}
+        rows: list[pd.DataFrame] = []
+        ships: dict[str, str] = {}
+        worth: dict[str, Any] = {}
         fold = pd.Series(dtype=np.int64)
         for form in FORMS:
             config = EXTERNAL_STACK.model_copy(update={"form": form})

@@ -34,8 +34,8 @@ from cspine_kit.stack.fallback.heads import SUPPORT_STACK, HeaderHeads, fit_head
 from cspine_kit.stack.features.positions import position_features
 from cspine_kit.stack.features.segments import Segments
 from cspine_kit.stack.features.units import SHOWN
-from cspine_kit.stack.model.linear import one_blas_thread
 from cspine_kit.stack.model.folds import deal_folds
+from cspine_kit.stack.model.linear import one_blas_thread
 from cspine_kit.stack.scores.baselines import long_predictions
 
 HEADERS = "headers"

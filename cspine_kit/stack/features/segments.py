@@ -16,6 +16,7 @@ import numpy as np
 
 from cspine_kit.core.numbers import BoolArray, FloatArray, IntArray
 
+
 @dataclass(frozen=True)
 class Segments:
     """Segment i is rows starts[i] .. starts[i + 1] - 1 of `size` rows; starts ascend strictly."""
@@ -79,7 +80,7 @@ class Segments:
         return rows
 
     def sorted(self, values: FloatArray) -> FloatArray:
-        """Values in [0, 1], ascending inside each segment: one sort of segment + value, no index."""
+        """Values in [0, 1], ascending inside each segment: one plain sort of segment + value."""
         shifted = np.sort(self.of_row + 0.5 * values)
         return np.clip(2.0 * (shifted - self.of_row), 0.0, 1.0)
 

@@ -127,9 +127,7 @@ def fit_heads(
         np.repeat(inner, N_LEVELS),
     )
     known = settings or (None, None)
-    level, level_probs = fit_head(
-        task, config, seed=derive_seed(seed, "level"), settings=known[0]
-    )
+    level, level_probs = fit_head(task, config, seed=derive_seed(seed, "level"), settings=known[0])
     levels = level_probs.reshape(-1, N_LEVELS)
     task = Task(overall_design(table, levels), y[:, N_LEVELS], w_overall / w_overall.mean(), inner)
     overall, overall_probs = fit_head(
@@ -253,7 +251,7 @@ def _member_worth(
     return frame
 
 
-WORTH_COLUMNS = tuple(f"{f}{part}" for f in ("per_exam", "global") for part in ("", "_low", "_high"))
+WORTH_COLUMNS = tuple(f"{f}{e}" for f in ("per_exam", "global") for e in ("", "_low", "_high"))
 
 
 def fit_stack(
@@ -284,7 +282,8 @@ def fit_stack(
         TableError: rows that may have leaked, or faulty labels.
     """
     sample = sample_of(features, labels, config)
-    fold = deal_folds(sample.labels, derive_seed(seed, "stack"), config.folds, sample.table.model_fold)
+    networks = sample.table.model_fold
+    fold = deal_folds(sample.labels, derive_seed(seed, "stack"), config.folds, networks)
     common: dict[str, Any] = {"seed": seed, "jobs": jobs, "progress": progress}
     full, absent, settings = cross_fit(sample, fold, **common)
     members = members_of(features)
@@ -310,8 +309,8 @@ def fit_stack(
         columns[SLICES_ONLY] = only
         part = sample_of(_some(features, only), labels, config)
         probs[SLICES_ONLY] = cross_fit(part, fold, settings=settings, **common)[0]
-    if len(np.unique(sample.table.model_fold)) > 1:
-        probs[STRICT] = cross_fit(sample, sample.table.model_fold, **common)[0]
+    if len(np.unique(networks)) > 1:
+        probs[STRICT] = cross_fit(sample, networks, **common)[0]
     heads = _final_heads(features, labels, columns, config, seed=seed, progress=progress)
     probs |= formulas(features)
     ships, probs[SHIPPED] = _choose(sample, fold, probs, rest, dropped)

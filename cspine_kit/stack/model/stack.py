@@ -169,6 +169,6 @@ class Stack:
         if not (folder / "stack.json").exists():
             raise ArtifactError(f"no stack.json in {folder}; run make stack first")
         raw = read_json(folder / "stack.json")
-        heads = {name: Heads.load(folder, value) for name, value in raw.pop("heads").items()}
-        tuples = {name: tuple(raw.pop(name)) for name in ("members", "folds", "rates")}
-        return cls(heads=heads, **tuples, **raw)
+        raw["heads"] = {name: Heads.load(folder, h) for name, h in raw["heads"].items()}
+        raw |= {name: tuple(raw[name]) for name in ("members", "folds", "rates")}
+        return cls(**raw)

@@ -59,9 +59,7 @@ def formulas(features: pd.DataFrame) -> dict[str, FloatArray]:
     return {**found, **(_slice_formulas(members, wide) if members else {})}
 
 
-def _slice_formulas(
-    members: list[str], wide: Callable[[str], FloatArray]
-) -> dict[str, FloatArray]:
+def _slice_formulas(members: list[str], wide: Callable[[str], FloatArray]) -> dict[str, FloatArray]:
     """The formulas that look at slices; `wide` gives a column as (n, 7)."""
     maximum, top5 = (
         np.mean([wide(f"{m}__fracture__{name}") for m in members], axis=0)

@@ -5,9 +5,9 @@ In: contract `predictions`, labels, folds. Out: one row per model. Example::
     table = score_table(predictions, labels, folds)
     print(render_scores(table))
 
-Log loss first, in both forms; then what a radiologist asks: AUC per level and per patient; accuracy,
-precision, recall and F1 of the overall probability at thresholds that the other folds have chosen
-(`scores.operating`); sensitivity at 90 % specificity, Brier score and calibration error.
+Log loss first, in both forms; then what a radiologist asks: AUC per level and per patient;
+accuracy, precision, recall and F1 of the overall probability at thresholds that the other folds
+have chosen (`scores.operating`); sensitivity at 90 % specificity, Brier score, calibration error.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ import pandas as pd
 from cspine_kit.core.anatomy import LEVELS, OVERALL, TARGETS
 from cspine_kit.core.errors import TableError
 from cspine_kit.core.metric import Form, bootstrap_interval, metric, weights
-from cspine_kit.core.numbers import FloatArray, log_losses
+from cspine_kit.core.numbers import FloatArray, IntArray, log_losses
 from cspine_kit.stack.features.units import SHOWN
 from cspine_kit.stack.scores.baselines import wide_predictions
 from cspine_kit.stack.scores.operating import BEST_F1, confusion, nested_calls
@@ -74,7 +74,7 @@ def paired_interval(
     return float(low), float(high)
 
 
-def _row(y: FloatArray, p: FloatArray, fold: FloatArray, seed: int) -> dict[str, float]:
+def _row(y: FloatArray, p: FloatArray, fold: IntArray, seed: int) -> dict[str, float]:
     row: dict[str, float] = {"n_studies": len(y)}
     for form in FORMS:
         low, high = bootstrap_interval(y, p, form, seed=seed, repeats=REPEATS)
@@ -166,7 +166,9 @@ def render_scores(table: pd.DataFrame, notes: Mapping[str, str] | None = None) -
             interval = f"{row[form + '_low']:.3f} to {row[form + '_high']:.3f}"
             line += f" {row[form]:7.4f} {interval:>15s}"
         line += f" {row['auc_levels']:8.3f} {row[f'auc_{OVERALL}']:8.3f}"
-        lines.append(line + f" {row['recall']:7.3f} {row['f1']:6.3f} {row['calibration_error']:6.3f}")
+        line += f" {row['recall']:7.3f} {row['f1']:6.3f} {row['calibration_error']:6.3f}"
+        lines.append(line)
+
     for form, letter in zip(FORMS, "AB", strict=True):
         if f"{form}_baseline" in table and ships.any():
             row = table[ships.astype(bool)].iloc[0]
@@ -174,8 +176,10 @@ def render_scores(table: pd.DataFrame, notes: Mapping[str, str] | None = None) -
                 f"{letter}: {row['model']} minus the best baseline, {row[f'{form}_baseline']}, "
                 f"paired 95 %: {row[f'{form}_gain_low']:+.4f} to {row[f'{form}_gain_high']:+.4f}"
             )
-    lines.append("* ships. A = per exam, B = global, lower is better. AUC, recall and F1 (thresholds of")
-    lines.append("other folds) and calibration error (ECE) are of patient_overall unless named.")
+    lines.append(
+        "* ships. A = per exam, B = global, lower is better. AUC pat, recall and F1 (thresholds"
+    )
+    lines.append("of other folds) and calibration error (ECE) are of patient_overall.")
     known = set(table["model"])
     lines += [f"{model}: {note}" for model, note in (notes or {}).items() if model in known]
     return "\n".join(lines)

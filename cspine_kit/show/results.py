@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from cspine_kit.core.anatomy import TARGETS
 from cspine_kit.core.config import Config
 from cspine_kit.core.errors import ArtifactError
 from cspine_kit.core.paths import KERNEL_LOG, SUBMISSION, Competition, RunPaths
 from cspine_kit.core.runs import publish, read_json
 from cspine_kit.data.labels import read_labels
-from cspine_kit.infer.score import score_submission
+from cspine_kit.infer.score import score_submission, truth_row_ids
 from cspine_kit.infer.submission import read_submission, read_wanted_rows
 from cspine_kit.show.test_set import hidden_scores, predictions_on_test
 
@@ -34,6 +35,38 @@ def _format(table: pd.DataFrame, hidden: bool) -> list[str]:
         lines.append(line)
     lines.append("* ships. A = per exam, B = global; lower is better; folds: mean ± std over folds")
     return lines
+
+
+def _hidden_lines(
+    paths: RunPaths, table: pd.DataFrame, submission: Path, solution: Path
+) -> list[str]:
+    """The submission on the known truth: its score beside what was printed, and its confusion at
+    the thresholds frozen in the stack."""
+    from cspine_kit.stack.scores.operating import called, confusion, render_points
+
+    score = score_submission(submission, solution)
+    low, high = score["metric_per_exam_interval"]
+    printed = table[table["ships"]].iloc[0]
+    inside = printed["per_exam_low"] <= score["metric_per_exam"] <= printed["per_exam_high"]
+    lines = [
+        f"\nsubmission on the hidden truth of {score['n_studies']} test studies: "
+        f"A {score['metric_per_exam']:.4f} (95 % {low:.4f} to {high:.4f}), "
+        f"B {score['metric_global']:.4f}",
+        f"out-of-fold, what ships had A {printed['per_exam']:.4f} (95 % "
+        f"{printed['per_exam_low']:.4f} to {printed['per_exam_high']:.4f}): the hidden score lies "
+        f"{'inside' if inside else 'outside'}",
+    ]
+    truth = read_labels(solution)
+    y = truth[list(TARGETS)].to_numpy(np.float64)
+    p = read_submission(submission, truth_row_ids(truth)).to_numpy().reshape(y.shape)
+    points = read_json(paths.stack / "models" / "stack.json")["points"]
+    rows = [
+        {"target": t, "point": name, "threshold": points[t][name]}
+        | confusion(y[:, j], called(p, points, name)[:, j])
+        for j, t in enumerate(TARGETS)
+        for name in points[t]
+    ]
+    return [*lines, "at the thresholds frozen in the stack:", render_points(pd.DataFrame(rows))]
 
 
 def run_results(config: Config, paths: RunPaths, submissions: Path) -> str:
@@ -66,13 +99,7 @@ def run_results(config: Config, paths: RunPaths, submissions: Path) -> str:
         table = table.merge(hidden_scores(predictions, truth, priors), on="model", how="left")
     lines += _format(table, hidden)
     if hidden:
-        score = score_submission(submission, competition.solution_csv)
-        low, high = score["metric_per_exam_interval"]
-        lines.append(
-            f"\nsubmission on the hidden truth of {score['n_studies']} test studies: "
-            f"A {score['metric_per_exam']:.4f} (95 % {low:.4f} to {high:.4f}), "
-            f"B {score['metric_global']:.4f}"
-        )
+        lines += _hidden_lines(paths, table, submission, competition.solution_csv)
     if predictions.empty:
         lines.append("no study was predicted from its image: see the kernel log")
     results = folder / "results.csv"

@@ -66,6 +66,19 @@ def draw_labels(n: int, rng: np.random.Generator, boost: float = 1.0) -> np.ndar
     return (drive > cut).astype(np.float64)
 
 
+@dataclass(frozen=True)
+class Seen:
+    """One study as one fold model of one member sees it: (n,) z_mm, (n, 7) logits."""
+
+    member: str
+    study_uid: str
+    model_fold: int
+    fold: int
+    z_mm: np.ndarray
+    vertebra: np.ndarray
+    fracture: np.ndarray
+
+
 def draw_study(
     rng: np.random.Generator,
     uid: str,
@@ -74,8 +87,8 @@ def draw_study(
     models: FoldModels,
     model_folds: tuple[int, ...],
     fold: int,
-) -> tuple[list[pd.DataFrame], list[dict]]:
-    """Slice rows and crops of one study as some fold models see it."""
+) -> tuple[list[Seen], list[dict]]:
+    """One study as some fold models see it, and its crops."""
     heights = rng.normal(18.0, 1.5, size=7).clip(12, 24)
     edges = 30.0 + np.concatenate([[0], np.cumsum(heights)])
     z = np.arange(0.0, edges[-1] + 30.0, models.step_mm)
@@ -89,6 +102,7 @@ def draw_study(
     if models.diffuse:
         shown = np.broadcast_to(0.7 * contrast, shown.shape)
     oddness = rng.normal(scale=models.noise, size=7)
+    inside = [np.flatnonzero(visible[:, j] > 0) for j in range(len(LEVELS))]
     slices, crops = [], []
     for k in model_folds:
         for m, name in enumerate(models.names):
@@ -96,19 +110,32 @@ def draw_study(
             grain = rng.normal(scale=0.5, size=(len(z), 7))
             logits = models.scale[m, k] * (-2.6 + shown + oddness + own + models.bias[m, k] + grain)
             seen = visible + rng.normal(scale=0.5, size=visible.shape)
-            frame = {"member": name, "study_uid": uid, "slice_idx": np.arange(len(z))}
-            frame |= {"model_fold": k, "fold": fold, "z_mm": -z}
-            frame |= dict(zip(VERTEBRA_COLUMNS, seen.T, strict=True))
-            frame |= dict(zip(FRACTURE_COLUMNS, logits.T, strict=True))
-            slices.append(pd.DataFrame(frame))
-        inside = visible > 0
+            slices.append(Seen(name, uid, k, fold, -z, seen, logits))
         for j, level in enumerate(LEVELS):
-            rows = np.flatnonzero(inside[:, j])
             crop = {"study_uid": uid, "level": level, "model_fold": k}
-            crop |= {"z0": rows[0], "z1": rows[-1], "center_z_mm": -center[j]}
+            crop |= {"z0": inside[j][0], "z1": inside[j][-1], "center_z_mm": -center[j]}
             crop |= {"center_y_px": 100.0, "center_x_px": 100.0, "confidence": 0.9}
             crops.append(crop | {"source": "model"})
     return slices, crops
+
+
+def slice_table(seen: list[Seen]) -> pd.DataFrame:
+    """Contract `oof_slices` (but for its order)."""
+    counts = [len(s.z_mm) for s in seen]
+    frame = {
+        name: np.repeat([getattr(s, name) for s in seen], counts)
+        for name in ("member", "study_uid")
+    }
+    frame["slice_idx"] = np.concatenate([np.arange(n) for n in counts])
+    frame |= {
+        name: np.repeat([getattr(s, name) for s in seen], counts) for name in ("model_fold", "fold")
+    }
+    frame["z_mm"] = np.concatenate([s.z_mm for s in seen])
+    vertebra = np.concatenate([s.vertebra for s in seen])
+    fracture = np.concatenate([s.fracture for s in seen])
+    frame |= dict(zip(VERTEBRA_COLUMNS, vertebra.T, strict=True))
+    frame |= dict(zip(FRACTURE_COLUMNS, fracture.T, strict=True))
+    return pd.DataFrame(frame)
 
 
 def make_world(
@@ -171,6 +198,6 @@ def _world(
     return World(
         labels=labels[["study_uid", *TARGETS]],
         folds=pd.DataFrame({"study_uid": uids, "group": uids, "stratum": 0, "fold": fold}),
-        slices=pd.concat(slices, ignore_index=True),
+        slices=slice_table(slices),
         crops=pd.DataFrame(crops),
     )

@@ -30,7 +30,7 @@ def deal_folds(labels: pd.DataFrame, seed: int, n: int, strata: IntArray | None 
     keys = ["positive"]
     if strata is not None:
         frame = frame.assign(stratum=strata, levels=labels[list(LEVELS)].to_numpy().sum(axis=1))
-        keys = ["stratum", "positive", "levels"]
+        keys = ["positive", "stratum", "levels"]
     of_group = frame.groupby(group).max()[keys]
     tie = [fingerprint(seed, str(name)) for name in of_group.index]
     dealt = of_group.assign(tie=tie).sort_values([*keys, "tie"]).index

@@ -128,12 +128,12 @@ class Stack:
             raise TableError(
                 f"features: the stack knows the fold models {list(self.folds)}, not {unknown}"
             )
-        models = formulas(features)
+        fitted = {}
         for name, heads in self.heads.items():
             table = FeatureTable.of(features, heads.columns)
-            models[name] = np.clip(heads.predict(table), self.clip, 1.0 - self.clip)
+            fitted[name] = np.clip(heads.predict(table), self.clip, 1.0 - self.clip)
         fold = pd.Series(-1, index=np.unique(table.study_uid))
-        found = all_predictions(table.study_uid, models, fold)
+        found = all_predictions(table.study_uid, {**formulas(features), **fitted}, fold)
         if self.prevalence is not None:
             found = self._shifted(found)
         shipped = found[found["model"] == self.ships].assign(model=SHIPPED)

@@ -12,7 +12,7 @@ member has seen is in `labels` only.
 """
 
 import logging
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -109,29 +109,31 @@ class Inputs:
     def _statistics(self) -> pd.DataFrame:
         return aggregate(self.slices, self.crops)
 
-    @cached_property
-    def extras(self) -> Extras:
-        """External members and raw columns, as the kernel will join them."""
-        return Extras(
-            fit_external(self._statistics, self.given),
-            () if self.columns is None else tuple(value_names(self.columns)),
-            {s.name: s.probs for s in self.given},
-            self.columns,
-        )
-
     def features(self, dropped: tuple[str, ...] = ()) -> pd.DataFrame:
         """Out-of-fold features without the dropped members."""
-        rest = self.slices[~self.slices["member"].isin(dropped)]
-        base = self._statistics
-        if rest.empty:
-            base = base[[c for c in base if "__" not in c or signal_of(c) == SITE]]
-        elif len(rest) < len(self.slices):
-            base = aggregate(rest, self.crops)
-        columns = () if RAW in dropped else self.extras.columns
-        model = self.extras.model.without(dropped)
-        features, imputed = replace(self.extras, model=model, columns=columns).add_counted(base)
+        base = self._base(dropped)
+        features, imputed = self.extras(dropped).add_counted(base)
         self.imputed.update({name: n for name, n in imputed.items() if n})
         return features
+
+    def extras(self, dropped: tuple[str, ...] = ()) -> Extras:
+        """External members and raw columns that stay, as the kernel will join them."""
+        given = [s for s in self.given if s.name not in dropped]
+        columns = None if RAW in dropped else self.columns
+        return Extras(
+            fit_external(self._base(dropped), given),
+            () if columns is None else tuple(value_names(columns)),
+            {s.name: s.probs for s in given},
+            columns,
+        )
+
+    def _base(self, dropped: tuple[str, ...]) -> pd.DataFrame:
+        """Statistics of the slice members that stay; headers alone where none does."""
+        rest = self.slices[~self.slices["member"].isin(dropped)]
+        if rest.empty:
+            whole = self._statistics
+            return whole[[c for c in whole if "__" not in c or signal_of(c) == SITE]]
+        return self._statistics if len(rest) == len(self.slices) else aggregate(rest, self.crops)
 
     def labelled(self, features: pd.DataFrame) -> pd.DataFrame:
         """Features with the label of each level, as contract `features` wants them."""

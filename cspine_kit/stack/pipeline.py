@@ -122,7 +122,8 @@ def run_stack(config: Config, paths: RunPaths) -> pd.DataFrame:
         write_table(predictions, paths.table("predictions"), "predictions", key)
         stack.save(paths.stack / "models")
         fallback.save(paths.stack / "header")
-        inputs.extras.save(paths.stack, config.stack)
+        left_out = tuple(stack.notes["left_out"])
+        inputs.extras(left_out).save(paths.stack, config.stack)
         order = tuple(fit.worth.sort_values(config.stack.form)["member"])
         write_json(paths.stack / IMPUTER, replace(inputs.imputer, order=order).to_json())
         for name, frame in (("worth", fit.worth), ("operating", operating)):

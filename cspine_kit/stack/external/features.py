@@ -107,16 +107,6 @@ class ExternalModel:
         flat = {name: values.ravel() for name, values in columns.items()}
         return pd.concat([ordered, pd.DataFrame(flat, dtype=np.float64)], axis=1), counts
 
-    def without(self, dropped: Sequence[str]) -> "ExternalModel":
-        """The same without some members."""
-        names = tuple(n for n in self.names if n not in dropped)
-        return ExternalModel(
-            names,
-            {n: self.alone[n] for n in names},
-            {n: line for n, line in self.from_slices.items() if n in names},
-            {n: {o: line for o, line in self.pairs[n].items() if o in names} for n in names},
-        )
-
     def to_json(self) -> dict[str, Any]:
         """Plain values; `ExternalModel.from_json` reads them back."""
         lines = {n: vars(line) for n, line in self.from_slices.items()}

@@ -107,11 +107,10 @@ def stack_scores(
     base = skeleton(labels, members)
     if headers is not None:
         base = with_headers(base, headers)
-    model = fit_external(base, members)
-    given = {m.name: m.probs for m in members}
 
     def build(dropped: tuple[str, ...]) -> pd.DataFrame:
-        return model.without(dropped).add(base, given)[0]
+        rest = [m for m in members if m.name not in dropped]
+        return fit_external(base, rest).add(base, {m.name: m.probs for m in rest})[0]
 
     features = build(())
     return features, fit_stack(features, labels, config, seed=seed, jobs=jobs, without=build)

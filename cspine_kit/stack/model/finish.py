@@ -15,13 +15,15 @@ from cspine_kit.core.anatomy import N_LEVELS
 from cspine_kit.core.numbers import FloatArray, log_losses, logit, sigmoid
 
 SLOPES = np.geomspace(0.5, 2.0, 29)
+FEWEST = 50
+"""Fewer studies say nothing certain about a temperature."""
 
 
 def fit_slopes(probs: FloatArray, labels: FloatArray, weights: FloatArray) -> FloatArray:
     """A factor for the log-odds of each target, (8,): one for the levels, one for the overall.
 
     It is 1 unless the best factor lowers the loss by more than one standard error of its gain over
-    studies (the one-standard-error rule).
+    studies (the one-standard-error rule), of which there must be `FEWEST`.
 
     Args:
         probs, labels, weights: (n, 8); probabilities of studies that their model has not seen,
@@ -34,7 +36,7 @@ def fit_slopes(probs: FloatArray, labels: FloatArray, weights: FloatArray) -> Fl
         losses = [(w * log_losses(y, sigmoid(s * odds[:, part]))).sum(axis=1) for s in SLOPES]
         best = int(np.argmin([loss.sum() for loss in losses]))
         gain = (w * log_losses(y, probs[:, part])).sum(axis=1) - losses[best]
-        if gain.sum() > gain.std() * np.sqrt(len(gain)):
+        if len(gain) >= FEWEST and gain.sum() > gain.std() * np.sqrt(len(gain)):
             slopes[part] = SLOPES[best]
     return slopes
 

@@ -90,10 +90,10 @@ def summary(table: pd.DataFrame) -> str:
     error = table["hidden"] - table["oof"]
     return (
         f"{len(table)} worlds, {table['n'].min()} to {table['n'].max()} studies: hidden score "
-        f"inside the interval in {int(table['inside'].sum())}; mean width {table['width'].mean():.4f}, "
-        f"{table['width'].mean() / table['boot_width'].mean():.2f} times a bootstrap of the "
-        f"hidden score; hidden {table['hidden'].mean():.4f}, out-of-fold {table['oof'].mean():.4f} "
-        f"(hidden minus out-of-fold {error.mean():+.4f}, sd {error.std():.4f})"
+        f"inside the interval in {int(table['inside'].sum())}; mean width "
+        f"{table['width'].mean():.4f}, {table['width'].mean() / table['boot_width'].mean():.2f} times a bootstrap of the "
+        f"hidden score; hidden {table['hidden'].mean():.4f}, out-of-fold "
+        f"{table['oof'].mean():.4f} (hidden minus out-of-fold {error.mean():+.4f}, sd {error.std():.4f})"
     )
 
 

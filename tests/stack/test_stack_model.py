@@ -15,8 +15,9 @@ from cspine_kit.core.metric import metric
 from cspine_kit.core.numbers import logit, sigmoid
 from cspine_kit.stack.features.aggregate import aggregate
 from cspine_kit.stack.features.names import COLUMN, SITE, signal_of
-from cspine_kit.stack.model.fit import STRICT, Fit, cross_fit, fit_stack, sample_of
+from cspine_kit.stack.model.fit import STRICT, Fit, fit_stack
 from cspine_kit.stack.model.folds import deal_folds
+from cspine_kit.stack.model.nested import cross_fit, sample_of
 from cspine_kit.stack.model.stack import SHIPPED, SLICES_ONLY, STACK, Stack
 from cspine_kit.stack.scores.baselines import constant_predictions, formulas, wide_predictions
 

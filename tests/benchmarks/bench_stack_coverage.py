@@ -87,13 +87,14 @@ def measure(number: int, config: StackConfig, jobs: int) -> dict[str, object]:
 
 def summary(table: pd.DataFrame) -> str:
     """Coverage, width and error over the worlds measured so far."""
+    mean = table[["width", "boot_width", "hidden", "oof"]].mean()
     error = table["hidden"] - table["oof"]
     return (
-        f"{len(table)} worlds, {table['n'].min()} to {table['n'].max()} studies: hidden score "
-        f"inside the interval in {int(table['inside'].sum())}; mean width "
-        f"{table['width'].mean():.4f}, {table['width'].mean() / table['boot_width'].mean():.2f} times a bootstrap of the "
-        f"hidden score; hidden {table['hidden'].mean():.4f}, out-of-fold "
-        f"{table['oof'].mean():.4f} (hidden minus out-of-fold {error.mean():+.4f}, sd {error.std():.4f})"
+        f"{len(table)} worlds of {table['n'].min()} to {table['n'].max()} studies: "
+        f"hidden score inside the interval in {int(table['inside'].sum())}; "
+        f"mean width {mean['width']:.4f}, {mean['width'] / mean['boot_width']:.2f} times a bootstrap "
+        f"of the hidden score; hidden {mean['hidden']:.4f}, out-of-fold {mean['oof']:.4f} "
+        f"(hidden minus out-of-fold {error.mean():+.4f}, sd {error.std():.4f})"
     )
 
 

@@ -17,8 +17,6 @@ import pandas as pd
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "stack"))
 
-from cspine_kit.stack.model.blend import rank_predictions  # noqa: E402
-from cspine_kit.stack.scores.rivals import rival_predictions  # noqa: E402
 from slice_tables import make_world  # noqa: E402
 
 from cspine_kit.core.config import load_config  # noqa: E402

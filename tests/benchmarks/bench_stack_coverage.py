@@ -92,8 +92,9 @@ def summary(table: pd.DataFrame) -> str:
     return (
         f"{len(table)} worlds of {table['n'].min()} to {table['n'].max()} studies: "
         f"hidden score inside the interval in {int(table['inside'].sum())}; "
-        f"mean width {mean['width']:.4f}, {mean['width'] / mean['boot_width']:.2f} times a bootstrap "
-        f"of the hidden score; hidden {mean['hidden']:.4f}, out-of-fold {mean['oof']:.4f} "
+        f"mean width {mean['width']:.4f}, {mean['width'] / mean['boot_width']:.2f} times a "
+        f"bootstrap of the hidden score; hidden {mean['hidden']:.4f}, "
+        f"out-of-fold {mean['oof']:.4f} "
         f"(hidden minus out-of-fold {error.mean():+.4f}, sd {error.std():.4f})"
     )
 

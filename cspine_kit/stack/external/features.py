@@ -42,54 +42,31 @@ class Line:
 class ExternalModel:
     """How external members become features, with or without their files.
 
-    `names`: in order. `from_slices`, `alone`: lines from the kit's own slices, and mean log-odds
-    (8,) for where there are none. `pairs[a][b]`: the line that gives a from b.
+    `alone`: mean log-odds (8,) of each member, in order. `lines[a][b]`: the line that gives member
+    a from source b, another member or `SLICES`.
     """
 
-    names: tuple[str, ...]
     alone: dict[str, tuple[float, ...]]
-    from_slices: dict[str, Line]
-    pairs: dict[str, dict[str, Line]]
+    lines: dict[str, dict[str, Line]]
 
-    def odds(
-        self, features: pd.DataFrame, given: Mapping[str, pd.DataFrame]
-    ) -> tuple[dict[str, FloatArray], dict[str, int]]:
-        """Log-odds (units, 8) of every member, imputed where its file says nothing.
-
-        Args:
-            features: rows sorted by study, model_fold and level.
-            given: probabilities by study_uid, of the members whose file is there.
-
-        Returns:
-            Log-odds by member, and the number of imputed studies by member.
-        """
-        uid = features["study_uid"].to_numpy(dtype=object)[::N_LEVELS]
-        slices = _slice_odds(features)
-        known = {
-            name: logit(given[name].reindex(uid)[list(TARGETS)].to_numpy(np.float64))
-            for name in self.names
-            if name in given
-        }
-        found, counts = {}, {}
-        for name in self.names:
-            own = known.get(name, np.full((len(uid), len(TARGETS)), np.nan)).copy()
-            counts[name] = int(pd.Series(uid[np.isnan(own[:, 0])]).nunique())
-            for other, line in self.pairs[name].items():
-                _fill(own, known.get(other), line)
-            _fill(own, slices, self.from_slices.get(name))
-            lost = np.isnan(own[:, 0])
-            own[lost] = self.alone[name]
-            found[name] = own
-        return found, counts
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The members, in order."""
+        return tuple(self.alone)
 
     def add(
         self, features: pd.DataFrame, given: Mapping[str, pd.DataFrame]
     ) -> tuple[pd.DataFrame, dict[str, int]]:
-        """A feature frame with the columns of all members, and the imputed studies by member."""
+        """A feature frame with the columns of all members, and the imputed studies by member.
+
+        Args:
+            features: rows of `aggregate`.
+            given: probabilities by study_uid, of the members whose file is there.
+        """
         ordered = features.sort_values(["study_uid", "model_fold", "level"], ignore_index=True)
-        if not self.names:
+        if not self.alone:
             return ordered, {}
-        odds, counts = self.odds(ordered, given)
+        odds, counts = self._odds(ordered, given)
         columns: dict[str, FloatArray] = {}
         wide = np.ones((1, N_LEVELS))
         for name, own in odds.items():
@@ -107,46 +84,51 @@ class ExternalModel:
         flat = {name: values.ravel() for name, values in columns.items()}
         return pd.concat([ordered, pd.DataFrame(flat, dtype=np.float64)], axis=1), counts
 
+    def _odds(
+        self, ordered: pd.DataFrame, given: Mapping[str, pd.DataFrame]
+    ) -> tuple[dict[str, FloatArray], dict[str, int]]:
+        """Log-odds (units, 8) of every member, imputed where its file says nothing."""
+        uid = ordered["study_uid"].to_numpy(dtype=object)[::N_LEVELS]
+        known = _sources(ordered, {name: given[name] for name in self.alone if name in given})
+        found, counts = {}, {}
+        for name, alone in self.alone.items():
+            own = known.get(name, np.full((len(uid), len(TARGETS)), np.nan)).copy()
+            counts[name] = int(pd.Series(uid[np.isnan(own[:, 0])]).nunique())
+            for source, line in self.lines[name].items():
+                if source in known:
+                    lost = np.isnan(own[:, 0])
+                    own[lost] = np.array(line.start) + np.array(line.slope) * known[source][lost]
+            own[np.isnan(own[:, 0])] = alone
+            found[name] = own
+        return found, counts
+
     def to_json(self) -> dict[str, Any]:
         """Plain values; `ExternalModel.from_json` reads them back."""
-        lines = {n: vars(line) for n, line in self.from_slices.items()}
-        pairs = {n: {o: vars(line) for o, line in ls.items()} for n, ls in self.pairs.items()}
-        return {
-            "names": list(self.names),
-            "alone": self.alone,
-            "from_slices": lines,
-            "pairs": pairs,
-        }
+        lines = {n: {o: vars(line) for o, line in own.items()} for n, own in self.lines.items()}
+        return {"names": list(self.alone), "alone": self.alone, "lines": lines}
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> "ExternalModel":
         """Inverse of `to_json`."""
-
-        def line(value: Mapping[str, Any]) -> Line:
-            return Line(tuple(value["start"]), tuple(value["slope"]))
-
-        return cls(
-            tuple(raw["names"]),
-            {n: tuple(v) for n, v in raw["alone"].items()},
-            {n: line(v) for n, v in raw["from_slices"].items()},
-            {n: {o: line(v) for o, v in ls.items()} for n, ls in raw["pairs"].items()},
-        )
+        lines = {
+            n: {o: Line(tuple(v["start"]), tuple(v["slope"])) for o, v in own.items()}
+            for n, own in raw["lines"].items()
+        }
+        return cls({n: tuple(raw["alone"][n]) for n in raw["names"]}, lines)
 
 
-def _slice_odds(features: pd.DataFrame) -> FloatArray | None:
-    """Log-odds (units, 8) of the kit's own slices: levels, and their noisy-or."""
-    if SLICES not in features:
-        return None
-    levels = features[SLICES].to_numpy(np.float64).reshape(-1, N_LEVELS)
-    return np.column_stack([levels, logit(noisy_or(sigmoid(levels)))])
-
-
-def _fill(own: FloatArray, other: FloatArray | None, line: Line | None) -> None:
-    """Fill the rows of `own` that are NaN, where another source has them."""
-    if other is None or line is None:
-        return
-    lost = np.isnan(own[:, 0]) & ~np.isnan(other[:, 0])
-    own[lost] = np.array(line.start) + np.array(line.slope) * other[lost]
+def _sources(ordered: pd.DataFrame, given: Mapping[str, pd.DataFrame]) -> dict[str, FloatArray]:
+    """Log-odds (units, 8) of the files that are there, NaN for their gaps, and of the kit's own
+    slices: their levels, and the noisy-or of these."""
+    uid = ordered["study_uid"].to_numpy(dtype=object)[::N_LEVELS]
+    found = {
+        name: logit(probs.reindex(uid)[list(TARGETS)].to_numpy(np.float64))
+        for name, probs in given.items()
+    }
+    if SLICES in ordered:
+        levels = ordered[SLICES].to_numpy(np.float64).reshape(-1, N_LEVELS)
+        found[SLICES] = np.column_stack([levels, logit(noisy_or(sigmoid(levels)))])
+    return found
 
 
 def _fit_line(x: FloatArray, y: FloatArray) -> Line:
@@ -154,8 +136,7 @@ def _fit_line(x: FloatArray, y: FloatArray) -> Line:
     both = ~np.isnan(x[:, 0]) & ~np.isnan(y[:, 0])
     x, y = x[both], y[both]
     if len(x) < FEWEST:
-        center = y.mean(axis=0) if len(y) else np.zeros(len(TARGETS))
-        return Line(tuple(center.tolist()), (0.0,) * len(TARGETS))
+        return Line((np.nan,) * len(TARGETS), (np.nan,) * len(TARGETS))
     dx, dy = x - x.mean(axis=0), y - y.mean(axis=0)
     slope = (dx * dy).sum(axis=0) / np.maximum((dx * dx).sum(axis=0), 1e-9)
     return Line(tuple((y.mean(axis=0) - slope * x.mean(axis=0)).tolist()), tuple(slope.tolist()))
@@ -169,16 +150,12 @@ def fit_external(features: pd.DataFrame, scores: Sequence[Scores]) -> ExternalMo
         scores: of `read_scores`.
     """
     ordered = features.sort_values(["study_uid", "model_fold", "level"])
-    uid = ordered["study_uid"].to_numpy(dtype=object)[::N_LEVELS]
-    known = {s.name: logit(s.probs.reindex(uid).to_numpy(np.float64)) for s in scores}
-    slices = _slice_odds(ordered)
+    known = _sources(ordered, {s.name: s.probs for s in scores})
     return ExternalModel(
-        tuple(known),
-        {n: tuple(np.nanmean(own, axis=0).tolist()) for n, own in known.items()},
-        {} if slices is None else {n: _fit_line(slices, own) for n, own in known.items()},
+        {s.name: tuple(np.nanmean(known[s.name], axis=0).tolist()) for s in scores},
         {
-            n: {o: _fit_line(other, own) for o, other in known.items() if o != n}
-            for n, own in known.items()
+            s.name: {o: _fit_line(x, known[s.name]) for o, x in known.items() if o != s.name}
+            for s in scores
         },
     )
 

@@ -37,18 +37,19 @@ from cspine_kit.core.tables import write_table
 from cspine_kit.stack.fallback.headers import HEADERS, HeaderFallback, fit_fallback
 from cspine_kit.stack.fallback.imputer import FILE as IMPUTER
 from cspine_kit.stack.inputs import Inputs, read_inputs
-from cspine_kit.stack.model.fit import Fit, fit_count, fit_stack
+from cspine_kit.stack.model.fit import STRICT, Fit, fit_count, fit_stack
 from cspine_kit.stack.model.stack import SHIPPED, STACK, Stack
 from cspine_kit.stack.scores.baselines import (
     CONSTANT,
     MEAN_OF_MEMBERS,
     all_predictions,
     constant_predictions,
+    wide_predictions,
 )
 from cspine_kit.stack.scores.fitted import fitted_baselines
 from cspine_kit.stack.scores.operating import choose_points, operating_table
 from cspine_kit.stack.scores.pictures import draw_calibration, draw_levels
-from cspine_kit.stack.scores.table import score_table
+from cspine_kit.stack.scores.table import FORMS, expected_interval, score_table
 
 log = logging.getLogger(__name__)
 
@@ -166,6 +167,14 @@ def _scores(predictions: pd.DataFrame, inputs: Inputs, fit: Fit) -> pd.DataFrame
     fixed = tuple(m for m in models if m != SHIPPED and not m.startswith(STACK))
     table = score_table(predictions, inputs.labels, inputs.fold, baselines=fixed)
     table["ships"] = table["model"] == SHIPPED
+    if STRICT in fit.probs and fit.stack.ships == STACK:
+        by_model = table.set_index("model")
+        y = inputs.labels.set_index("study_uid")[list(TARGETS)].to_numpy(np.float64)
+        p = wide_predictions(predictions, SHIPPED).loc[inputs.labels["study_uid"]].to_numpy()
+        for form in FORMS:
+            gap = float(by_model.loc[STRICT, form] - by_model.loc[STACK, form])
+            ends = [f"{form}_low", f"{form}_high"]
+            table.loc[table["ships"], ends] = expected_interval(y, p, gap, form)
     return table.assign(shipped_model=fit.stack.ships)
 
 

@@ -32,6 +32,7 @@ from cspine_kit.stack.features.aggregate import aggregate  # noqa: E402
 from cspine_kit.stack.model.fit import STRICT, fit_stack  # noqa: E402
 from cspine_kit.stack.model.stack import SHIPPED, STACK  # noqa: E402
 from cspine_kit.stack.scores.baselines import MEAN_OF_MEMBERS  # noqa: E402
+from cspine_kit.stack.scores.table import expected_interval  # noqa: E402
 
 HIDDEN, REPEATS = 2000, 1000
 
@@ -58,7 +59,9 @@ def measure(number: int, config: StackConfig, jobs: int) -> dict[str, object]:
     features = aggregate(world.slices, world.crops)
     fit = fit_stack(features, world.labels, config, seed=1, jobs=jobs)
     y = truth(world, fit.study_uid)
-    low, high = bootstrap_interval(y, fit.probs[SHIPPED])
+    crossing, strict = (metric(y, fit.probs[model]) for model in (STACK, STRICT))
+    low, high = expected_interval(y, fit.probs[SHIPPED], strict - crossing, "per_exam")
+    plain_low, _ = bootstrap_interval(y, fit.probs[SHIPPED], seed=0)
     table = fit.stack.predict_all(aggregate(world.hidden.slices, world.hidden.crops))
     found = {
         model: rows.pivot(index="study_uid", columns="target", values="prob")[list(TARGETS)]
@@ -72,7 +75,8 @@ def measure(number: int, config: StackConfig, jobs: int) -> dict[str, object]:
         "n": n,
         "ships": fit.stack.ships,
         "oof": metric(y, fit.probs[SHIPPED]),
-        "strict": metric(y, fit.probs[STRICT]),
+        "strict": strict,
+        "plain_low": plain_low,
         "low": low,
         "high": high,
         "hidden": score,

@@ -174,7 +174,9 @@ def _scores(predictions: pd.DataFrame, inputs: Inputs, fit: Fit) -> pd.DataFrame
         for form in FORMS:
             gap = float(by_model.loc[STRICT, form] - by_model.loc[STACK, form])
             ends = [f"{form}_low", f"{form}_high"]
-            table.loc[table["ships"], ends] = expected_interval(y, p, gap, form)
+            table.loc[table["ships"], ends] = expected_interval(
+                y, p, form, gap=gap, chains=len(fit.stack.folds)
+            )
     return table.assign(shipped_model=fit.stack.ships)
 
 

@@ -60,7 +60,9 @@ def measure(number: int, config: StackConfig, jobs: int) -> dict[str, object]:
     fit = fit_stack(features, world.labels, config, seed=1, jobs=jobs)
     y = truth(world, fit.study_uid)
     crossing, strict = (metric(y, fit.probs[model]) for model in (STACK, STRICT))
-    low, high = expected_interval(y, fit.probs[SHIPPED], strict - crossing, "per_exam")
+    low, high = expected_interval(
+        y, fit.probs[SHIPPED], "per_exam", gap=strict - crossing, chains=len(fit.stack.folds)
+    )
     plain_low, _ = bootstrap_interval(y, fit.probs[SHIPPED], seed=0)
     table = fit.stack.predict_all(aggregate(world.hidden.slices, world.hidden.crops))
     found = {

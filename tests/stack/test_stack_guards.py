@@ -9,6 +9,7 @@ from slice_tables import World, make_world
 
 from cspine_kit.core.anatomy import TARGETS
 from cspine_kit.core.config import StackConfig, load_config
+from cspine_kit.core.metric import bootstrap_interval
 from cspine_kit.stack.features.aggregate import aggregate
 from cspine_kit.stack.model.fit import Fit, fit_stack
 from cspine_kit.stack.model.stack import STACK
@@ -22,6 +23,7 @@ from cspine_kit.stack.scores.fitted import (
 from cspine_kit.stack.scores.table import (
     auc,
     calibration_error,
+    expected_interval,
     paired_interval,
     render_scores,
     score_table,
@@ -61,6 +63,17 @@ def test_scores_by_hand() -> None:
     assert sensitivity_at(y, p) == pytest.approx(0.5)
     assert calibration_error(y, np.full(4, 0.5), bins=1) == pytest.approx(0.0)
     assert calibration_error(y, np.ones(4), bins=2) == pytest.approx(0.5)
+
+
+def test_the_interval_of_what_ships_reaches_lower_where_fold_models_differ() -> None:
+    rng = np.random.default_rng(0)
+    y = (rng.random((200, 8)) < 0.3).astype(float)
+    p = np.clip(0.4 + 0.3 * (y - 0.5) + rng.normal(0, 0.05, y.shape), 0.01, 0.99)
+    low, high = bootstrap_interval(y, p)
+    for gap, chains, lower in ((0.0, 3, low), (-0.1, 3, low), (0.03, 3, low - 0.02), (0.5, 1, low)):
+        found = expected_interval(y, p, "per_exam", gap=gap, chains=chains)
+        assert found == (pytest.approx(lower), high)
+    assert expected_interval(y, p, "per_exam", gap=9.0, chains=2)[0] == 0.0
 
 
 def test_paired_interval_sees_small_certain_gains() -> None:

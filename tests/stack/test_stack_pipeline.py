@@ -77,6 +77,10 @@ def test_run_writes_everything_and_skips_when_fresh(
     assert (paths.stack / "levels.png").exists()
     gains = table[table["ships"]].iloc[0]
     assert gains["per_exam_gain_high"] < 0
+    by_model = table.set_index("model")
+    gap = by_model.loc["stack_strict", "per_exam"] - by_model.loc["stack", "per_exam"]
+    lower = by_model.loc["stack", "per_exam_low"] - 2 / 3 * max(gap, 0.0)
+    assert by_model.loc["shipped", "per_exam_low"] == pytest.approx(max(lower, 0.0))
     predictions = read_table(paths.table("predictions"), "predictions")
     assert len(predictions) == len(models) * len(world.labels) * len(TARGETS)
     features = read_table(paths.table("features"), "features")

@@ -19,7 +19,7 @@ NOTES = {
     "stack_all_members": "before members that certainly harm were left out",
     "stack_columns_absent": "the same where nothing is known of the raw columns",
     "shipped": "carries every choice (stack or mean, members left out) as other folds made it; its "
-    "interval is for the mean over all chains: lower by what heads lose on unknown fold models",
+    "interval is for the mean over all chains, which gains where fold models differ",
 }
 
 

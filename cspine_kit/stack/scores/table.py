@@ -77,26 +77,28 @@ def paired_interval(
 def expected_interval(
     y: FloatArray,
     shipped: FloatArray,
-    gap: float,
     form: Form,
     *,
+    gap: float,
+    chains: int,
     seed: int = 0,
 ) -> tuple[float, float]:
     """95 % interval of what the mean over all fold chains will score on unseen studies.
 
     Out-of-fold, every study is seen by one chain. The bootstrap says how far one chain's score may
-    lie from the printed one; averaging chains can only gain, and gains where fold models differ.
-    How much they differ is what heads lose on a fold model they do not know, so the lower end lies
-    lower by that.
+    lie from the printed one; averaging chains gains where fold models differ. How much they differ
+    shows in what heads lose on a fold model they do not know, and the mean of K chains removes
+    1 - 1 / K of what is each one's own: so much lower lies the lower end.
 
     Args:
         y, shipped: (n, 8) labels and out-of-fold probabilities of what ships.
-        gap: strict minus crossing score of the stack, in the same form.
         form: of the metric.
+        gap: strict minus crossing score of the stack, in the same form.
+        chains: fold models.
         seed: of the bootstrap.
     """
     low, high = bootstrap_interval(y, shipped, form, seed=seed, repeats=REPEATS)
-    return max(low - max(gap, 0.0), 0.0), high
+    return max(low - (1.0 - 1.0 / chains) * max(gap, 0.0), 0.0), high
 
 
 def _row(y: FloatArray, p: FloatArray, fold: IntArray, seed: int) -> dict[str, float]:

@@ -52,6 +52,10 @@ ALL_MEMBERS = "stack_all_members"
 COLUMNS_ABSENT = "stack_columns_absent"
 """The stack where nothing is known of the raw columns, as in a kernel that has no such file."""
 
+FEW_STUDIES = 1000
+"""Below this many the stack has twice the folds: heads of nine tenths of few studies are nearer to
+those that ship than heads of four fifths."""
+
 WORTH_COLUMNS = tuple(f"{f}{e}" for f in FORMS for e in ("", "_low", "_high"))
 
 
@@ -78,13 +82,19 @@ def members_of(features: pd.DataFrame) -> tuple[str, ...]:
     return (*slice_members(names), *external_members(names), *raw)
 
 
+def fold_count(studies: int, config: StackConfig) -> int:
+    """Folds of the stack for so many studies."""
+    return min(config.folds * (2 if studies < FEW_STUDIES else 1), studies)
+
+
 def fit_count(features: pd.DataFrame, config: StackConfig) -> int:
     """How often `fit_stack` calls `progress`, where no member is left out."""
     members = len(members_of(features))
     networks = features["model_fold"].nunique()
     worth = members if members > 1 else 0
     alone = int(bool(slice_members(features.columns)))
-    return (1 + worth + alone) * config.folds + (networks if networks > 1 else 0) + 1 + alone
+    folds = fold_count(features["study_uid"].nunique(), config)
+    return (1 + worth + alone) * folds + (networks if networks > 1 else 0) + 1 + alone
 
 
 def _member_worth(
@@ -135,7 +145,8 @@ def fit_stack(
     """
     sample = sample_of(features, labels, config)
     networks = sample.table.model_fold
-    fold = deal_folds(sample.labels, derive_seed(seed, "stack"), config.folds, networks)
+    folds = fold_count(sample.table.n, config)
+    fold = deal_folds(sample.labels, derive_seed(seed, "stack"), folds, networks)
     common: dict[str, Any] = {"seed": seed, "jobs": jobs, "progress": progress}
     full, absent, settings = cross_fit(sample, fold, **common)
     members = members_of(features)

@@ -17,19 +17,36 @@ log = logging.getLogger(__name__)
 
 def _stack_arguments(parser: argparse.ArgumentParser) -> None:
     config_argument(parser, required=False)
-    parser.add_argument("--headers", type=Path, metavar="PARQUET", help="stack headers alone")
-    parser.add_argument("--labels", type=Path, metavar="CSV", help="with --headers: train.csv")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="with --headers: where results go")
-    parser.add_argument("--seed", type=int, help="with --headers: first fold seed (0)")
-    parser.add_argument("--jobs", type=int, help="with --headers: folds at once (the cores)")
+    parser.add_argument(
+        "--external", type=Path, metavar="CSV", action="append", help="study scores; repeat it"
+    )
+    parser.add_argument("--headers", type=Path, metavar="PARQUET", help="slice headers")
+    parser.add_argument("--labels", type=Path, metavar="CSV", help="without --config: train.csv")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="without --config: results")
+    parser.add_argument("--seed", type=int, help="without --config: first fold seed (0)")
+    parser.add_argument("--jobs", type=int, help="without --config: folds at once (0: the cores)")
     parser.add_argument("--json", action="store_true")
 
 
-def _stack_headers(args: argparse.Namespace) -> int:
+def _without_config(args: argparse.Namespace) -> int:
+    """Stack external files, or headers alone."""
+    if args.labels is None or args.out is None:
+        raise ConfigError("stack --external or --headers needs --labels CSV and --out DIR as well")
+    if args.external:
+        from cspine_kit.stack.external.run import render_external, run_external
+
+        result = run_external(
+            args.external,
+            args.labels,
+            args.out,
+            headers=args.headers,
+            seed=args.seed or 0,
+            jobs=args.jobs or 0,
+        )
+        print(json.dumps(result, indent=2) if args.json else render_external(args.out, result))
+        return 0
     from cspine_kit.stack.headers.fractures import run_headers
 
-    if args.labels is None or args.out is None:
-        raise ConfigError("stack --headers needs --labels CSV and --out DIR as well")
     result = run_headers(
         args.headers, args.labels, args.out, seed=args.seed or 0, jobs=args.jobs or 0
     )
@@ -48,12 +65,15 @@ def _stack_headers(args: argparse.Namespace) -> int:
 
 
 def _stack(args: argparse.Namespace) -> int:
-    if args.headers is not None:
-        return _stack_headers(args)
     if args.config is None:
-        raise ConfigError("stack needs --config, or --headers with --labels and --out")
+        if not args.external and args.headers is None:
+            raise ConfigError(
+                "stack needs --config, or --external or --headers with --labels and --out"
+            )
+        return _without_config(args)
     from cspine_kit.core.resolved import changed, finish
     from cspine_kit.stack.pipeline import run_stack
+    from cspine_kit.stack.scores.console import render_stack
 
     config, paths = open_run(args, makes="stack")
     if older := changed(config, paths, "oof"):
@@ -64,12 +84,7 @@ def _stack(args: argparse.Namespace) -> int:
         )
     scores = run_stack(config, paths)
     finish(config, paths, "stack")
-    if args.json:
-        print(scores.to_json(orient="records", indent=2))
-        return 0
-    from cspine_kit.stack.scores.table import render_scores
-
-    print(render_scores(scores))
+    print(scores.to_json(orient="records", indent=2) if args.json else render_stack(paths.stack))
     return 0
 
 
@@ -94,11 +109,12 @@ def _headers(args: argparse.Namespace) -> int:
 
 VERBS = {
     "stack": Verb(
-        "aggregated statistics, nested LightGBM stack, score table; or a stack on headers alone",
-        f"cspine stack {DEMO}; cspine stack --headers H.parquet --labels train.csv --out DIR",
+        "aggregated statistics, nested LightGBM stack, score table; or a stack of anybody's scores",
+        f"cspine stack {DEMO}; cspine stack --external a.csv --external b.csv --labels train.csv "
+        "--out DIR; cspine stack --headers H.parquet --labels train.csv --out DIR",
         _stack_arguments,
         _stack,
-        apart={"--config": ("--headers", "--labels", "--out", "--seed", "--jobs")},
+        apart={"--config": ("--external", "--headers", "--labels", "--out", "--seed", "--jobs")},
     ),
     "headers": Verb(
         "which vertebrae a slice shows, from DICOM headers alone",

@@ -118,10 +118,20 @@ class ModelConfig(Section):
         return self
 
 
+class ExternalConfig(Section):
+    """Somebody else's scores: out-of-fold on the training studies, and where a kernel finds its
+    own."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9]+(_[a-z0-9]+)*$")]
+    oof: Path
+    test: Path | None = None
+
+
 class StackConfig(Section):
-    """The LightGBM stack over aggregated statistics."""
+    """The stack over aggregated statistics, and whatever else is stacked beside them."""
 
     form: Literal["per_exam", "global"]
+    folds: Annotated[int, Field(ge=2)]
     seeds: Count
     rounds: Count
     patience: Count
@@ -134,7 +144,17 @@ class StackConfig(Section):
     l2: Annotated[float, Field(ge=0.0)]
     clip: Annotated[float, Field(gt=0.0, lt=0.5)]
     prevalence: Annotated[float, Field(gt=0.0, lt=1.0)] | None
-    search_minutes: Annotated[float, Field(ge=0.0)]
+    keep: tuple[str, ...] = ()
+    sensitivities: tuple[Annotated[float, Field(gt=0.0, lt=1.0)], ...] = (0.9,)
+    external: tuple[ExternalConfig, ...] = ()
+    columns: Path | None = None
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> "StackConfig":
+        names = [external.name for external in self.external]
+        if len(set(names)) < len(names):
+            raise ValueError(f"external: names must differ, got {names}")
+        return self
 
 
 class BundleConfig(Section):
@@ -206,6 +226,13 @@ class Config(Section):
                     f"{name}.field_mm {model.field_mm} is larger than cache.field_mm "
                     f"{self.cache.field_mm}"
                 )
+        external = {e.name for e in self.stack.external}
+        both = sorted(external & {*self.members, "all", "raw"})
+        if both:
+            raise ValueError(f"stack.external: {both} are names of members or of the kit")
+        unknown = sorted(set(self.stack.keep) - external - set(self.members))
+        if unknown:
+            raise ValueError(f"stack.keep: {unknown} are no members")
         return self
 
 

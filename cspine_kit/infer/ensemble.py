@@ -10,8 +10,8 @@ In: a bundle laid out by `open_bundle` or `lay_out`, a `Volume`. Out: a `Predict
 
 The out-of-fold run calls the same `predict_vertebra`, `decode_study`, `predict_fracture` and
 `aggregate`. What fails on the way is replaced by the next best thing and named in `faults`: a
-member by its stand-in, a vertebra model by another fold's levels and then by levels from headers
-alone, a chain by the chains that are left, the stack by the plain mean of the members.
+member by rows imputed from another, a vertebra model by another fold's levels and then by levels
+from headers alone, a chain by the chains that are left, the stack by the plain mean of the members.
 """
 
 from collections.abc import Callable
@@ -32,8 +32,10 @@ from cspine_kit.infer.answer import cause_of
 from cspine_kit.infer.governor import Costs, Effort, ladder
 from cspine_kit.infer.manifest import CHAINS
 from cspine_kit.infer.prediction import Prediction, Trace
+from cspine_kit.stack.external.extras import Extras
 from cspine_kit.stack.fallback.headers import HeaderFallback
-from cspine_kit.stack.fallback.stand_ins import STAND_INS, StandIns
+from cspine_kit.stack.fallback.imputer import FILE as IMPUTER
+from cspine_kit.stack.fallback.imputer import Imputer
 from cspine_kit.stack.features.aggregate import aggregate
 from cspine_kit.stack.model.stack import Stack
 from cspine_kit.stack.scores.baselines import MEAN_OF_MEMBERS, all_predictions, formulas
@@ -78,7 +80,7 @@ def _load_on(device: str, folder: Path) -> SliceModel:
 class Ensemble:
     """The models of a bundle on one device.
 
-    `faults` names what could not be loaded ("vertebra fold 0", "stack fold 1", ...) and why.
+    `faults` names what could not be loaded ("vertebra fold 0", "stack stack", ...) and why.
     """
 
     def __init__(self, root: Path, device: str | None = None, *, tolerant: bool = False) -> None:
@@ -92,9 +94,11 @@ class Ensemble:
         Raises:
             ArtifactError: without `tolerant`, anything; with it, no chain is left.
         """
-        self.config: Config = load_config(root / "config.yaml")
         self.faults: dict[str, str] = {}
         self._tolerant = tolerant
+        noted = self.faults if tolerant else None
+        self.stack = self._load("stack", lambda: Stack.load(root / "stack" / "models", noted))
+        self.config = self._shipping(load_config(root / "config.yaml"))
         place = device or set_device_threads(self.config)
         self.models: dict[tuple[str, int], SliceModel] = {}
         for name in (VERTEBRA, *self.config.members):
@@ -103,15 +107,14 @@ class Ensemble:
                 model = self._load(f"{name} fold {k}", partial(_load_on, place, folder))
                 if model is not None:
                     self.models[name, k] = model
-        noted = self.faults if tolerant else None
-        self.stack = self._load("stack", lambda: Stack.load(root / "stack" / "models", noted))
         self.headers = self._load(
             "headers", lambda: HeaderFallback.load(root / "stack" / "header", noted)
         )
-        stand_ins = self._load(
-            "stand-ins", lambda: StandIns.from_json(read_json(root / "stack" / STAND_INS))
+        imputer = self._load(
+            "imputer", lambda: Imputer.from_json(read_json(root / "stack" / IMPUTER))
         )
-        self.stand_ins = stand_ins or StandIns({})
+        self.imputer = imputer or Imputer({})
+        self.extras = self._load("external members", lambda: Extras.load(root / "stack"))
         losses = self._load("order of chains", lambda: read_json(root / CHAINS)) or {}
         self._losses = {int(k): float(loss) for k, loss in losses.items()}
         if not self.chains:
@@ -135,31 +138,35 @@ class Ensemble:
     def chains(self) -> list[int]:
         """Folds that can run, best out-of-fold loss first.
 
-        A chain needs its vertebra model unless no fold has one, a member, and its heads unless the
-        stack has none at all.
+        A chain needs its vertebra model, unless no fold has one, and a member.
         """
         folds = range(self.config.folds.n)
         vertebra = {k for k in folds if (VERTEBRA, k) in self.models} or set(folds)
         members = {k for name, k in self.models if name != VERTEBRA}
-        heads = set(self.stack.folds if self.stack else ()) or set(folds)
-        usable = vertebra & members & heads
+        usable = vertebra & members
         return sorted(usable, key=lambda k: (self._losses.get(k, float("inf")), k))
 
     @property
     def ships(self) -> str:
         """The model whose rows are submitted: the stack's, or the members' mean without it."""
-        return self.stack.ships if self.stack and self.stack.folds else MEAN_OF_MEMBERS
+        return self.stack.ships if self.stack else MEAN_OF_MEMBERS
+
+    def _shipping(self, config: Config) -> Config:
+        """The config with the members whose features the stack reads."""
+        kept = self.stack.members if self.stack else tuple(config.members)
+        members = {name: model for name, model in config.members.items() if name in kept}
+        return config.model_copy(update={"members": members})
 
     @property
     def efforts(self) -> list[Effort]:
         """From full to least, as the config degrades."""
-        return ladder(self.config, self.stand_ins.order, len(self.chains))
+        return ladder(self.config, self.imputer.order, len(self.chains))
 
     def check(self, *, drop: bool = False) -> dict[str, str]:
         """Run every network once on noise.
 
         Args:
-            drop: networks that fail do not run again; their stand-ins speak for them.
+            drop: networks that fail do not run again; others speak for them.
 
         Returns:
             Why networks fail, by stage; empty where all give finite numbers.
@@ -242,7 +249,7 @@ class Ensemble:
     def _fold_rows(
         self, volume: Volume, levels: pd.DataFrame, *, fold: int, effort: Effort, trace: Trace
     ) -> list[pd.DataFrame]:
-        """Slice rows of every member of one fold, those that did not run by their stand-ins.
+        """Slice rows of every member of one fold, those that did not run imputed.
 
         Empty where no member gave anything: the other folds may.
         """
@@ -266,7 +273,7 @@ class Ensemble:
         if not found:
             return []
         missing = [name for name in self.config.members if name not in found]
-        rows = {**found, **{name: self.stand_ins.rows(name, found) for name in missing}}
+        rows = {**found, **{name: self.imputer.rows(name, found) for name in missing}}
         return [rows[name].assign(member=name) for name in self.config.members]
 
     def tables(
@@ -312,12 +319,12 @@ class Ensemble:
 
     def _speak(self, features: pd.DataFrame) -> pd.DataFrame:
         """Rows of contract `predictions`: the stack's, or the fixed formulas where it is lost."""
-        if self.stack is not None and self.stack.folds:
+        if self.stack is not None:
             return self.stack.predict_all(features)
         units = features[["study_uid", "model_fold"]].drop_duplicates()
         fold = features.drop_duplicates("study_uid").set_index("study_uid")["fold"]
         ordered = units.sort_values(["study_uid", "model_fold"])
-        return all_predictions(ordered, formulas(features), fold)
+        return all_predictions(ordered["study_uid"].to_numpy(), formulas(features), fold)
 
     def predict(self, volume: Volume, folder: Path, effort: Effort | None = None) -> Prediction:
         """Predictions of the stack and of every named baseline for one study.
@@ -329,6 +336,8 @@ class Ensemble:
         slices, crops = self.tables(volume, folder, effort, trace)
         with trace.stage("stack"):
             features = aggregate(slices, crops)
+            if self.extras is not None:
+                features = self.extras.add(features)
             table = self._speak(features)
         if not table["prob"].between(0, 1, inclusive="neither").all():
             raise StudyError(volume.study_uid, "a probability outside (0, 1)")

@@ -203,10 +203,11 @@ class Run:
 
 def _order(root: Path) -> tuple[str, ...]:
     """Members, least missed first; nothing where the bundle's file cannot be read."""
-    from cspine_kit.stack.fallback.stand_ins import STAND_INS, StandIns
+    from cspine_kit.stack.fallback.imputer import FILE as IMPUTER
+    from cspine_kit.stack.fallback.imputer import Imputer
 
     try:
-        return StandIns.from_json(read_json(root / "stack" / STAND_INS)).order
+        return Imputer.from_json(read_json(root / "stack" / IMPUTER)).order
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return ()
 

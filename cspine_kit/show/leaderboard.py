@@ -1,4 +1,6 @@
-"""The ledger of local submissions, beside what is known of the real final leaderboard.
+"""The ledger of local submissions; real ones stand beside the lines of the real final leaderboard.
+
+A phantom is easier than the competition, so its runs have no rank and a table of their own.
 
 In: scores and a submission. Out: `submissions/leaderboard.csv`, append-only. Example::
 
@@ -36,17 +38,20 @@ FINAL_LINES: tuple[tuple[str, float], ...] = (
 from MLE-bench's copy of the Kaggle leaderboard)."""
 
 HASH_DIGITS = 12
+PHANTOM, REAL = "phantom", "real"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
     """One line of the ledger; scores are out-of-fold, None where not known.
 
+    `competition` is "phantom" where the config writes its own, else "real".
     `metric_*_low` / `_high` are 95 % bootstrap intervals; `folds` lists metric A per fold model;
     `baselines` holds `model=score` pairs of the configured form.
     """
 
     name: str
+    competition: str
     submission: str
     metric_per_exam: float
     metric_global: float
@@ -104,7 +109,10 @@ def read_ledger(path: Path) -> pd.DataFrame:
     text = dict.fromkeys(("name", "submission", "config", "commit", "created"), str)
     frame = pd.read_csv(path, dtype=text, keep_default_na=True)
     if tuple(frame.columns) != COLUMNS:
-        raise DataError(f"ledger {path} has columns {list(frame.columns)}, wanted {list(COLUMNS)}")
+        raise DataError(
+            f"ledger {path} has columns {list(frame.columns)}, wanted {list(COLUMNS)}; where only "
+            f"competition is missing, add it ({PHANTOM} or {REAL}), else move the file away"
+        )
     return frame
 
 
@@ -167,11 +175,12 @@ def add_run(
     }
     entry = Entry(
         name=config.name,
+        competition=REAL if config.competition.phantom is None else PHANTOM,
         submission=file_hash(submission)[:HASH_DIGITS],
         config=fingerprint(config)[:HASH_DIGITS],
         folds=f"{config.folds.n} folds, A {shipped['per_exam_fold_mean']:.4f} "
         f"+- {shipped['per_exam_fold_std']:.4f}",
-        ships=str(shipped["model"]),
+        ships=str(shipped["shipped_model"]),
         baselines=" ".join(f"{r['model']}={r[form]:.4f}" for r in rest.to_dict("records")),
         kernel_minutes=kernel_minutes,
         **scores,
@@ -187,36 +196,45 @@ def place(score: float) -> str:
     return "below the median"
 
 
+def _line(entry: dict[str, Any]) -> tuple[float, str]:
+    """The score an entry stands at, and its text: private, else public, else out-of-fold A."""
+    known = [("lb_private", "private"), ("lb_public", "public"), ("metric_per_exam", "OOF A")]
+    column, kind = next((c, k) for c, k in known if pd.notna(entry[c]))
+    value = float(entry[column])
+    low, high = entry["metric_per_exam_low"], entry["metric_per_exam_high"]
+    interval = f" (95 % {low:.4f} to {high:.4f})" if kind == "OOF A" and pd.notna(low) else ""
+    text = f"{value:.4f}  {entry['name']} [{kind}]{interval}, OOF B {entry['metric_global']:.4f}"
+    if pd.notna(entry["truth_per_exam"]):
+        text += f", own truth A {entry['truth_per_exam']:.4f} B {entry['truth_global']:.4f}"
+    if pd.notna(entry["kernel_minutes"]):
+        text += f", kernel {entry['kernel_minutes']:.1f} min"
+    if entry["competition"] == REAL:
+        text += f", {place(value)}"
+    return value, f"{text}, commit {entry['commit'] if pd.notna(entry['commit']) else '?'}"
+
+
 def render(ledger: pd.DataFrame) -> str:
-    """The ledger's latest rows and the real leaderboard's lines, best score first.
+    """The latest row of every real entry among the real leaderboard's lines, best score first; then
+    those of phantoms, without a rank.
 
     An entry stands at its private score, else its public one, else out-of-fold metric A, and the
     text says which.
     """
     latest = ledger.drop_duplicates(["name", "submission"], keep="last")
-    rows: list[tuple[float, str]] = [
+    lines: dict[str, list[tuple[float, str]]] = {REAL: [], PHANTOM: []}
+    for entry in latest.to_dict("records"):
+        lines[entry["competition"]].append(_line(entry))
+    real = [
         (value, f"{value:.4f}  {'-' * 4} {line} line of the final leaderboard")
         for line, value in FINAL_LINES
     ]
-    for entry in latest.to_dict("records"):
-        known = [("lb_private", "private"), ("lb_public", "public"), ("metric_per_exam", "OOF A")]
-        column, kind = next((c, k) for c, k in known if pd.notna(entry[c]))
-        value = float(entry[column])
-        low, high = entry["metric_per_exam_low"], entry["metric_per_exam_high"]
-        interval = f" (95 % {low:.4f} to {high:.4f})" if kind == "OOF A" and pd.notna(low) else ""
-        text = (
-            f"{value:.4f}  {entry['name']} [{kind}]{interval}, OOF B {entry['metric_global']:.4f}"
-        )
-        if pd.notna(entry["truth_per_exam"]):
-            text += f", own truth A {entry['truth_per_exam']:.4f} B {entry['truth_global']:.4f}"
-        if pd.notna(entry["kernel_minutes"]):
-            text += f", kernel {entry['kernel_minutes']:.1f} min"
-        text += f", {place(value)}, commit {entry['commit'] if pd.notna(entry['commit']) else '?'}"
-        rows.append((value, text))
-    lines = [text for _, text in sorted(rows, key=lambda row: row[0])]
-    note = (
+    text = ["the competition", *(line for _, line in sorted([*real, *lines[REAL]]))]
+    if lines[PHANTOM]:
+        text += ["", "phantoms (made-up studies, easier than real ones: no rank)"]
+        text += [line for _, line in sorted(lines[PHANTOM])]
+    text.append(
         f"\n{len(latest)} entries. Final leaderboard: {TEAMS} teams; its lines are third-hand "
         "(computed by others from MLE-bench's copy). An out-of-fold score is on the training "
-        "studies (a phantom's where the config writes one), so its place is a guide, not a rank."
+        "studies, so its place is a guide, not a rank."
     )
-    return "\n".join([*lines, note])
+    return "\n".join(text)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from cspine_kit.core.anatomy import TARGETS
 from cspine_kit.core.config import Config
 from cspine_kit.core.errors import ArtifactError
 from cspine_kit.core.paths import (
@@ -23,14 +24,9 @@ from cspine_kit.core.paths import (
 from cspine_kit.core.runs import file_hash, publish, read_json
 from cspine_kit.data.labels import read_labels
 from cspine_kit.infer.manifest import MANIFEST
-from cspine_kit.infer.score import score_submission
+from cspine_kit.infer.score import score_submission, truth_row_ids
 from cspine_kit.infer.submission import read_submission, read_wanted_rows
-from cspine_kit.show.test_set import (
-    hidden_scores,
-    predictions_on_test,
-    render_shift,
-    shift_on_test,
-)
+from cspine_kit.show.test_set import hidden_scores, predictions_on_test
 
 
 def _format(table: pd.DataFrame, hidden: bool) -> list[str]:
@@ -42,7 +38,7 @@ def _format(table: pd.DataFrame, hidden: bool) -> list[str]:
             line += f" {row[form]:7.4f} {row[form + '_fold_mean']:7.4f}"
             line += f" ±{row[form + '_fold_std']:6.4f}"
         if hidden:
-            # The fitted rivals need the test features that the kernel leaves.
+            # Not every model answers in the kernel: folds of the training set, for one.
             values = (row["test_per_exam"], row["test_global"])
             line += "".join(f" {'-' if np.isnan(v) else format(v, '.4f'):>7s}" for v in values)
         lines.append(line)
@@ -50,16 +46,36 @@ def _format(table: pd.DataFrame, hidden: bool) -> list[str]:
     return lines
 
 
-def _test_set(paths: RunPaths, submission: Path, predictions: pd.DataFrame) -> list[str]:
-    """Lines on what the test set looks like beside the training set; writes shift.csv."""
-    if predictions.empty:
-        return ["no study was predicted from its image: see the kernel log"]
-    report = shift_on_test(paths, submission)
-    if report is None:
-        return []
-    with publish(submission.with_name("shift.csv")) as temporary:
-        report.to_csv(temporary, index=False)
-    return render_shift(report)
+def _hidden_lines(
+    paths: RunPaths, table: pd.DataFrame, submission: Path, solution: Path
+) -> list[str]:
+    """The submission on the known truth: its score beside what was printed, and its confusion at
+    the thresholds frozen in the stack."""
+    from cspine_kit.stack.scores.operating import called, confusion, render_points
+
+    score = score_submission(submission, solution)
+    low, high = score["metric_per_exam_interval"]
+    printed = table[table["ships"]].iloc[0]
+    inside = printed["per_exam_low"] <= score["metric_per_exam"] <= printed["per_exam_high"]
+    lines = [
+        f"\nsubmission on the hidden truth of {score['n_studies']} test studies: "
+        f"A {score['metric_per_exam']:.4f} (95 % {low:.4f} to {high:.4f}), "
+        f"B {score['metric_global']:.4f}",
+        f"out-of-fold, what ships had A {printed['per_exam']:.4f} (95 % "
+        f"{printed['per_exam_low']:.4f} to {printed['per_exam_high']:.4f}): the hidden score lies "
+        f"{'inside' if inside else 'outside'}",
+    ]
+    truth = read_labels(solution)
+    y = truth[list(TARGETS)].to_numpy(np.float64)
+    p = read_submission(submission, truth_row_ids(truth)).to_numpy().reshape(y.shape)
+    points = read_json(paths.stack / "models" / "stack.json")["points"]
+    rows = [
+        {"target": t, "point": name, "threshold": points[t][name]}
+        | confusion(y[:, j], called(p, points, name)[:, j])
+        for j, t in enumerate(TARGETS)
+        for name in points[t]
+    ]
+    return [*lines, "at the thresholds frozen in the stack:", render_points(pd.DataFrame(rows))]
 
 
 def _kernel_run(paths: RunPaths, submission: Path) -> dict[str, Any]:
@@ -112,14 +128,9 @@ def run_results(config: Config, paths: RunPaths, submissions: Path) -> str:
         table = table.merge(hidden_scores(predictions, truth, priors), on="model", how="left")
     lines += _format(table, hidden)
     if hidden:
-        score = score_submission(submission, competition.solution_csv)
-        low, high = score["metric_per_exam_interval"]
-        lines.append(
-            f"\nsubmission on the hidden truth of {score['n_studies']} test studies: "
-            f"A {score['metric_per_exam']:.4f} (95 % {low:.4f} to {high:.4f}), "
-            f"B {score['metric_global']:.4f}"
-        )
-    lines += ["", *_test_set(paths, submission, predictions)]
+        lines += _hidden_lines(paths, table, submission, competition.solution_csv)
+    if predictions.empty:
+        lines.append("no study was predicted from its image: see the kernel log")
     results = folder / RESULTS
     with publish(results) as temporary:
         table.to_csv(temporary, index=False)

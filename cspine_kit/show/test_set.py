@@ -1,17 +1,17 @@
 """Every model on the test set: what the kernel predicted, and baselines that it does not run.
 
 In: a run folder and the files beside a submission. Out: scores on the hidden truth where there is
-one, and the shift of the test set's features. Example::
+one. Example::
 
     from cspine_kit.data.labels import read_labels
 
     found = predictions_on_test(config, paths, submission)          # contract `predictions`
     priors = read_json(bundle / "priors.json")
     scores = hidden_scores(found, read_labels(competition.solution_csv), priors)
-    shift = shift_on_test(paths, submission)
 
 The kernel leaves `predictions.parquet` and, per study, `features.parquet` beside the submission.
-Rivals are fitted here on all out-of-fold rows; the header baseline reads the run's own tables.
+Fitted baselines are fitted here on all out-of-fold rows; the header baseline reads the run's own
+tables.
 """
 
 from pathlib import Path
@@ -23,7 +23,6 @@ from cspine_kit.core.anatomy import TARGETS
 from cspine_kit.core.config import Config
 from cspine_kit.core.metric import evaluate
 from cspine_kit.core.paths import RunPaths
-from cspine_kit.core.runs import read_json
 from cspine_kit.core.tables import CONTRACTS, read_table
 from cspine_kit.data.labels import training_labels
 
@@ -40,13 +39,13 @@ def _header_predictions(paths: RunPaths, study_uids: list[str]) -> pd.DataFrame:
     return HeaderFallback.load(paths.stack / "header").test_rows(headers)
 
 
-def _rival_predictions(config: Config, paths: RunPaths, features: pd.DataFrame) -> pd.DataFrame:
-    """The fitted rivals on test features."""
-    from cspine_kit.stack.scores.rivals import rival_test_predictions
+def _fitted_baselines(config: Config, paths: RunPaths, features: pd.DataFrame) -> pd.DataFrame:
+    """The fitted baselines on test features."""
+    from cspine_kit.stack.scores.fitted import fitted_baselines_on_test
 
     known = read_table(paths.table("features"), "features")
     labels = training_labels(read_table(paths.table("studies"), "studies"))
-    return rival_test_predictions(known, labels, features, config.stack.form, seed=config.seed)
+    return fitted_baselines_on_test(known, labels, features, config.stack.form, seed=config.seed)
 
 
 def predictions_on_test(config: Config, paths: RunPaths, submission: Path) -> pd.DataFrame:
@@ -59,17 +58,13 @@ def predictions_on_test(config: Config, paths: RunPaths, submission: Path) -> pd
         paths: its folder, with a finished stack.
         submission: the kernel's submission; its tables lie beside it.
     """
-    from cspine_kit.stack.model.blend import rank_predictions
-    from cspine_kit.stack.model.stack import BLENDED
-
     if not submission.with_name(PREDICTIONS).exists():
         return pd.DataFrame(columns=list(CONTRACTS["predictions"].columns))
     predictions = pd.read_parquet(submission.with_name(PREDICTIONS))
-    parts = [predictions, rank_predictions(predictions, BLENDED)]
-    parts.append(_header_predictions(paths, sorted(set(predictions["study_uid"]))))
+    parts = [predictions, _header_predictions(paths, sorted(set(predictions["study_uid"])))]
     features = submission.with_name(FEATURES)
     if features.exists():
-        parts.append(_rival_predictions(config, paths, pd.read_parquet(features)))
+        parts.append(_fitted_baselines(config, paths, pd.read_parquet(features)))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -95,26 +90,3 @@ def hidden_scores(
         [(model, s.per_exam, s.whole) for model, s in scores.items()],
         columns=["model", "test_per_exam", "test_global"],
     )
-
-
-def shift_on_test(paths: RunPaths, submission: Path) -> pd.DataFrame | None:
-    """`stack.scores.shift.shift_report` of the test features; None where the kernel left none."""
-    from cspine_kit.stack.scores.shift import shift_report
-
-    features = submission.with_name(FEATURES)
-    if not features.exists():
-        return None
-    reference = read_json(paths.stack / "models" / "reference.json")
-    return shift_report(reference, pd.read_parquet(features))
-
-
-def render_shift(report: pd.DataFrame, shown: int = 5) -> list[str]:
-    """Lines: how many features are shifted, and the farthest ones."""
-    moved = int(report["shifted"].sum())
-    lines = [f"feature shift, training to test: {moved} of {len(report)} features shifted"]
-    for row in report.head(max(shown, 1)).to_dict("records"):
-        lines.append(
-            f"  {row['feature']:32s} distance {row['ks']:.2f}, median {row['median_reference']:.3g}"
-            f" -> {row['median']:.3g}{'  SHIFTED' if row['shifted'] else ''}"
-        )
-    return lines

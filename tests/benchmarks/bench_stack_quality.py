@@ -21,10 +21,10 @@ from slice_tables import make_world  # noqa: E402
 
 from cspine_kit.core.config import load_config  # noqa: E402
 from cspine_kit.stack.features.aggregate import aggregate  # noqa: E402
-from cspine_kit.stack.model.blend import rank_predictions  # noqa: E402
-from cspine_kit.stack.model.stack import BLENDED, STACK_MODELS, fit_stack  # noqa: E402
-from cspine_kit.stack.scores.baselines import constant_predictions  # noqa: E402
-from cspine_kit.stack.scores.rivals import rival_predictions  # noqa: E402
+from cspine_kit.stack.model.fit import fit_stack  # noqa: E402
+from cspine_kit.stack.scores.baselines import all_predictions, constant_predictions  # noqa: E402
+from cspine_kit.stack.scores.console import NOTES  # noqa: E402
+from cspine_kit.stack.scores.fitted import fitted_baselines  # noqa: E402
 from cspine_kit.stack.scores.table import FORMS, render_scores, score_table  # noqa: E402
 
 
@@ -51,22 +51,20 @@ def main() -> None:
     for form in FORMS:
         start = time.perf_counter()
         fitted = config.model_copy(update={"form": form})
-        stack = fit_stack(features, world.labels, fitted, seed=1, jobs=args.jobs)
+        fit = fit_stack(features, world.labels, fitted, seed=1, jobs=args.jobs)
         seconds[f"fit {form}"] = time.perf_counter() - start
-        own = stack.predict_all(features)
-        mine = own["model"].isin(STACK_MODELS)
-        rivals = rival_predictions(features, world.labels, form, seed=0)
         constant = constant_predictions(world.labels, folds, form)
-        ranked = rank_predictions(own, BLENDED)
-        predictions = pd.concat([constant, own[~mine], rivals, own[mine], ranked])
-        for rival in ("visibility_weighted_mean", "mlp_5th_place", "logistic_regression"):
-            table = score_table(predictions, world.labels, folds, baselines=(rival,))
+        others = fitted_baselines(features, world.labels, form, seed=0)
+        own = all_predictions(fit.study_uid, fit.probs, folds)
+        predictions = pd.concat([constant, others, own])
+        for baseline in ("visibility_weighted_mean", "mlp_5th_place", "logistic_regression"):
+            table = score_table(predictions, world.labels, folds, baselines=(baseline,))
             row = table.set_index("model").loc["stack"]
             sys.stdout.write(
-                f"fitted for {form}: stack minus {rival}, paired 95 %: "
+                f"fitted for {form}: stack minus {baseline}, paired 95 %: "
                 f"{row[f'{form}_gain_low']:+.4f} to {row[f'{form}_gain_high']:+.4f}\n"
             )
-        sys.stdout.write(render_scores(table) + "\n\n")
+        sys.stdout.write(render_scores(table, NOTES) + "\n\n")
     sys.stdout.write(", ".join(f"{k} {v:.1f} s" for k, v in seconds.items()) + "\n")
 
 

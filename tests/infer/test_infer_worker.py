@@ -112,7 +112,7 @@ def ensemble_of(
     """An ensemble of two members whose networks are names; those of `vertebra` find no neck."""
     from cspine_kit.core.tables import FRACTURE_COLUMNS, VERTEBRA_COLUMNS
     from cspine_kit.infer import ensemble as module
-    from cspine_kit.stack.fallback.stand_ins import StandIns
+    from cspine_kit.stack.fallback.imputer import Imputer
 
     def fracture(model, volume, crops, batch, *, views, stride):
         if member is not None and model == member:
@@ -144,7 +144,7 @@ def ensemble_of(
         if f"{name[0]}{k}" not in missing
     }
     made.stack, made.faults, made._losses = None, {}, losses or {}
-    made.stand_ins = StandIns({})
+    made.imputer, made.extras = Imputer({}), None
     monkeypatch.setattr(
         made, "header_levels", lambda volume, folder: levels_of("headers"), raising=False
     )
@@ -161,7 +161,7 @@ def run_tables(made, effort):
 BOTH = ("a", "b")
 
 
-def test_a_member_that_fails_in_one_fold_has_a_stand_in_there(monkeypatch):
+def test_a_member_that_fails_in_one_fold_is_imputed_there(monkeypatch):
     made = ensemble_of(monkeypatch, member="b1")
     rows, _, trace = run_tables(made, Effort(1, 2, BOTH))
     assert rows.to_dict() == {(k, m): 2 for k in (0, 1) for m in BOTH}

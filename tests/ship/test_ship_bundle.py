@@ -193,7 +193,8 @@ def test_what_travels_is_a_list_and_names_no_training_study(built):
     manifest = read_json(built.paths.bundle / "manifest.json")
     places = {entry["place"] for entry in manifest["files"].values()}
     stack = {place for place in places if place.startswith("stack/")}
-    fixed = {"stack/models/stack.json", "stack/header/header.json", "stack/stand_ins.json"}
+    fixed = {"stack/models/stack.json", "stack/header/header.json", "stack/imputer.json"}
+    fixed |= {"stack/external.json"}
     assert fixed < stack and all(place.endswith(".txt") for place in stack - fixed)
     rest = {place for place in places if not place.startswith(("stack/", "models/"))}
     assert rest == {KIT_WHEEL, "config.yaml", "priors.json", "chains.json", "proof.pack"}
@@ -273,7 +274,7 @@ def test_no_bundle_without_every_model(run):
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("stand_ins.json", '{"username": "me", "key": "0123456789abcdef0123456789abcdef"}'),
+        ("imputer.json", '{"username": "me", "key": "0123456789abcdef0123456789abcdef"}'),
         ("models/fold_0_header_level_0.txt", "KAGGLE_API_TOKEN=KGAT_0123456789abcdef0123"),
     ],
 )

@@ -20,7 +20,12 @@ from cspine_kit.show.leaderboard import (
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 ENTRY = Entry(
-    name="one, with a comma", submission="abc", metric_per_exam=0.41, metric_global=0.42, commit="c"
+    name="one, with a comma",
+    competition="real",
+    submission="abc",
+    metric_per_exam=0.41,
+    metric_global=0.42,
+    commit="c",
 )
 
 
@@ -53,6 +58,17 @@ def test_render_places_entries_between_the_lines(tmp_path: Path) -> None:
     assert place(0.6) == "below the median"
 
 
+def test_phantoms_have_no_rank_and_stand_apart(tmp_path: Path) -> None:
+    ledger = tmp_path / "leaderboard.csv"
+    add_entry(ledger, ENTRY)
+    add_entry(ledger, replace(ENTRY, name="toy", competition="phantom", metric_per_exam=0.11))
+    text = render(read_ledger(ledger))
+    real, toys = text.split("phantoms (")
+    assert "gold line" in real and ENTRY.name in real and "silver or better" in real
+    assert "toy" not in real
+    assert "0.1100  toy" in toys and "or better" not in toys and "median" not in toys
+
+
 def test_empty_and_foreign_ledgers(tmp_path: Path) -> None:
     empty = read_ledger(tmp_path / "none.csv")
     assert tuple(empty.columns) == COLUMNS
@@ -64,7 +80,7 @@ def test_empty_and_foreign_ledgers(tmp_path: Path) -> None:
 
 def test_a_run_becomes_one_row(tmp_path: Path) -> None:
     config = load_config(CONFIGS / "demo.yaml")
-    row = {"model": "stack", "ships": True}
+    row = {"model": "shipped", "ships": True, "shipped_model": "stack"}
     for form in ("per_exam", "global"):
         row |= {form: 0.4, f"{form}_low": 0.3, f"{form}_high": 0.5}
         row |= {f"{form}_fold_mean": 0.4, f"{form}_fold_std": 0.02, f"test_{form}": 0.39}
@@ -76,6 +92,8 @@ def test_a_run_becomes_one_row(tmp_path: Path) -> None:
     assert not add_run(ledger, config, table, submission)
     entry = read_ledger(ledger).iloc[0]
     assert entry["name"] == "demo"
+    assert entry["competition"] == "phantom"
+    assert entry["ships"] == "stack"
     assert entry["baselines"] == "best_constant=0.6000"
     assert entry["truth_per_exam"] == pytest.approx(0.39)
     assert "kernel 1.5 min" in render(read_ledger(ledger))

@@ -1,4 +1,4 @@
-"""Models on the hidden truth, the prevalence a test set seems to have, and its shift as text."""
+"""Models on the hidden truth."""
 
 import numpy as np
 import pandas as pd
@@ -6,7 +6,7 @@ import pytest
 
 from cspine_kit.core.anatomy import TARGETS
 from cspine_kit.core.metric import metric
-from cspine_kit.show.test_set import hidden_scores, render_shift
+from cspine_kit.show.test_set import hidden_scores
 
 
 def draw(n: int, rate: float, seed: int) -> tuple[pd.DataFrame, np.ndarray]:
@@ -38,15 +38,3 @@ def test_studies_without_predictions_count_with_the_priors() -> None:
     assert scores.loc["stack", "test_global"] == pytest.approx(metric(y, filled, "global"))
     constant = metric(y, np.full(y.shape, 0.25), "global")
     assert scores.loc["best_constant", "test_global"] == pytest.approx(constant)
-
-
-def test_shift_names_what_moved() -> None:
-    report = pd.DataFrame(
-        [("a__fracture__max", 0.8, 0.2, 0.9, 0.5, True), ("b", 0.1, 1.0, 1.1, 0.0, False)],
-        columns=["feature", "ks", "median_reference", "median", "outside", "shifted"],
-    )
-    lines = render_shift(report, shown=1)
-    assert lines[0].endswith("1 of 2 features shifted")
-    assert "a__fracture__max" in lines[1]
-    assert "SHIFTED" in lines[1]
-    assert len(lines) == 2

@@ -8,8 +8,9 @@ from slice_tables import World
 from cspine_kit.core.anatomy import LEVELS
 from cspine_kit.core.errors import TableError
 from cspine_kit.core.tables import FRACTURE_COLUMNS, VERTEBRA_COLUMNS, check_table
-from cspine_kit.stack.features.aggregate import aggregate, feature_columns
-from cspine_kit.stack.features.segments import COLUMN_STATISTICS, Segments, column_statistics
+from cspine_kit.stack.features.aggregate import aggregate
+from cspine_kit.stack.features.names import feature_columns
+from cspine_kit.stack.features.segments import Segments
 
 
 def sigmoid(x):
@@ -21,7 +22,7 @@ def test_features_fulfill_the_contract(world: World) -> None:
     assert len(features) == 7 * len(world.labels)
     checked = check_table(features.assign(label=0.0), "features")
     assert (checked["fold"] == checked["model_fold"]).all()
-    values = features[feature_columns(features)]
+    values = features[feature_columns(features.columns)]
     assert np.isfinite(values.to_numpy()).all()
     assert set(values.dtypes) == {np.dtype("float32")}
 
@@ -92,7 +93,7 @@ def test_short_studies_and_empty_levels_are_finite(world: World, n_slices: int) 
     slices = slices[slices["slice_idx"] < n_slices]
     features = aggregate(slices, world.crops)
     assert len(features) == 7
-    assert np.isfinite(features[feature_columns(features)].to_numpy()).all()
+    assert np.isfinite(features[feature_columns(features.columns)].to_numpy()).all()
 
 
 def test_infinite_logits_are_cut(world: World) -> None:
@@ -101,7 +102,7 @@ def test_infinite_logits_are_cut(world: World) -> None:
     slices[list(FRACTURE_COLUMNS)] = np.inf
     slices[list(VERTEBRA_COLUMNS)] = -np.inf
     features = aggregate(slices, world.crops)
-    assert np.isfinite(features[feature_columns(features)].to_numpy()).all()
+    assert np.isfinite(features[feature_columns(features.columns)].to_numpy()).all()
 
 
 def test_faults_are_named(world: World) -> None:
@@ -140,19 +141,3 @@ def test_segments_by_hand() -> None:
     assert s.longest_run(values > 0.0).tolist() == [3, 1, 2]
     rolled = s.rolling_mean(values, np.array([1, 1, 1]))
     assert rolled.tolist() == pytest.approx([0.5, 0.5, 0.7, 0.3, 0.7, 0.7])
-
-
-def test_wide_statistics_match_pandas_for_any_jobs() -> None:
-    rng = np.random.default_rng(0)
-    values = rng.normal(size=(5000, 20)).astype(np.float32)
-    starts = np.concatenate([[0], np.sort(rng.choice(np.arange(1, 5000), 99, replace=False))])
-    segments = Segments(starts.astype(np.int64), 5000)
-    ours = dict(zip(COLUMN_STATISTICS, column_statistics(values, segments), strict=True))
-    groups = pd.DataFrame(values).groupby(segments.of_row)
-    assert np.allclose(ours["mean"], groups.mean(), atol=1e-5)
-    assert np.allclose(ours["std"], groups.std(ddof=0), atol=1e-5)
-    assert np.allclose(ours["q75"], groups.quantile(0.75), atol=1e-5)
-    top = groups.agg(lambda column: column.nlargest(3).mean())
-    assert np.allclose(ours["top3"], top, atol=1e-5)
-    again = column_statistics(values, segments, jobs=2)
-    assert (again == column_statistics(values, segments)).all()

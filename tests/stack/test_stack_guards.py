@@ -1,4 +1,4 @@
-"""Scores against hand-made cases, rivals, contributions that add up, and the shift alarm."""
+"""Scores against hand-made cases, and fitted baselines."""
 
 from pathlib import Path
 
@@ -9,18 +9,21 @@ from slice_tables import World, make_world
 
 from cspine_kit.core.anatomy import TARGETS
 from cspine_kit.core.config import StackConfig, load_config
-from cspine_kit.core.errors import TableError
-from cspine_kit.core.numbers import logit
+from cspine_kit.core.metric import bootstrap_interval
 from cspine_kit.stack.features.aggregate import aggregate
-from cspine_kit.stack.model.stack import STACK, Stack, fit_stack
-from cspine_kit.stack.scores import rivals as rivals_room
-from cspine_kit.stack.scores.explain import BASE, contributions, importances
-from cspine_kit.stack.scores.rivals import metric_odds, rival_predictions, rival_test_predictions
-from cspine_kit.stack.scores.shift import feature_reference, shift_report
+from cspine_kit.stack.model.fit import Fit, fit_stack
+from cspine_kit.stack.model.stack import STACK
+from cspine_kit.stack.scores import fitted as fitted_room
+from cspine_kit.stack.scores.baselines import all_predictions
+from cspine_kit.stack.scores.fitted import (
+    fitted_baselines,
+    fitted_baselines_on_test,
+    metric_odds,
+)
 from cspine_kit.stack.scores.table import (
     auc,
-    best_f1,
     calibration_error,
+    expected_interval,
     paired_interval,
     render_scores,
     score_table,
@@ -47,7 +50,7 @@ def config() -> StackConfig:
 
 
 @pytest.fixture(scope="module")
-def stack(larger: World, features: pd.DataFrame, config: StackConfig) -> Stack:
+def fit(larger: World, features: pd.DataFrame, config: StackConfig) -> Fit:
     return fit_stack(features, larger.labels, config, seed=2, jobs=1)
 
 
@@ -57,10 +60,20 @@ def test_scores_by_hand() -> None:
     assert auc(y, p) == pytest.approx(0.75)
     assert auc(y, np.full(4, 0.5)) == pytest.approx(0.5)
     assert np.isnan(auc(np.zeros(4), p))
-    assert best_f1(y, p) == pytest.approx(0.8)
     assert sensitivity_at(y, p) == pytest.approx(0.5)
     assert calibration_error(y, np.full(4, 0.5), bins=1) == pytest.approx(0.0)
     assert calibration_error(y, np.ones(4), bins=2) == pytest.approx(0.5)
+
+
+def test_the_interval_of_what_ships_reaches_lower_where_fold_models_differ() -> None:
+    rng = np.random.default_rng(0)
+    y = (rng.random((200, 8)) < 0.3).astype(float)
+    p = np.clip(0.4 + 0.3 * (y - 0.5) + rng.normal(0, 0.05, y.shape), 0.01, 0.99)
+    low, high = bootstrap_interval(y, p)
+    for gap, chains, lower in ((0.0, 3, low), (-0.1, 3, low), (0.03, 3, low - 0.02), (0.5, 1, low)):
+        found = expected_interval(y, p, "per_exam", gap=gap, chains=chains)
+        assert found == (pytest.approx(lower), high)
+    assert expected_interval(y, p, "per_exam", gap=9.0, chains=2)[0] == 0.0
 
 
 def test_paired_interval_sees_small_certain_gains() -> None:
@@ -75,46 +88,47 @@ def test_paired_interval_sees_small_certain_gains() -> None:
 
 
 def test_stack_certainly_beats_formulas_and_the_rebuilt_mlp(
-    larger: World, features: pd.DataFrame, stack: Stack
+    larger: World, features: pd.DataFrame, fit: Fit
 ) -> None:
     folds = larger.folds.set_index("study_uid")["fold"]
-    rivals = rival_predictions(features, larger.labels, "per_exam", seed=0)
-    predictions = pd.concat([stack.predict_all(features), rivals])
-    for rival in ("visibility_weighted_mean", "mlp_5th_place"):
-        table = score_table(predictions, larger.labels, folds, baselines=(rival,))
+    others = fitted_baselines(features, larger.labels, "per_exam", seed=0)
+    predictions = pd.concat([all_predictions(fit.study_uid, fit.probs, folds), others])
+    for baseline in ("visibility_weighted_mean", "mlp_5th_place"):
+        table = score_table(predictions, larger.labels, folds, baselines=(baseline,))
         row = table.set_index("model").loc[STACK]
-        assert row["per_exam_gain_high"] < 0, rival
-        assert row["global_gain_high"] < 0, rival
-    text = render_scores(table.assign(ships=table["model"] == STACK))
+        assert row["per_exam_gain_high"] < 0, baseline
+        assert row["global_gain_high"] < 0, baseline
+    text = render_scores(table.assign(ships=table["model"] == STACK), {STACK: "what it means"})
+    assert "stack: what it means" in text
     assert "stack *" in text
     assert "minus the best baseline, mlp_5th_place" in text
 
 
-def test_rivals_are_out_of_fold(
+def test_fitted_baselines_are_out_of_fold(
     larger: World, features: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rivals_room, "MLP_SEEDS", 1)
+    monkeypatch.setattr(fitted_room, "MLP_SEEDS", 1)
     flipped = larger.labels.copy()
     fold = flipped["study_uid"].map(larger.folds.set_index("study_uid")["fold"])
     flipped.loc[fold == 2, list(TARGETS)] = 1.0 - flipped.loc[fold == 2, list(TARGETS)]
-    before = rival_predictions(features, larger.labels, "per_exam", seed=0)
-    after = rival_predictions(features, flipped, "per_exam", seed=0)
+    before = fitted_baselines(features, larger.labels, "per_exam", seed=0)
+    after = fitted_baselines(features, flipped, "per_exam", seed=0)
     same = before["prob"].to_numpy() == after["prob"].to_numpy()
     assert same[before["fold"] == 2].all()
     assert same[before["fold"] != 2].mean() < 0.05  # equal only where both are clipped
 
 
-def test_rivals_predict_test_studies_and_average_fold_models(
+def test_fitted_baselines_predict_test_studies_and_average_fold_models(
     larger: World, features: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rivals_room, "MLP_SEEDS", 1)
+    monkeypatch.setattr(fitted_room, "MLP_SEEDS", 1)
     uids = larger.labels["study_uid"].iloc[:40]
     test = features[features["study_uid"].isin(uids)]
     copies = pd.concat([test.assign(fold=-1, model_fold=k) for k in range(3)])
-    rows = rival_test_predictions(features, larger.labels, copies, "per_exam", seed=0)
+    rows = fitted_baselines_on_test(features, larger.labels, copies, "per_exam", seed=0)
     assert (rows["fold"] == -1).all()
     assert rows.groupby("model").size().eq(40 * len(TARGETS)).all()
-    once = rival_test_predictions(
+    once = fitted_baselines_on_test(
         features, larger.labels, test.assign(fold=-1, model_fold=0), "per_exam", seed=0
     )
     np.testing.assert_allclose(rows["prob"], once["prob"], rtol=1e-9)
@@ -126,30 +140,3 @@ def test_weights_of_the_metric_move_a_constant_to_the_best_constant() -> None:
     means = np.broadcast_to(labels.mean(axis=0), labels.shape)
     moved = metric_odds(means, labels, "global")[0]
     assert moved == pytest.approx(2 * means[0] / (1 + means[0]))
-
-
-def test_contributions_add_up_to_the_level_log_odds(stack: Stack, features: pd.DataFrame) -> None:
-    parts = contributions(stack, features)
-    total = parts.groupby(["study_uid", "level"])["contribution"].sum()
-    wide = stack.predict(features, STACK).set_index("study_uid")
-    for uid in wide.index[:10]:
-        for level in ("C1", "C5"):
-            p = wide.loc[uid, level]
-            if 0.004 < p < 0.996:
-                assert total[uid, level] == pytest.approx(logit(np.array(p)), abs=1e-4)
-    top = importances(parts)
-    assert BASE not in set(top["feature"])
-    assert (top["mean_abs_log_odds"].diff().dropna() <= 0).all()
-    few = contributions(stack, features, top=3)
-    assert few.groupby(["study_uid", "level"]).size().eq(3).all()
-
-
-def test_shift_report_is_silent_on_its_own_and_loud_on_other_data(features: pd.DataFrame) -> None:
-    reference = feature_reference(features)
-    half = features[features["study_uid"].isin(features["study_uid"].unique()[::2])]
-    assert not shift_report(reference, half)["shifted"].any()
-    broken = half.assign(a__fracture__max=half["a__fracture__max"] * 0.2)
-    report = shift_report(reference, broken)
-    assert report.loc[report["shifted"], "feature"].tolist() == ["a__fracture__max"]
-    with pytest.raises(TableError, match="b__fracture__max"):
-        shift_report(reference, half.drop(columns="b__fracture__max"))

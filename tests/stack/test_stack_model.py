@@ -12,11 +12,13 @@ from cspine_kit.core.anatomy import LEVELS, OVERALL, TARGETS
 from cspine_kit.core.config import StackConfig, load_config
 from cspine_kit.core.errors import TableError
 from cspine_kit.core.metric import metric
-from cspine_kit.stack.features.aggregate import aggregate, feature_columns
-from cspine_kit.stack.model.design import FeatureTable, level_design
-from cspine_kit.stack.model.head import Task, inner_loss
-from cspine_kit.stack.model.search import search
-from cspine_kit.stack.model.stack import STACK, Stack, fit_stack, inner_folds
+from cspine_kit.core.numbers import logit, sigmoid
+from cspine_kit.stack.features.aggregate import aggregate
+from cspine_kit.stack.features.names import COLUMN, SITE, signal_of
+from cspine_kit.stack.model.fit import STRICT, Fit, fit_stack
+from cspine_kit.stack.model.folds import deal_folds
+from cspine_kit.stack.model.nested import cross_fit, sample_of
+from cspine_kit.stack.model.stack import SHIPPED, SLICES_ONLY, STACK, Stack
 from cspine_kit.stack.scores.baselines import constant_predictions, formulas, wide_predictions
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -34,27 +36,30 @@ def features(world: World) -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def stack(world: World, features: pd.DataFrame, config: StackConfig) -> Stack:
+def fit(world: World, features: pd.DataFrame, config: StackConfig) -> Fit:
     return fit_stack(features, world.labels, config, seed=5, jobs=1)
 
 
-def score(world: World, wide: pd.DataFrame) -> float:
-    wide = wide.set_index("study_uid") if "study_uid" in wide else wide
-    truth = world.labels.set_index("study_uid").loc[wide.index]
-    return metric(truth[list(TARGETS)].to_numpy(), wide[list(TARGETS)].to_numpy())
+def as_test(features: pd.DataFrame, model_folds: tuple[int, ...] = (0,)) -> pd.DataFrame:
+    """The rows as a kernel has them: fold -1, once for each fold model."""
+    return pd.concat([features.assign(fold=-1, model_fold=k) for k in model_folds])
 
 
-def test_stack_beats_members_mean_and_constant(
-    world: World, features: pd.DataFrame, stack: Stack
-) -> None:
+def score(world: World, study_uid: object, probs: np.ndarray) -> float:
+    truth = world.labels.set_index("study_uid").loc[list(study_uid)]
+    return metric(truth[list(TARGETS)].to_numpy(), probs)
+
+
+def test_stack_beats_members_mean_and_constant(world: World, fit: Fit) -> None:
     folds = world.folds.set_index("study_uid")["fold"]
-    simple = pd.concat(
-        [stack.predict_all(features), constant_predictions(world.labels, folds, "per_exam")]
+    constant = wide_predictions(
+        constant_predictions(world.labels, folds, "per_exam"), "best_constant"
     )
-    own = score(world, stack.predict(features, STACK))
-    for model in ("a", "b", "mean_of_members", "visibility_weighted_mean"):
-        assert own < score(world, wide_predictions(simple, model)), model
-    assert own < 0.75 * score(world, wide_predictions(simple, "best_constant"))
+    own = score(world, fit.study_uid, fit.probs[STACK])
+    for model in ("a", "b", "mean_of_members", "log_odds_mean", "visibility_weighted_mean"):
+        assert own < score(world, fit.study_uid, fit.probs[model]), model
+    assert own < 0.75 * score(world, constant.index, constant.to_numpy())
+    assert fit.stack.ships == STACK
 
 
 def test_shuffled_labels_score_like_the_constant(
@@ -63,50 +68,86 @@ def test_shuffled_labels_score_like_the_constant(
     rng = np.random.default_rng(0)
     shuffled = world.labels.copy()
     shuffled[list(TARGETS)] = shuffled[list(TARGETS)].to_numpy()[rng.permutation(len(shuffled))]
-    stack = fit_stack(features, shuffled, config, seed=5, jobs=1)
+    fit = fit_stack(features, shuffled, config, seed=5, jobs=1)
     folds = world.folds.set_index("study_uid")["fold"]
     constant = wide_predictions(constant_predictions(shuffled, folds, "per_exam"), "best_constant")
     fake = World(shuffled, world.folds, world.slices, world.crops)
-    assert score(fake, stack.predict(features, STACK)) > 0.97 * score(fake, constant)
+    for model in (STACK, STRICT, SHIPPED):
+        own = score(fake, fit.study_uid, fit.probs[model])
+        assert own > 0.97 * score(fake, constant.index, constant.to_numpy()), model
 
 
-def test_heads_of_a_fold_never_see_it(
-    world: World, features: pd.DataFrame, stack: Stack, config: StackConfig
+def test_stack_folds_cross_the_networks_folds(
+    world: World, features: pd.DataFrame, fit: Fit
 ) -> None:
-    flipped = world.labels.copy()
-    held = world.folds.set_index("study_uid")["fold"].loc[flipped["study_uid"]].to_numpy() == 1
+    network = world.folds.set_index("study_uid")["fold"].loc[list(fit.study_uid)]
+    table = pd.crosstab(fit.fold, network.to_numpy())
+    assert table.shape == (10, 3)
+    assert table.max(axis=None) - table.min(axis=None) <= 2
+    overall = world.labels.set_index("study_uid")[OVERALL].loc[list(fit.study_uid)].to_numpy()
+    positives = pd.Series(overall).groupby(fit.fold).sum()
+    assert positives.max() - positives.min() <= 1
+
+
+@pytest.mark.parametrize("kind", ["crossing", "strict"])
+def test_heads_of_a_fold_never_see_its_labels(
+    world: World, features: pd.DataFrame, fit: Fit, config: StackConfig, kind: str
+) -> None:
+    network = world.folds.set_index("study_uid")["fold"].loc[list(fit.study_uid)].to_numpy()
+    fold = fit.fold if kind == "crossing" else network
+    held = fold == 1
+    flipped = world.labels.set_index("study_uid").loc[list(fit.study_uid)].reset_index()
     flipped.loc[held, list(TARGETS)] = 1.0 - flipped.loc[held, list(TARGETS)]
-    other = fit_stack(features, flipped, config, seed=5, jobs=1)
-    before, after = stack.predict(features), other.predict(features)
-    same = (before[list(TARGETS)] == after[list(TARGETS)]).all(axis=1).to_numpy()
-    fold = before["study_uid"].map(world.folds.set_index("study_uid")["fold"]).to_numpy()
-    assert same[fold == 1].all()
-    assert not same[fold != 1].any()
+    before, after = (
+        cross_fit(sample_of(features, labels, config), fold, seed=5, jobs=1)[0]
+        for labels in (world.labels, flipped)
+    )
+    same = (before == after).all(axis=1)
+    assert same[held].all()
+    assert not same[~held].any()
+    assert (before == fit.probs[STACK if kind == "crossing" else STRICT]).all()
 
 
 def test_same_bytes_for_any_jobs_and_after_loading(
-    world: World, features: pd.DataFrame, stack: Stack, config: StackConfig, tmp_path: Path
+    world: World, features: pd.DataFrame, fit: Fit, config: StackConfig, tmp_path: Path
 ) -> None:
     again = fit_stack(features, world.labels, config, seed=5, jobs=3)
-    stack.save(tmp_path / "one")
-    again.save(tmp_path / "two")
+    for model, probs in fit.probs.items():
+        assert (again.probs[model] == probs).all(), model
+    fit.stack.save(tmp_path / "one")
+    again.stack.save(tmp_path / "two")
     files = sorted(p.relative_to(tmp_path / "one") for p in (tmp_path / "one").rglob("*.*"))
     assert Path("stack.json") in files
+    assert {p.suffix for p in files} <= {".json", ".txt"}
     for file in files:
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
-    loaded = Stack.load(tmp_path / "one").predict(features)
-    pd.testing.assert_frame_equal(loaded, stack.predict(features), check_exact=True)
+    loaded = Stack.load(tmp_path / "one").predict_all(as_test(features))
+    pd.testing.assert_frame_equal(
+        loaded, fit.stack.predict_all(as_test(features)), check_exact=True
+    )
 
 
-def test_test_studies_average_over_fold_models(
-    features: pd.DataFrame, stack: Stack, world: World
+def test_log_odds_of_the_fold_chains_are_averaged(
+    features: pd.DataFrame, fit: Fit, world: World
 ) -> None:
-    own = features[features["study_uid"] == world.labels["study_uid"].iloc[0]]
-    copies = [own.assign(fold=-1, model_fold=k) for k in range(3)]
-    each = [stack.predict(c)[list(TARGETS)].to_numpy() for c in copies]
-    both = stack.predict(pd.concat(copies))
-    assert both.columns.tolist() == ["study_uid", *TARGETS]
-    np.testing.assert_allclose(both[list(TARGETS)].to_numpy(), np.mean(each, axis=0), rtol=1e-12)
+    uids = world.labels["study_uid"].iloc[:3]
+    own = [features[features["study_uid"] == uid] for uid in uids]
+    # One study seen by three fold models: here the statistics of three studies.
+    chains = [o.assign(study_uid="1.9", fold=-1, model_fold=k) for k, o in enumerate(own)]
+    for model in (STACK, "mean_of_members", "a"):
+        each = np.concatenate([fit.stack.predict(c, model).to_numpy() for c in chains])
+        both = fit.stack.predict(pd.concat(chains), model)
+        assert both.columns.tolist() == list(TARGETS)
+        np.testing.assert_allclose(both.to_numpy()[0], sigmoid(logit(each).mean(axis=0)), rtol=1e-9)
+    assert (
+        fit.stack.predict(pd.concat(chains)) == fit.stack.predict(pd.concat(chains), STACK)
+    ).all(axis=None)
+
+
+def test_a_training_study_is_refused(features: pd.DataFrame, fit: Fit) -> None:
+    """The heads have learned from it: its answer would be too good."""
+    with pytest.raises(TableError, match=r"fitted on all training studies.*1\.2\.10"):
+        fit.stack.predict(features)
 
 
 def test_formulas_treat_oof_and_test_alike(world: World) -> None:
@@ -120,54 +161,120 @@ def test_formulas_treat_oof_and_test_alike(world: World) -> None:
         np.testing.assert_allclose(probs, np.repeat(one[name], 2, axis=0), rtol=1e-9)
 
 
+def test_slices_alone_read_no_header(fit: Fit) -> None:
+    columns = fit.stack.heads[SLICES_ONLY].columns
+    assert columns
+    assert not {signal_of(c) for c in columns} & {SITE, COLUMN}
+    assert {signal_of(c) for c in fit.stack.heads[STACK].columns} > {SITE}
+
+
 def test_faults_are_named(
-    world: World, features: pd.DataFrame, stack: Stack, config: StackConfig
+    world: World, features: pd.DataFrame, fit: Fit, config: StackConfig
 ) -> None:
+    test = as_test(features)
     with pytest.raises(TableError, match="a__fracture__mean"):
-        stack.predict(features.drop(columns="a__fracture__mean"))
-    with pytest.raises(TableError, match="has no heads"):
-        stack.predict(features.assign(model_fold=9))
+        fit.stack.predict(test.drop(columns="a__fracture__mean"))
+    with pytest.raises(TableError, match=r"fold models \[0, 1, 2\], not \[9\]"):
+        fit.stack.predict(test.assign(model_fold=9))
     with pytest.raises(TableError, match=r"C1\.\.C7"):
-        stack.predict(features[features["level"] != LEVELS[2]])
+        fit.stack.predict(test[test["level"] != LEVELS[2]])
     with pytest.raises(TableError, match="may have seen"):
         fit_stack(features.assign(model_fold=0), world.labels, config, seed=1, jobs=1)
     with pytest.raises(TableError, match=world.labels["study_uid"].iloc[2]):
         fit_stack(features, world.labels.drop(index=2), config, seed=1, jobs=1)
-    infinite = features.copy()
+    infinite = test.reset_index(drop=True)
     infinite.loc[5, "a__fracture__mean"] = np.inf
     with pytest.raises(TableError, match="a__fracture__mean is inf"):
-        stack.predict(infinite)
+        fit.stack.predict(infinite)
 
 
-def test_inner_folds_keep_groups_whole() -> None:
+def test_folds_keep_groups_whole() -> None:
     labels = make_world(40, seed=3).labels.assign(group=[str(i // 2) for i in range(40)])
-    inner = inner_folds(labels, 7)
-    assert set(inner) == {0, 1, 2, 3}
-    assert pd.Series(inner).groupby(labels["group"]).nunique().max() == 1
+    for strata in (None, np.arange(40) // 2 % 3):
+        fold = deal_folds(labels, 7, 4, strata)
+        assert set(fold) == {0, 1, 2, 3}
+        assert pd.Series(fold).groupby(labels["group"]).nunique().max() == 1
 
 
-def test_expected_prevalence_moves_test_rows_only(
-    features: pd.DataFrame, stack: Stack, world: World
-) -> None:
-    rarer = replace(stack, prevalence=0.2)
-    pd.testing.assert_frame_equal(rarer.predict(features), stack.predict(features))
-    test = features[features["model_fold"] == 0].assign(fold=-1)
-    before, after = stack.predict(test), rarer.predict(test)
-    assert (after[list(TARGETS)] <= before[list(TARGETS)]).all(axis=None)
+def test_expected_prevalence_moves_what_is_fitted(features: pd.DataFrame, fit: Fit) -> None:
+    rarer = replace(fit.stack, prevalence=0.2)
+    test = as_test(features)
+    before, after = fit.stack.predict(test), rarer.predict(test)
+    assert (after <= before + 1e-12).all(axis=None)
     assert after[OVERALL].mean() < before[OVERALL].mean() - 0.1
+    assert (rarer.predict(test, "a") == fit.stack.predict(test, "a")).all(axis=None)
 
 
-def test_search_stays_inside_its_budget_and_is_never_worse(
+def broken(world: World, member: str, seed: int = 0) -> pd.DataFrame:
+    """The slice table with a member whose logits are a random other study's."""
+    rng = np.random.default_rng(seed)
+    own = world.slices["member"] == member
+    rows = world.slices[own]
+    columns = [c for c in rows if c.startswith("fracture_")]
+    noise = 3.0 * rng.normal(size=(rows["study_uid"].nunique(), 7))
+    code = pd.factorize(rows["study_uid"])[0]
+    changed = world.slices.copy()
+    changed.loc[own, columns] = noise[code] - 2.0
+    return changed
+
+
+def test_worth_of_members_and_what_certainly_harms(config: StackConfig) -> None:
+    world = make_world(200, seed=21)
+    slices = broken(world, "b")
+
+    def build(dropped: tuple[str, ...]) -> pd.DataFrame:
+        return aggregate(slices[~slices["member"].isin(dropped)], world.crops)
+
+    fit = fit_stack(build(()), world.labels, config, seed=5, jobs=1, without=build)
+    worth = fit.worth.set_index("member")
+    assert worth.loc["a", "per_exam_low"] > 0.05
+    assert worth.loc["b", "per_exam"] < worth.loc["a", "per_exam_low"]
+    certainly = worth.loc["b", "per_exam_high"] < 0
+    assert bool(worth.loc["b", "kept"]) is not certainly
+    assert fit.stack.members == (("a",) if certainly else ("a", "b"))
+
+
+def test_a_harmful_member_is_left_out_and_can_be_forced(
+    monkeypatch: pytest.MonkeyPatch, world: World, config: StackConfig
+) -> None:
+    """Where the interval of a member's worth lies below zero."""
+    import cspine_kit.stack.model.fit as room
+
+    def build(dropped: tuple[str, ...]) -> pd.DataFrame:
+        return aggregate(world.slices[~world.slices["member"].isin(dropped)], world.crops)
+
+    monkeypatch.setattr(room, "paired_interval", lambda *_: (-0.2, -0.1))
+    few = config.model_copy(update={"rounds": 10})
+    fit = fit_stack(build(()), world.labels, few, seed=5, jobs=1, without=build)
+    # Both look harmful: the better one stays, because something must.
+    assert len(fit.stack.members) == 1
+    assert fit.worth["kept"].sum() == 1
+    [left_out] = fit.stack.notes["left_out"]
+    assert not [c for c in fit.stack.heads[STACK].columns if c.startswith(f"{left_out}__")]
+    assert "stack_all_members" in fit.probs
+    forced = few.model_copy(update={"keep": ("a", "b")})
+    fit = fit_stack(build(()), world.labels, forced, seed=5, jobs=1, without=build)
+    assert fit.stack.members == ("a", "b")
+    assert "stack_all_members" not in fit.probs
+
+
+def test_raw_columns_help_where_known_and_cost_nothing_where_not(
     world: World, features: pd.DataFrame, config: StackConfig
 ) -> None:
-    pytest.importorskip("optuna")
-    table = FeatureTable.of(features, tuple(feature_columns(features)))
-    y = world.labels.set_index("study_uid").loc[table.study_uid, list(LEVELS)].to_numpy()
-    task = Task(
-        level_design(table, np.zeros((table.n, 8))),
-        y.ravel(),
-        np.ones(y.size),
-        np.arange(y.size) // 7 % 3,
-    )
-    found = search(task, config.model_copy(update={"search_minutes": 0.02}), seed=3)
-    assert inner_loss(task, found, seed=3) <= inner_loss(task, config, seed=3)
+    told = features["study_uid"].map(world.labels.set_index("study_uid")[OVERALL])
+    fit = fit_stack(features.assign(raw__column__told=told), world.labels, config, seed=5, jobs=1)
+    known, absent = fit.probs[STACK], fit.probs["stack_columns_absent"]
+    assert score(world, fit.study_uid, known) < score(world, fit.study_uid, absent)
+    alone = score(world, fit.study_uid, fit.probs[SLICES_ONLY])
+    assert score(world, fit.study_uid, absent) < 1.15 * alone
+    test = as_test(features).assign(raw__column__told=np.nan)
+    assert np.isfinite(fit.stack.predict(test).to_numpy()).all()
+
+
+def test_rows_that_may_have_leaked_are_no_sample(
+    world: World, features: pd.DataFrame, config: StackConfig
+) -> None:
+    leaky = features.copy()
+    leaky.loc[leaky.index[3], "model_fold"] = (leaky.loc[leaky.index[3], "model_fold"] + 1) % 3
+    with pytest.raises(TableError, match="may have seen"):
+        sample_of(leaky, world.labels, config)

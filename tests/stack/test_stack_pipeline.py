@@ -1,6 +1,5 @@
 """`run_stack` on written tables: all artifacts, skipped when fresh, wrong inputs refused."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +8,18 @@ import pytest
 from slice_tables import World
 
 from cspine_kit.core.anatomy import LEVELS, TARGETS
-from cspine_kit.core.config import Config, load_config
+from cspine_kit.core.config import Config, ExternalConfig, load_config
 from cspine_kit.core.errors import ArtifactError, TableError
+from cspine_kit.core.metric import metric
 from cspine_kit.core.paths import RunPaths
+from cspine_kit.core.runs import read_json
 from cspine_kit.core.tables import MASK_COLUMNS, SPINE_BOX_COLUMNS, read_table, write_table
-from cspine_kit.stack.fallback.completing import complete
+from cspine_kit.stack.external.extras import Extras
 from cspine_kit.stack.fallback.headers import HeaderFallback
+from cspine_kit.stack.features.aggregate import aggregate
 from cspine_kit.stack.model.stack import Stack
 from cspine_kit.stack.pipeline import run_stack
+from cspine_kit.stack.scores.console import render_stack
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -52,13 +55,10 @@ def native_slices(world: World) -> pd.DataFrame:
 
 
 def test_run_writes_everything_and_skips_when_fresh(
-    world: World, config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    world: World, config: Config, tmp_path: Path
 ) -> None:
     paths = write_run(world, tmp_path)
     table = run_stack(config, paths)
-    shown = capsys.readouterr().err
-    for stage in ("headers", "stack", "scores", "member ranking"):
-        assert f"{stage}: 100%" in shown
     models = set(table["model"])
     named = {
         "best_constant",
@@ -69,14 +69,18 @@ def test_run_writes_everything_and_skips_when_fresh(
         "visibility_weighted_mean",
         "maximum",
     }
-    named |= {"top5_mean", "logistic_regression", "mlp_5th_place", "stack", "stack_calibrated"}
-    assert named | {"blend", "blend_mean", "blend_rank"} <= models
-    assert table["ships"].sum() == 1
+    named |= {"top5_mean", "log_odds_mean", "logistic_regression", "mlp_5th_place"}
+    assert named | {"stack", "stack_strict", "stack_slices_only", "shipped"} <= models
+    assert table.loc[table["ships"], "model"].tolist() == ["shipped"]
+    assert set(table["shipped_model"]) == {"stack"}
     assert (paths.stack / "calibration.png").exists()
     assert (paths.stack / "levels.png").exists()
-    assert table.loc[table["ships"], "model"].iloc[0] in ("stack", "stack_calibrated", "blend")
     gains = table[table["ships"]].iloc[0]
     assert gains["per_exam_gain_high"] < 0
+    by_model = table.set_index("model")
+    gap = by_model.loc["stack_strict", "per_exam"] - by_model.loc["stack", "per_exam"]
+    lower = by_model.loc["stack", "per_exam_low"] - 2 / 3 * max(gap, 0.0)
+    assert by_model.loc["shipped", "per_exam_low"] == pytest.approx(max(lower, 0.0))
     predictions = read_table(paths.table("predictions"), "predictions")
     assert len(predictions) == len(models) * len(world.labels) * len(TARGETS)
     features = read_table(paths.table("features"), "features")
@@ -84,11 +88,18 @@ def test_run_writes_everything_and_skips_when_fresh(
     fallback = HeaderFallback.load(paths.stack / "header")
     assert set(fallback.folds) == {0, 1, 2}
     loaded = Stack.load(paths.stack / "models")
-    wide = predictions[predictions["model"] == "stack"].pivot(
-        index="study_uid", columns="target", values="prob"
-    )
-    again = loaded.predict(features, "stack").set_index("study_uid")
-    pd.testing.assert_frame_equal(again, wide[list(TARGETS)], check_names=False, check_exact=True)
+    assert loaded.ships == "stack" and loaded.members == ("a", "b")
+    assert set(loaded.points) == set(TARGETS)
+    assert set(loaded.points["C1"]) == {
+        *("best_f1", "sensitivity_0.8", "sensitivity_0.9", "sensitivity_0.95")
+    }
+    worth = pd.read_csv(paths.stack / "worth.csv")
+    assert set(worth["member"]) == {"a", "b"} and worth["kept"].all()
+    order = read_json(paths.stack / "imputer.json")["order"]
+    assert order == worth.sort_values("per_exam")["member"].tolist()
+    text = render_stack(paths.stack)
+    assert "worth of a" in text and "shipped *" in text and "stack_slices_only" in text
+    assert text.count("patient_overall") >= 4
     stamp = (paths.stack / "models" / "stack.json").stat().st_mtime_ns
     pd.testing.assert_frame_equal(run_stack(config, paths), table)
     assert (paths.stack / "models" / "stack.json").stat().st_mtime_ns == stamp
@@ -107,31 +118,6 @@ def test_wrong_inputs_are_refused(world: World, config: Config, tmp_path: Path) 
     with pytest.raises(TableError, match=r"another fold"):
         run_stack(config, paths)
     assert not (paths.stack / "scores.csv").exists()
-
-
-def test_a_study_that_one_member_lacks_is_stood_in_for(
-    world: World, config: Config, tmp_path: Path
-) -> None:
-    """The stack runs, keeps every study, says who is spoken for; the rest is as it was."""
-    paths = write_run(world, tmp_path)
-    uid = str(world.slices["study_uid"].iloc[0])
-    holed = world.slices[~((world.slices["study_uid"] == uid) & (world.slices["member"] == "b"))]
-    write_table(holed, paths.table("oof_slices"), "oof_slices", "k5")
-    table = run_stack(config, paths)
-    assert table["ships"].sum() == 1
-    assert json.loads((paths.stack / "run.json").read_text())["results"]["stand_ins"] == {"b": 1}
-    features = read_table(paths.table("features"), "features")
-    assert set(features["study_uid"]) == set(world.labels["study_uid"])
-    own = features.loc[features["study_uid"] == uid]
-    assert np.isfinite(own.filter(like="b__").to_numpy()).all()
-    completed, counts = complete(holed)
-    assert counts == {"b": 1} and complete(world.slices)[1] == {}
-    pd.testing.assert_frame_equal(completed.head(len(holed)), holed.reset_index(drop=True))
-    added = completed.iloc[len(holed) :]
-    assert set(added["study_uid"]) == {uid} and set(added["member"]) == {"b"}
-    other = world.slices[(world.slices["study_uid"] == uid) & (world.slices["member"] == "a")]
-    assert added["slice_idx"].tolist() == other["slice_idx"].tolist()
-    assert (added["fold"] == added["model_fold"]).all()
 
 
 def break_slices(slices: pd.DataFrame, fault: str) -> pd.DataFrame:
@@ -186,5 +172,79 @@ def test_where_nothing_beats_the_plain_mean_the_mean_ships(
         slices[f"fracture_{level}"] = np.where(truth[level] > 0.5, 9.0, -9.0)
     write_table(slices, paths.table("oof_slices"), "oof_slices", "k5")
     table = run_stack(config, paths)
-    assert table.loc[table["ships"], "model"].tolist() == ["mean_of_members"]
+    assert set(table["shipped_model"]) == {"mean_of_members"}
+    scores = table.set_index("model")["per_exam"]
+    assert scores["shipped"] == scores["mean_of_members"]
     assert Stack.load(paths.stack / "models").ships == "mean_of_members"
+
+
+def test_missing_studies_are_imputed_counted_and_scored(
+    world: World, config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One study that member b lacks, and one that no member has seen."""
+    paths = write_run(world, tmp_path)
+    lacking, lost = world.labels["study_uid"].iloc[[3, 8]]
+    slices = world.slices
+    kept = ~((slices["study_uid"] == lacking) & (slices["member"] == "b"))
+    kept &= slices["study_uid"] != lost
+    write_table(slices[kept], paths.table("oof_slices"), "oof_slices", "k6")
+    table = run_stack(config, paths)
+    record = read_json(paths.stack / "run.json")["results"]
+    assert record["imputed"] == {"b": 1} and record["lost"] == 1
+    assert "member b: 1 studies are missing and were imputed" in caplog.text
+    assert (table["n_studies"] == len(world.labels)).all()
+    predictions = read_table(paths.table("predictions"), "predictions")
+    assert (predictions.groupby("model")["study_uid"].nunique() == len(world.labels)).all()
+    of_lost = predictions[predictions["study_uid"] == lost].pivot(
+        index="target", columns="model", values="prob"
+    )
+    for model in ("shipped", "stack", "a", "mean_of_members", "mlp_5th_place"):
+        assert (of_lost[model] == of_lost["headers"]).all(), model
+    stack = predictions[(predictions["model"] == "stack") & (predictions["study_uid"] == lacking)]
+    assert len(stack) == len(TARGETS)
+
+
+def test_external_members_and_columns_join(
+    world: World, config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    paths = write_run(world, tmp_path)
+    rng = np.random.default_rng(0)
+    truth = world.labels.set_index("study_uid")[list(TARGETS)]
+    theirs = 1.0 / (1.0 + np.exp(-(1.5 * truth - 1.6 + rng.normal(0, 0.8, truth.shape))))
+    theirs.iloc[:-2].to_csv(tmp_path / "theirs.csv")
+    told = truth["patient_overall"].map({0.0: "walked in", 1.0: "fell"})
+    patients = pd.DataFrame({"study_uid": truth.index, "age": 50.0, "mechanism": told.to_numpy()})
+    patients.to_csv(tmp_path / "patients.csv", index=False)
+    stack = config.stack.model_copy(
+        update={
+            "external": (
+                ExternalConfig(
+                    name="theirs", oof=tmp_path / "theirs.csv", test=tmp_path / "test.csv"
+                ),
+            ),
+            "columns": tmp_path / "patients.csv",
+        }
+    )
+    table = run_stack(config.model_copy(update={"stack": stack}), paths).set_index("model")
+    assert {"theirs", "stack_columns_absent"} <= set(table.index)
+    assert table.loc["stack", "per_exam"] < table.loc["stack_slices_only", "per_exam"]
+    assert "external member theirs: 2 of 60 studies are missing and imputed" in caplog.text
+    worth = pd.read_csv(paths.stack / "worth.csv").set_index("member")
+    assert set(worth.index) == {"a", "b", "theirs", "raw"}
+    assert worth.loc["raw", "per_exam_low"] > 0
+    # The kernel: with the partner's file, and without it.
+    loaded = Stack.load(paths.stack / "models")
+    kept = world.slices[world.slices["member"].isin(loaded.members)]
+    test = aggregate(kept, world.crops).assign(fold=-1, model_fold=0)
+    absent = Extras.load(paths.stack)
+    assert any("theirs" in problem for problem in absent.problems)
+    theirs.to_csv(tmp_path / "test.csv")
+    present = Extras.load(paths.stack)
+    assert not present.problems and present.table is not None
+    losses = [
+        metric(truth.to_numpy(), loaded.predict(e.add(test)).loc[truth.index].to_numpy())
+        for e in (present, absent)
+    ]
+    assert losses[0] < losses[1]
+    (tmp_path / "test.csv").write_text("study_uid,C1\n1.2.10,7\n")
+    assert "columns" in Extras.load(paths.stack).problems[0]

@@ -139,16 +139,19 @@ def _contents(config: Config, paths: RunPaths) -> dict[str, Path]:
     Raises:
         ArtifactError: one of them is missing.
     """
+    saved = paths.stack / "models" / "stack.json"
+    if not saved.exists():
+        raise ArtifactError(f"{saved} is missing: run make stack first")
     files = {
         f"models/{member}/fold_{fold}/{name}": paths.model(member, fold) / name
-        for member in (VERTEBRA, *config.members)
+        for member in (VERTEBRA, *read_json(saved)["members"])
         for fold in range(config.folds.n)
         for name in (MODEL_FILE, WEIGHTS_FILE)
     }
     for source in files.values():
         if not source.exists():
             raise ArtifactError(f"{source} is missing: run make oof first")
-    names = ["stand_ins.json"]
+    names = ["imputer.json", "external.json"]
     for index in ("models/stack.json", "header/header.json"):
         if not (paths.stack / index).exists():
             raise ArtifactError(f"{paths.stack / index} is missing: run make stack first")

@@ -34,14 +34,15 @@ from cspine_kit.stack.fallback.heads import SUPPORT_STACK, HeaderHeads, fit_head
 from cspine_kit.stack.features.positions import position_features
 from cspine_kit.stack.features.segments import Segments
 from cspine_kit.stack.features.units import SHOWN
+from cspine_kit.stack.model.folds import deal_folds
 from cspine_kit.stack.model.linear import one_blas_thread
-from cspine_kit.stack.model.stack import inner_folds
 from cspine_kit.stack.scores.baselines import long_predictions
 
 HEADERS = "headers"
 """Name of the header-only model among the predictions."""
 
 FILE = "header.json"
+INNER_FOLDS = 4
 PROB_EDGE = 0.005
 """Visibility probabilities end inside [0.005, 0.995]: headers are never surer than that."""
 
@@ -283,8 +284,8 @@ def fit_fallback(
 
     def fit(k: int) -> HeaderHeads:
         own, rest = derive_seed(seed, HEADERS, k), fold != k
-        inner = inner_folds(labels[rest].reset_index(drop=True), own)
-        heads, _ = fit_header_heads(x[rest], y[rest], inner, settings, seed=own)
+        inner = deal_folds(labels[rest].reset_index(drop=True), own, INNER_FOLDS)
+        heads = fit_header_heads(x[rest], y[rest], inner, settings, seed=own)
         if progress is not None:
             progress()
         return heads

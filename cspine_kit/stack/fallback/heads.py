@@ -1,14 +1,12 @@
 """Two heads that read one row of header features per study: the levels and the overall.
 
-In: features (n, columns), labels (n, 8), inner folds. Out: `HeaderHeads` and their inner
-out-of-fold lifts. Example::
+In: features (n, columns), labels (n, 8), inner folds. Out: `HeaderHeads`. Example::
 
-    x, y = rng.normal(size=(40, 3)), (rng.random((40, 8)) < 0.3).astype(float)
-    heads, lifts = fit_header_heads(x, y, np.arange(40) % 4, config.stack, seed=1)
-    heads.predict(x[:5])                         # (5, 8)
+    heads = fit_header_heads(x, y, inner, config, seed=1)
+    heads.predict(other_x)                       # (m, 8)
 
 The signal is weak and made of fine steps (a site's slice spacing): many shallow random trees over a
-ridge, and a pull back to the constant as far as the inner folds show no gain beyond chance.
+ridge, and a pull back to the constant where the inner folds do not prove a gain.
 """
 
 from dataclasses import dataclass
@@ -26,6 +24,7 @@ from cspine_kit.stack.model.head import Design, Head, Task, fit_head
 
 HEADER_STACK = StackConfig(
     form="per_exam",
+    folds=5,
     seeds=3,
     rounds=600,
     patience=60,
@@ -38,7 +37,6 @@ HEADER_STACK = StackConfig(
     l2=2.0,
     clip=0.003,
     prevalence=None,
-    search_minutes=0.0,
 )
 
 SUPPORT_STACK = HEADER_STACK.model_copy(update={"seeds": 1, "rounds": 200, "patience": 20})
@@ -76,16 +74,12 @@ class HeaderHeads:
 
     def predict(self, x: FloatArray) -> FloatArray:
         """Probabilities (n, 8) of features (n, columns)."""
-        probs = sigmoid(logit(self.constant) + self.lifts(x))
-        return np.clip(probs, self.clip, 1.0 - self.clip)
-
-    def lifts(self, x: FloatArray) -> FloatArray:
-        """Log-odds (n, 8) that features (n, columns) add to the constant."""
-        if self.trust == 0.0:
-            return np.zeros((len(x), N_LEVELS + 1))
-        levels, overall = header_designs(x)
-        raw = [self.level.predict(levels).reshape(-1, N_LEVELS), self.overall.predict(overall)]
-        return self.trust * (logit(np.column_stack(raw)) - logit(self.constant))
+        odds = np.tile(logit(self.constant), (len(x), 1))
+        if self.trust > 0.0:
+            levels, overall = header_designs(x)
+            raw = [self.level.odds(levels).reshape(-1, N_LEVELS), self.overall.odds(overall)]
+            odds += self.trust * (np.column_stack(raw) - odds)
+        return np.clip(sigmoid(odds), self.clip, 1.0 - self.clip)
 
     def save(self, folder: Path, stem: str) -> dict[str, Any]:
         """Write the boosters into `folder`; returns the rest as plain values."""
@@ -125,11 +119,8 @@ def _rates(task: Task) -> FloatArray:
 
 def fit_header_heads(
     x: FloatArray, y: FloatArray, inner: IntArray, config: StackConfig, *, seed: int
-) -> tuple[HeaderHeads, FloatArray]:
+) -> HeaderHeads:
     """Fit both heads; ridge strength, tree count and trust are chosen on the inner folds.
-
-    Returns:
-        The heads and their inner out-of-fold lifts (n, 8).
 
     Args:
         x: (n, columns) finite features.
@@ -156,5 +147,4 @@ def fit_header_heads(
         constant.append(_rates(task))
     probs, flat = np.column_stack(held), np.column_stack(others)
     trust = proven_share(y, probs, flat, w)
-    fitted = HeaderHeads(heads[0], heads[1], np.concatenate(constant), trust, config.clip)
-    return fitted, trust * (logit(probs) - logit(flat))
+    return HeaderHeads(heads[0], heads[1], np.concatenate(constant), trust, config.clip)

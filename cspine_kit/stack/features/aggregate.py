@@ -20,16 +20,11 @@ from cspine_kit.core.anatomy import LEVELS, N_LEVELS
 from cspine_kit.core.errors import TableError
 from cspine_kit.core.numbers import FloatArray, IntArray, logit, sigmoid
 from cspine_kit.core.tables import FRACTURE_COLUMNS, VERTEBRA_COLUMNS
+from cspine_kit.stack.features.names import ALL, SITE
 from cspine_kit.stack.features.positions import position_features
 from cspine_kit.stack.features.segments import Segments
 from cspine_kit.stack.features.statistics import MAX_STEP_MM, MIN_STEP_MM, STATISTICS, LevelSlices
 from cspine_kit.stack.features.units import SHOWN, Levels, Units, find_levels, find_units
-
-ALL = "all"
-"""Member name of features that belong to no single member."""
-
-SITE = "site"
-"""Signal of what slice positions say about scanner and protocol: read by the header heads only."""
 
 SLICE_COLUMNS = ("member", "study_uid", "slice_idx", "model_fold", "fold", "z_mm")
 CROP_COLUMNS = ("study_uid", "level", "model_fold", "z0", "z1", "center_z_mm", "confidence")
@@ -261,8 +256,3 @@ def _segments_of(
         at = rows.iloc[1:][doubled].head(SHOWN)[["member", "study_uid", "slice_idx"]]
         raise TableError(f"table slices: duplicate keys {at.to_dict('records')}")
     return Segments(starts.astype(np.int64), len(of_row))
-
-
-def feature_columns(features: pd.DataFrame) -> list[str]:
-    """Names of the feature columns of an aggregated frame, in order."""
-    return [c for c in features.columns if c.count("__") == 2]

@@ -43,12 +43,12 @@ from cspine_kit.core.tables import write_table
 from cspine_kit.data.labels import read_labels
 from cspine_kit.stack.fallback.heads import HEADER_STACK, fit_header_heads
 from cspine_kit.stack.headers.features import header_features
+from cspine_kit.stack.model.folds import deal_folds
 from cspine_kit.stack.model.linear import one_blas_thread
-from cspine_kit.stack.model.stack import inner_folds
 from cspine_kit.stack.scores.baselines import long_predictions
 from cspine_kit.stack.scores.table import FORMS, score_table
 
-N_FOLDS = 5
+N_FOLDS, INNER_FOLDS = 5, 4
 FOLD_SEEDS = 3
 """Repeats of the whole cross-validation over other folds; the spread over them is reported."""
 
@@ -78,8 +78,8 @@ def _fit_predict(
     seed: int,
 ) -> FloatArray:
     """Probabilities (held, 8); everything is chosen and fitted on the other rows."""
-    inner = inner_folds(labels[~held].reset_index(drop=True), seed)
-    heads, _ = fit_header_heads(x[~held], y[~held], inner, config, seed=seed)
+    inner = deal_folds(labels[~held].reset_index(drop=True), seed, INNER_FOLDS)
+    heads = fit_header_heads(x[~held], y[~held], inner, config, seed=seed)
     return heads.predict(x[held])
 
 
@@ -130,7 +130,12 @@ def header_predictions(
     return pd.concat(rows, ignore_index=True)
 
 
-def _read_headers(path: Path) -> pd.DataFrame:
+def read_headers_file(path: Path) -> pd.DataFrame:
+    """Slice headers of a parquet file.
+
+    Raises:
+        DataError: unreadable.
+    """
     try:
         return pd.read_parquet(path)
     except (OSError, ValueError) as error:
@@ -163,7 +168,7 @@ def run_headers(
         result: dict[str, Any] = read_json(summary)
         return result
     with run_record(out, "headers", inputs={"headers": file_hash(headers)}) as results:
-        features = header_features(_read_headers(headers))
+        features = header_features(read_headers_file(headers))
         truth = read_labels(labels)
         scores = []
         seeds = [seed + i for i in range(FOLD_SEEDS)]

@@ -1,11 +1,12 @@
 """From a feature frame to what the two heads of the stack read.
 
-In: features (`aggregate`). Out: `FeatureTable`, and a `Design` for the levels (seven rows per
-study) and for the overall (one row per study, on level probabilities). Example::
+In: features (`aggregate`, `external`). Out: `FeatureTable`, and a `Design` for the levels (seven
+rows per study) and for the overall (one row per study, on level probabilities). Example::
 
-    table, heads = FeatureTable.of(features, stack.columns), stack.folds[0]
-    design = level_design(table, heads.header.lifts(table.site))
-    heads.level.predict(design)                   # seven rows per study
+    table = FeatureTable.of(features, columns)
+    head.odds(level_design(table))
+
+What says something about a scanner (`site`) or a patient (`column`) is read by the trees alone.
 """
 
 from dataclasses import dataclass, replace
@@ -14,10 +15,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cspine_kit.core.anatomy import LEVELS, N_LEVELS
+from cspine_kit.core.anatomy import LEVELS, N_LEVELS, TARGETS
 from cspine_kit.core.errors import TableError
-from cspine_kit.core.numbers import FloatArray, IntArray, logit, noisy_or, sigmoid
-from cspine_kit.stack.features.aggregate import ALL, SITE
+from cspine_kit.core.numbers import BoolArray, FloatArray, IntArray, logit, noisy_or, sigmoid
+from cspine_kit.stack.features.names import ALL, COLUMN, EXTERNAL, SITE, signal_of
 from cspine_kit.stack.features.statistics import RISING
 from cspine_kit.stack.features.units import KEY, SHOWN
 from cspine_kit.stack.model.head import Design
@@ -25,13 +26,16 @@ from cspine_kit.stack.model.head import Design
 LENGTHS = ("run30", "run50", "extent30", "extent50", "noisyor", "slices")
 """Statistics that a line reads as log(1 + x): their effect saturates."""
 
-CORE = tuple(f"{ALL}__{name}" for name in ("fracture__odds", "smooth__odds"))
+SEEN = tuple(f"{ALL}__{name}__odds" for name in ("fracture", "smooth"))
+"""Log-odds that the members' slices agree on."""
+
+GIVEN = tuple(f"{ALL}__{EXTERNAL}__{target}" for target in TARGETS)
+"""Mean log-odds of external members, of every target: the same in all seven rows of a study."""
+
+CORE = (*SEEN, f"{ALL}__{EXTERNAL}__own", f"{ALL}__{EXTERNAL}__others")
 DOUBT_RISING, DOUBT = 3.0, 10.0
-
-NATIVE = tuple(f"{ALL}__study__{name}" for name in ("slices", "step"))
-
-LIFT = f"{ALL}__header__lift"
-"""What headers alone add to a target's log-odds, by the header heads: the last level feature."""
+CROSS_DOUBT = 1.0
+"""Penalty of what one level's external log-odds say about another level."""
 
 NOT_PROBABILITIES = ("std", "logsumexp", "entropy", "place", "asymmetry")
 
@@ -45,7 +49,6 @@ class FeatureTable:
     fold: IntArray
     values: FloatArray  # (n, 7, columns)
     columns: tuple[str, ...]
-    site: FloatArray  # (n, features): slice count and distance, and the signal `SITE`
 
     @property
     def n(self) -> int:
@@ -57,7 +60,8 @@ class FeatureTable:
         """Check and order a feature frame.
 
         Raises:
-            TableError: a missing column, a value that is not finite, or a study without C1..C7.
+            TableError: a missing column, a value that is not finite (raw columns may hold NaN: not
+                known), or a study without C1..C7.
         """
         missing = [c for c in (*KEY, "fold", *columns) if c not in features]
         if missing:
@@ -74,12 +78,11 @@ class FeatureTable:
             raise TableError(
                 f"features: each study needs C1..C7 exactly once; got {rows or 'none'}"
             )
-        of_site = np.array([c in NATIVE or c.split("__")[1] == SITE for c in columns])
-        own = np.array([c.split("__")[1] != SITE for c in columns])
         values = ordered[list(columns)].to_numpy(np.float64)
-        finite = np.isfinite(values)
-        if not finite.all():
-            row, column = (int(i[0]) for i in np.nonzero(~finite))
+        may_lack = np.array([signal_of(c) == COLUMN for c in columns], dtype=bool)
+        faulty = ~np.isfinite(values) & ~(may_lack & np.isnan(values))
+        if faulty.any():
+            row, column = (int(i[0]) for i in np.nonzero(faulty))
             at = ordered.iloc[row][list(KEY)].to_dict()
             raise TableError(f"features: {columns[column]} is {values[row, column]} at {at}")
         first = ordered.iloc[::N_LEVELS]
@@ -87,9 +90,8 @@ class FeatureTable:
             first["study_uid"].to_numpy(dtype=object),
             first["model_fold"].to_numpy(np.int64),
             first["fold"].to_numpy(np.int64),
-            values[:, own].reshape(-1, N_LEVELS, int(own.sum())),
-            tuple(c for c, kept in zip(columns, own, strict=True) if kept),
-            values[::N_LEVELS, of_site],
+            values.reshape(-1, N_LEVELS, len(columns)),
+            columns,
         )
 
     def take(self, rows: Any) -> "FeatureTable":
@@ -100,7 +102,6 @@ class FeatureTable:
             model_fold=self.model_fold[rows],
             fold=self.fold[rows],
             values=self.values[rows],
-            site=self.site[rows],
         )
 
     def column(self, name: str) -> FloatArray:
@@ -108,10 +109,17 @@ class FeatureTable:
         picked: FloatArray = self.values[:, :, self.columns.index(name)]
         return picked
 
+    def without(self, signal: str, rows: BoolArray) -> "FeatureTable":
+        """The features of one signal blanked (NaN) in some units."""
+        values = self.values.copy()
+        blank = np.array([signal_of(c) == signal for c in self.columns], dtype=bool)
+        values[np.ix_(rows, np.ones(N_LEVELS, dtype=bool), blank)] = np.nan
+        return replace(self, values=values)
+
 
 def _is_rising(column: str) -> bool:
     member, _, rest = column.partition("__")
-    return rest in RISING or (member == ALL and rest in ("fracture__odds", "smooth__odds"))
+    return rest in RISING or column in CORE or (member != ALL and signal_of(column) == EXTERNAL)
 
 
 def _line_values(values: FloatArray, columns: tuple[str, ...]) -> FloatArray:
@@ -136,51 +144,72 @@ def _doubt(columns: tuple[str, ...]) -> FloatArray:
     )
 
 
-def level_design(table: FeatureTable, lifts: FloatArray) -> Design:
-    """Every feature of every level, then `LIFT`; the level itself is the category.
+def level_design(table: FeatureTable) -> Design:
+    """Every feature of every level; the level itself is the category.
 
-    Args:
-        table: n units.
-        lifts: (n, 8) of `HeaderHeads.lifts`.
+    External log-odds of all targets enter the line once for each level: a level's line may read the
+    others.
     """
     flat = table.values.reshape(-1, len(table.columns))
-    lift = lifts[:, :N_LEVELS].reshape(-1, 1)
-    rising = (*(_is_rising(c) for c in table.columns), True)
+    own = [
+        i
+        for i, c in enumerate(table.columns)
+        if signal_of(c) not in (SITE, COLUMN) and c not in GIVEN
+    ]
+    names = tuple(table.columns[i] for i in own)
+    line, doubt = _line_values(flat[:, own], names), _doubt(names)
+    rising = np.array([_is_rising(c) for c in names], dtype=bool)
+    category = np.tile(np.arange(N_LEVELS), table.n)
+    if GIVEN[0] in table.columns:
+        given = flat[:, [table.columns.index(c) for c in GIVEN]]
+        crossed = np.zeros((len(flat), N_LEVELS, len(GIVEN)))
+        crossed[np.arange(len(flat)), category] = given - given.mean(axis=0)
+        line = np.hstack([line, crossed.reshape(len(flat), -1)])
+        extra = line.shape[1] - len(doubt)
+        doubt = np.append(doubt, np.full(extra, CROSS_DOUBT))
+        rising = np.append(rising, np.zeros(extra, dtype=bool))
     return Design(
-        line=np.hstack([_line_values(flat, table.columns), lift]),
-        tree=np.hstack([flat, lift]).astype(np.float32),
-        category=np.tile(np.arange(N_LEVELS), table.n),
+        line=line,
+        tree=flat.astype(np.float32),
+        category=category,
         n_categories=N_LEVELS,
-        rising=rising,
-        doubt=np.append(_doubt(table.columns), DOUBT_RISING),
-        line_rising=np.array(rising),
+        rising=tuple(_is_rising(c) for c in table.columns),
+        doubt=doubt,
+        line_rising=rising,
     )
 
 
-def overall_design(table: FeatureTable, level_probs: FloatArray, lifts: FloatArray) -> Design:
+def overall_design(table: FeatureTable, level_probs: FloatArray) -> Design:
     """Level log-odds in three views (noisy-or, ranked, named) and what the study looks like.
 
     The members' own odds stand beside the level head's: on few studies they are the better ones.
     """
     odds = logit(level_probs)
     ranked = np.sort(odds, axis=1)[:, ::-1]
-    seen = [table.column(f"{ALL}__{name}__odds") for name in ("fracture", "smooth")]
+    seen = [table.column(name) for name in SEEN if name in table.columns]
+    given = [table.column(name)[:, 0] for name in GIVEN if name in table.columns]
+    overall = [
+        table.column(c)[:, 0]
+        for c in table.columns
+        if signal_of(c) == EXTERNAL and c.endswith("__overall")
+    ]
     summary = np.column_stack(
         [
             logit(noisy_or(level_probs)),
             *(logit(noisy_or(sigmoid(member_odds))) for member_odds in seen),
             ranked[:, :3],
-            seen[1].max(axis=1),
-            lifts[:, N_LEVELS],
+            *(member_odds.max(axis=1) for member_odds in seen[1:]),
+            *overall,
         ]
     )
-    context = [
-        table.column(f"{ALL}__{name}")[:, 0]
-        for name in ("patient__max", "patient__mean", "study__step", "study__extent")
-    ]
-    named = np.column_stack([odds, *seen])
+    named = np.column_stack([odds, *seen, *given])
     rising = np.column_stack([summary, named])
     line = np.column_stack([summary, odds.mean(axis=1), named])
+    context = [
+        table.column(c)[:, 0]
+        for c in table.columns
+        if signal_of(c) in (SITE, COLUMN) or c in CONTEXT
+    ]
     return Design(
         line=line,
         tree=np.column_stack([rising, *context]).astype(np.float32),
@@ -190,3 +219,9 @@ def overall_design(table: FeatureTable, level_probs: FloatArray, lifts: FloatArr
         doubt=np.append(np.ones(line.shape[1] - named.shape[1]), np.full(named.shape[1], DOUBT)),
         line_rising=np.ones(line.shape[1], dtype=bool),
     )
+
+
+CONTEXT = tuple(
+    f"{ALL}__{name}" for name in ("patient__max", "patient__mean", "study__step", "study__extent")
+)
+"""What the overall's trees read of a study beside its levels."""

@@ -3,20 +3,17 @@
 In: a `Task` (rows of features, labels, weights and inner folds). Out: a fitted `Head` and its inner
 out-of-fold probabilities. Example::
 
-    x, y = rng.normal(size=(60, 3)), rng.integers(0, 2, 60).astype(float)
-    one, free = np.zeros(60, dtype=int), np.zeros(3, dtype=bool)
-    design = Design(x, x.astype(np.float32), one, 1, (False,) * 3, np.ones(3), free)
-    head, probs = fit_head(Task(design, y, np.ones(60), np.arange(60) % 4), config.stack, seed=1)
-    head.predict(design)
+    head, inner_probs = fit_head(Task(design, y, weights, inner), config, seed=1)
+    head.odds(design)
 
 How strong the ridge is and how many trees follow is chosen on the inner folds only; "no trees" is a
 valid choice and often the right one on a few hundred rows.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightgbm as lgb
 import numpy as np
@@ -27,12 +24,21 @@ from cspine_kit.core.numbers import FloatArray, IntArray, log_losses, sigmoid
 from cspine_kit.core.runs import derive_seed
 from cspine_kit.stack.model.linear import Ridge, fit_ridge
 
-PENALTIES = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 1000.0)
+PENALTIES = (1000.0, 100.0, 30.0, 10.0, 3.0, 1.0, 0.3)
+"""Tried from strong to weak: each line starts where the one before it ended."""
+
 MAX_BIN = 63
 """Histogram bins: as good as 255 out-of-fold on this kind of table and four times faster."""
 
 WORTH = 1e-4
 """Relative gain of the inner loss below which more trees are not taken."""
+
+
+class Settings(NamedTuple):
+    """What the inner folds chose: strength of the ridge and number of trees."""
+
+    penalty: float
+    rounds: int
 
 
 @dataclass(frozen=True)
@@ -66,34 +72,35 @@ class Design:
 
 @dataclass(frozen=True)
 class Head:
-    """A ridge and one booster per seed; `notes` says what the inner folds chose."""
+    """A ridge and one booster per seed; `settings` are what the inner folds chose."""
 
     ridge: Ridge
     boosters: tuple[lgb.Booster, ...]
-    notes: dict[str, Any] = field(default_factory=dict)
+    settings: "Settings"
 
-    def predict(self, design: Design) -> FloatArray:
-        """Probabilities (n,): the mean over seeds of sigmoid(ridge + trees)."""
+    def odds(self, design: Design) -> FloatArray:
+        """Log-odds (n,): the line plus the mean of the trees over seeds."""
         line = self.ridge.odds(design.line, design.category)
         if not self.boosters:
-            return sigmoid(line)
+            return line
         matrix = design.matrix
         raw = [b.predict(matrix, raw_score=True, num_threads=1) for b in self.boosters]
-        probs: FloatArray = np.mean([sigmoid(line + np.asarray(r)) for r in raw], axis=0)
-        return probs
+        total: FloatArray = line + np.mean(np.asarray(raw), axis=0)
+        return total
 
     def save(self, folder: Path, stem: str) -> dict[str, Any]:
         """Write each booster as LightGBM text into `folder`; returns the rest as plain values."""
         files = [f"{stem}_{s}.txt" for s in range(len(self.boosters))]
         for file, booster in zip(files, self.boosters, strict=True):
             (folder / file).write_text(booster.model_to_string())
-        return {"ridge": self.ridge.to_json(), "boosters": files, "notes": self.notes}
+        settings = self.settings._asdict()
+        return {"ridge": self.ridge.to_json(), "boosters": files, "settings": settings}
 
     @classmethod
     def load(cls, folder: Path, value: dict[str, Any]) -> "Head":
         """Inverse of `save`."""
         boosters = [lgb.Booster(model_str=(folder / f).read_text()) for f in value["boosters"]]
-        return cls(Ridge.from_json(value["ridge"]), tuple(boosters), value["notes"])
+        return cls(Ridge.from_json(value["ridge"]), tuple(boosters), Settings(**value["settings"]))
 
 
 def _parameters(config: StackConfig, design: Design, seed: int) -> dict[str, Any]:
@@ -166,7 +173,7 @@ class Task:
         """The same task on some rows."""
         return Task(self.design.take(rows), self.y[rows], self.weights[rows], self.inner[rows])
 
-    def ridge(self, penalty: float) -> Ridge:
+    def ridge(self, penalty: float, start: Ridge | None = None) -> Ridge:
         """The line fitted on all rows."""
         return fit_ridge(
             self.design.line,
@@ -176,29 +183,40 @@ class Task:
             n_categories=self.design.n_categories,
             penalty=penalty * self.design.doubt,
             rising=self.design.line_rising,
+            start=start,
         )
 
 
-def _choose_penalty(task: Task) -> tuple[float, FloatArray, dict[int, Ridge]]:
+def _choose_penalty(
+    task: Task, penalties: Sequence[float]
+) -> tuple[float, FloatArray, dict[int, Ridge]]:
     """The best ridge penalty on the inner folds, its out-of-fold log-odds, and the inner ridges."""
+    splits = list(task.splits())
+    last: dict[int, Ridge] = {}
     tried = []
-    for penalty in PENALTIES:
-        odds, ridges = np.zeros(len(task.y)), {}
-        for j, rest, held in task.splits():
-            ridges[j] = rest.ridge(penalty)
-            odds[held] = ridges[j].odds(task.design.line[held], task.design.category[held])
-        tried.append((task.loss(sigmoid(odds)), penalty, odds, ridges))
+    for penalty in penalties:
+        odds = np.zeros(len(task.y))
+        last = {j: rest.ridge(penalty, last.get(j)) for j, rest, _ in splits}
+        for j, _, held in splits:
+            odds[held] = last[j].odds(task.design.line[held], task.design.category[held])
+        tried.append((task.loss(sigmoid(odds)), penalty, odds, last))
     _, penalty, odds, ridges = min(tried, key=lambda t: t[0])
     return penalty, odds, ridges
 
 
 def _choose_rounds(
-    task: Task, odds: FloatArray, ridges: dict[int, Ridge], config: StackConfig, *, seed: int
+    task: Task,
+    odds: FloatArray,
+    ridges: dict[int, Ridge],
+    config: StackConfig,
+    *,
+    rounds: int | None,
+    seed: int,
 ) -> tuple[int, FloatArray]:
     """Trees that pay on the pooled inner folds, and the out-of-fold probabilities with them.
 
     All inner boosters grow together, one tree a round: stopping is decided on every held-out row at
-    once instead of fold by fold.
+    once instead of fold by fold. With `rounds` given, exactly so many grow.
     """
     grown = []
     for j, rest, held in task.splits():
@@ -210,13 +228,16 @@ def _choose_rounds(
         grown.append((booster, held))
     probs = sigmoid(odds)
     best_loss, best_round, best_probs = task.loss(probs) * (1.0 - WORTH), 0, probs
-    for done in range(1, config.rounds + 1):
+    for done in range(1, (config.rounds if rounds is None else rounds) + 1):
+        for booster, _ in grown:
+            booster.update()
+        if rounds is not None and done < rounds:
+            continue
         probs = np.empty(len(task.y))
         for booster, held in grown:
-            booster.update()
             probs[held] = _held_probs(booster)
         loss = task.loss(probs)
-        if loss < best_loss:
+        if loss < best_loss or rounds is not None:
             best_loss, best_round, best_probs = loss, done, probs
         elif done - best_round >= config.patience:
             break
@@ -235,20 +256,25 @@ def _held_probs(booster: lgb.Booster) -> FloatArray:
     return caught[0]
 
 
-def inner_loss(task: Task, config: StackConfig, *, seed: int) -> float:
-    """Weighted log loss on the inner folds with the ridge and tree count that suit `config`."""
-    _, odds, ridges = _choose_penalty(task)
-    return task.loss(_choose_rounds(task, odds, ridges, config, seed=seed)[1])
-
-
-def fit_head(task: Task, config: StackConfig, *, seed: int) -> tuple[Head, FloatArray]:
+def fit_head(
+    task: Task, config: StackConfig, *, seed: int, settings: Settings | None = None
+) -> tuple[Head, FloatArray]:
     """Fit on all rows; choose ridge strength and tree count on the inner folds only.
+
+    Args:
+        task: rows, labels, weights and inner folds.
+        config: boosters' settings.
+        seed: of the boosters.
+        settings: what a fit of the same rows has chosen, to be taken as it is.
 
     Returns:
         The head and its inner out-of-fold probabilities (n,).
     """
-    penalty, odds, ridges = _choose_penalty(task)
-    rounds, probs = _choose_rounds(task, odds, ridges, config, seed=derive_seed(seed, "inner"))
+    penalties = PENALTIES if settings is None else (settings.penalty,)
+    penalty, odds, ridges = _choose_penalty(task, penalties)
+    own = derive_seed(seed, "inner")
+    rounds = None if settings is None else settings.rounds
+    rounds, probs = _choose_rounds(task, odds, ridges, config, rounds=rounds, seed=own)
     ridge = task.ridge(penalty)
     boosters = []
     if rounds:
@@ -257,5 +283,4 @@ def fit_head(task: Task, config: StackConfig, *, seed: int) -> tuple[Head, Float
             parameters = _parameters(config, task.design, derive_seed(seed, "final", s))
             data = _dataset(task, line, config)
             boosters.append(lgb.train(parameters, data, num_boost_round=rounds))
-    notes = {"penalty": penalty, "rounds": rounds, "rows": len(task.y)}
-    return Head(ridge, tuple(boosters), notes), probs
+    return Head(ridge, tuple(boosters), Settings(penalty, rounds)), probs

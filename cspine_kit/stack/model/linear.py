@@ -1,4 +1,4 @@
-"""Ridge logistic regression in numpy: the robust backbone that the boosters correct.
+"""Ridge logistic regression: the robust backbone that the boosters correct.
 
 In: a design matrix, labels 0 / 1, row weights and an integer category per row. Out: log-odds.
 Example::
@@ -10,8 +10,7 @@ Example::
     [False, False, True, True]
 
 On a few hundred rows trees alone overfit and a straight line in log-odds does not; on many rows the
-line costs nothing, because trees learn what it misses. Written here so that the kernel needs no
-scikit-learn.
+line costs nothing, because trees learn what it misses. Fitting needs SciPy, predicting does not.
 """
 
 from collections.abc import Iterator
@@ -23,8 +22,7 @@ import numpy as np
 
 from cspine_kit.core.numbers import BoolArray, FloatArray, IntArray, sigmoid
 
-ITERATIONS = 50
-TOLERANCE = 1e-8
+ITERATIONS = 1000
 CATEGORY_PENALTY = 1.0
 """Pulls each category's intercept to the common one; in rows of weight 1."""
 
@@ -76,8 +74,9 @@ def fit_ridge(
     n_categories: int,
     penalty: float | FloatArray,
     rising: BoolArray | None = None,
+    start: Ridge | None = None,
 ) -> Ridge:
-    """Minimize sum(w log loss) + sum(penalty slope^2) / 2 by projected Newton steps.
+    """Minimize sum(w log loss) + sum(penalty slope^2) / 2 by L-BFGS-B.
 
     Args:
         x: (n, features); constant columns get slope 0.
@@ -86,49 +85,39 @@ def fit_ridge(
         category: (n,) of 0..n_categories - 1; each has its own intercept.
         penalty: ridge strength on standardized features, one for all or one each.
         rising: (features,) true where the slope may not be negative.
+        start: a line fitted on the same rows with another penalty, where the search begins.
     """
+    from scipy.optimize import minimize
+
     mean, spread = x.mean(axis=0), x.std(axis=0)
     scale = np.where(spread > 1e-9, spread, 1.0)
     z = np.clip((x - mean) / scale, -EXTREME, EXTREME)
-    dummies = (category[:, None] == np.arange(n_categories)).astype(np.float64)
-    design = np.hstack([np.ones((len(x), 1)), dummies, z])
-    slopes = np.broadcast_to(np.asarray(penalty, dtype=np.float64), z.shape[1:])
-    ridge = np.concatenate([[1e-6], np.full(n_categories, CATEGORY_PENALTY), slopes])
-    bounded = np.zeros(len(ridge), dtype=bool)
-    if rising is not None:
-        bounded[1 + n_categories :] = rising
     w = weights / weights.mean()
-    beta = np.zeros(design.shape[1])
+    ridge = np.concatenate([np.full(n_categories, CATEGORY_PENALTY), np.zeros(z.shape[1])])
+    ridge[n_categories:] = penalty
     rate = np.clip(np.average(y, weights=w), 0.5 / len(y), 1.0 - 0.5 / len(y))
-    beta[0] = np.log(rate / (1.0 - rate))
-    loss = _objective(design, y, w, beta, ridge)
-    for _ in range(ITERATIONS):
-        p = sigmoid(design @ beta, limit=np.inf)
-        gradient = design.T @ (w * (p - y)) + ridge * beta
-        free = ~(bounded & (beta <= 0.0) & (gradient >= 0.0))
-        part = design[:, free]
-        curvature = (part * (w * p * (1.0 - p))[:, None]).T @ part + np.diag(ridge[free])
-        step = np.zeros(len(beta))
-        step[free] = np.linalg.solve(curvature, gradient[free])
-        share, lower, moved = 1.0, loss, beta
-        while share > 1e-6:
-            moved = beta - share * step
-            moved[bounded] = np.maximum(moved[bounded], 0.0)
-            lower = _objective(design, y, w, moved, ridge)
-            if lower <= loss:
-                break
-            share /= 2.0
-        gained = loss - lower
-        if gained <= 0.0:
-            break
-        beta, loss = moved, lower
-        if gained < TOLERANCE * len(y):
-            break
-    return Ridge(mean, scale, beta[1 + n_categories :], beta[0] + beta[1 : 1 + n_categories])
+    common = float(np.log(rate / (1.0 - rate)))
 
+    def objective(beta: FloatArray) -> tuple[float, FloatArray]:
+        own, slope = beta[:n_categories], beta[n_categories:]
+        odds = z @ slope + own[category] + common
+        residual = w * (sigmoid(odds, limit=np.inf) - y)
+        gradient = np.concatenate([np.bincount(category, residual, n_categories), z.T @ residual])
+        loss = (w * (np.logaddexp(0.0, odds) - y * odds)).sum() + 0.5 * (ridge * beta**2).sum()
+        return float(loss), gradient + ridge * beta
 
-def _objective(
-    design: FloatArray, y: FloatArray, w: FloatArray, beta: FloatArray, ridge: FloatArray
-) -> float:
-    odds = design @ beta
-    return float((w * (np.logaddexp(0.0, odds) - y * odds)).sum() + 0.5 * (ridge * beta**2).sum())
+    beta = np.zeros(len(ridge))
+    if start is not None:
+        beta = np.concatenate([start.intercept - common, start.slope])
+    low = np.full(len(ridge), -np.inf)
+    if rising is not None:
+        low[n_categories:][rising] = 0.0
+    found = minimize(
+        objective,
+        np.maximum(beta, low),
+        jac=True,
+        method="L-BFGS-B",
+        bounds=[(b, None) for b in low],
+        options={"maxiter": ITERATIONS, "ftol": 1e-9, "gtol": 1e-3, "maxcor": 20},
+    ).x
+    return Ridge(mean, scale, found[n_categories:], found[:n_categories] + common)

@@ -1,49 +1,34 @@
-"""What the stack has to beat: fixed formulas on the slices, and the best constant.
+"""What the stack has to beat: fixed formulas on slices and on other people's scores, and the best
+constant.
 
-In: features (`aggregate`), labels for the constant. Out: probabilities (units, 8) by name, rows of
-contract `predictions`. Example::
+In: features, labels for the constant. Out: probabilities (units, 8) by name, rows of contract
+`predictions`. Example::
 
-    units = features[features["level"] == "C1"]
-    rows = all_predictions(units, formulas(features), fold_of)   # members, pooled mean, maxima
-    rows = pd.concat([rows, constant_predictions(labels, fold_of, "per_exam")])
+    rows = all_predictions(units, formulas(features), folds)   # members, means, maxima
+    rows = pd.concat([rows, constant_predictions(labels, folds, "per_exam")])
 
-Formulas are computed per fold model and averaged over `model_fold` last, so that out-of-fold rows
-and the kernel's test rows go through the same code.
+Formulas are computed per fold model, and log-odds are averaged over `model_fold` last, so that
+out-of-fold rows and the kernel's test rows go through the same code.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from cspine_kit.core.anatomy import N_LEVELS, TARGETS
 from cspine_kit.core.errors import TableError
 from cspine_kit.core.metric import Form, best_constant
-from cspine_kit.core.numbers import FloatArray, noisy_or
-from cspine_kit.stack.features.aggregate import ALL, feature_columns
+from cspine_kit.core.numbers import FloatArray, IntArray, logit, noisy_or, sigmoid
+from cspine_kit.stack.features.names import EXTERNAL, external_members, slice_members
 
 MEAN_OF_MEMBERS = "mean_of_members"
+LOG_ODDS_MEAN = "log_odds_mean"
 WEIGHTED_MEAN = "visibility_weighted_mean"
 CONSTANT = "best_constant"
 EDGE = 1e-6
 """Formulas end inside [1e-6, 1 - 1e-6]; the contract asks for the open interval."""
-
-
-def members_of(columns: Iterable[str]) -> list[str]:
-    """Member names found in feature columns, in order."""
-    names = dict.fromkeys(c.split("__")[0] for c in columns)
-    return [name for name in names if name != ALL]
-
-
-def _stacked(features: pd.DataFrame, members: Sequence[str], statistic: str) -> FloatArray:
-    """(members, n, 7) values of one statistic; features must be sorted by study, fold, level."""
-    wanted = [f"{m}__{statistic}" for m in members]
-    missing = [c for c in wanted if c not in features]
-    if missing:
-        raise TableError(f"features: no column {missing}")
-    values = features[wanted].to_numpy(np.float64).T
-    stacked: FloatArray = values.reshape(len(members), -1, N_LEVELS)
-    return stacked
 
 
 def formulas(features: pd.DataFrame) -> dict[str, FloatArray]:
@@ -52,19 +37,38 @@ def formulas(features: pd.DataFrame) -> dict[str, FloatArray]:
     Units are (study_uid, model_fold) in sorted order. `visibility_weighted_mean` pools the slices
     of all members, sum(f v) / sum(v), with the noisy-or overall (source documents A and B); the
     suffix `_max` replaces the overall by the largest level; `maximum` and `top5_mean` (1st place)
-    look at the slices inside each level; `mean_of_members` averages the members' probabilities.
+    look at the slices inside each level. A member's own row is that weighted mean of its slices, or
+    what its file says; `mean_of_members` and `log_odds_mean` average these rows.
     """
     ordered = features.sort_values(["study_uid", "model_fold", "level"])
-    members = members_of(feature_columns(ordered))
-    weighted = _stacked(ordered, members, "fracture__weighted")
-    visible = _stacked(ordered, members, "vertebra__slices")
-    maximum = _stacked(ordered, members, "fracture__max").mean(axis=0)
-    top5 = _stacked(ordered, members, "fracture__top5").mean(axis=0)
-    pooled = (weighted * visible).sum(axis=0) / visible.sum(axis=0)
-    own = {m: np.column_stack([w, noisy_or(w)]) for m, w in zip(members, weighted, strict=True)}
+
+    def wide(column: str) -> FloatArray:
+        return ordered[column].to_numpy(np.float64).reshape(-1, N_LEVELS)
+
+    members = slice_members(features.columns)
+    own = {}
+    for name in members:
+        levels = wide(f"{name}__fracture__weighted")
+        own[name] = np.column_stack([levels, noisy_or(levels)])
+    for name in external_members(features.columns):
+        levels, overall = (wide(f"{name}__{EXTERNAL}__{what}") for what in ("own", "overall"))
+        own[name] = sigmoid(np.column_stack([levels, overall[:, 0]]))
+    found = dict(own)
+    found[MEAN_OF_MEMBERS] = np.mean(list(own.values()), axis=0)
+    found[LOG_ODDS_MEAN] = sigmoid(np.mean([logit(p) for p in own.values()], axis=0))
+    return {**found, **(_slice_formulas(members, wide) if members else {})}
+
+
+def _slice_formulas(members: list[str], wide: Callable[[str], FloatArray]) -> dict[str, FloatArray]:
+    """The formulas that look at slices; `wide` gives a column as (n, 7)."""
+    maximum, top5 = (
+        np.mean([wide(f"{m}__fracture__{name}") for m in members], axis=0)
+        for name in ("max", "top5")
+    )
+    visible = [wide(f"{m}__vertebra__slices") for m in members]
+    seen = [wide(f"{m}__fracture__weighted") * v for m, v in zip(members, visible, strict=True)]
+    pooled = np.sum(seen, axis=0) / np.sum(visible, axis=0)
     return {
-        **own,
-        MEAN_OF_MEMBERS: np.mean(list(own.values()), axis=0),
         WEIGHTED_MEAN: np.column_stack([pooled, noisy_or(pooled)]),
         f"{WEIGHTED_MEAN}_max": np.column_stack([pooled, pooled.max(axis=1)]),
         "maximum": np.column_stack([maximum, maximum.max(axis=1)]),
@@ -96,39 +100,39 @@ def wide_predictions(predictions: pd.DataFrame, model: str) -> pd.DataFrame:
     return own.pivot(index="study_uid", columns="target", values="prob")[list(TARGETS)]
 
 
-def average_folds(units: pd.DataFrame, probs: FloatArray) -> pd.DataFrame:
-    """study_uid and targets: (n units, 8) probabilities averaged over each study's fold models."""
-    frame = pd.DataFrame(np.clip(probs, EDGE, 1.0 - EDGE), columns=list(TARGETS))
-    frame.insert(0, "study_uid", units["study_uid"].to_numpy())
-    return frame.groupby("study_uid", sort=True, as_index=False).mean()
+def average_chains(code: IntArray, probs: FloatArray) -> FloatArray:
+    """(studies, 8) probabilities: the mean log-odds of each study's fold chains.
+
+    Args:
+        code: (n,) study 0..studies - 1 of each row.
+        probs: (n, 8).
+    """
+    total = np.zeros((int(code.max()) + 1, probs.shape[1]))
+    np.add.at(total, code, logit(probs))
+    return sigmoid(total / np.bincount(code)[:, None])
 
 
 def all_predictions(
-    units: pd.DataFrame, models: Mapping[str, FloatArray], fold: pd.Series
+    study_uid: NDArray[np.object_], models: Mapping[str, FloatArray], fold: pd.Series
 ) -> pd.DataFrame:
-    """Rows of contract `predictions`: every model averaged over the fold models of each study.
+    """Rows of contract `predictions`: every model averaged over the fold chains of each study.
 
     Args:
-        units: n rows with study_uid.
+        study_uid: of n rows.
         models: (n, 8) probabilities by model.
         fold: fold by study_uid (-1 for test studies).
     """
-    code, uids = pd.factorize(units["study_uid"], sort=True)
-    count = np.bincount(code)
-    mean = np.zeros((len(models), len(uids), len(TARGETS)))
-    for i, probs in enumerate(models.values()):
-        np.add.at(mean[i], code, np.clip(probs, EDGE, 1.0 - EDGE))
-    mean /= count[:, None]
+    code, uids = pd.factorize(study_uid, sort=True)
+    probs = [np.clip(average_chains(code, p), EDGE, 1.0 - EDGE) for p in models.values()]
     per_model, study = len(uids) * len(TARGETS), np.repeat(np.asarray(uids), len(TARGETS))
+    own_fold = np.repeat(fold.loc[uids].to_numpy(np.int64), len(TARGETS))
     return pd.DataFrame(
         {
             "model": np.repeat(list(models), per_model),
             "study_uid": np.tile(study, len(models)),
             "target": np.tile(np.array(TARGETS), len(models) * len(uids)),
-            "prob": mean.ravel(),
-            "fold": np.tile(
-                np.repeat(fold.loc[uids].to_numpy(np.int64), len(TARGETS)), len(models)
-            ),
+            "prob": np.concatenate(probs).ravel(),
+            "fold": np.tile(own_fold, len(models)),
         }
     )
 

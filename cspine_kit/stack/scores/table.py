@@ -5,9 +5,12 @@ In: contract `predictions`, labels, folds. Out: one row per model. Example::
     table = score_table(predictions, labels, fold_of)
     print(render_scores(table))
 
-Log loss first, in both forms; then what a radiologist asks: AUC per level and per patient, F1,
-sensitivity at 90 % specificity, Brier score and calibration error of the overall probability.
+Log loss first, in both forms; then what a radiologist asks: AUC per level and per patient;
+accuracy, precision, recall and F1 of the overall probability at thresholds that the other folds
+have chosen (`scores.operating`); sensitivity at 90 % specificity, Brier score, calibration error.
 """
+
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -16,9 +19,10 @@ from tqdm import tqdm
 from cspine_kit.core.anatomy import LEVELS, OVERALL, TARGETS
 from cspine_kit.core.errors import TableError
 from cspine_kit.core.metric import Form, bootstrap_interval, metric, weights
-from cspine_kit.core.numbers import FloatArray, log_losses
+from cspine_kit.core.numbers import FloatArray, IntArray, log_losses
 from cspine_kit.stack.features.units import SHOWN
 from cspine_kit.stack.scores.baselines import wide_predictions
+from cspine_kit.stack.scores.operating import BEST_F1, confusion, nested_calls
 
 FORMS: tuple[Form, Form] = ("per_exam", "global")
 SPECIFICITY = 0.9
@@ -28,21 +32,9 @@ REPEATS = 1000
 
 def auc(y: FloatArray, p: FloatArray) -> float:
     """Area under the ROC curve (ties count half); NaN where a class is missing."""
-    positives = y > 0.5
-    n1, n0 = int(positives.sum()), int((~positives).sum())
-    if n1 == 0 or n0 == 0:
-        return float("nan")
-    ranks = pd.Series(p).rank().to_numpy()
-    return float((ranks[positives].sum() - n1 * (n1 + 1) / 2.0) / (n1 * n0))
+    from sklearn.metrics import roc_auc_score
 
-
-def best_f1(y: FloatArray, p: FloatArray) -> float:
-    """Largest F1 over all thresholds: a ranking figure, optimistic by its own choice."""
-    order = np.argsort(-p, kind="stable")
-    hits = np.cumsum(y[order])
-    f1 = 2.0 * hits / (np.arange(1, len(y) + 1) + max(y.sum(), 1.0))
-    last = np.append(np.diff(p[order]) != 0, True)
-    return float(f1[last].max())
+    return float(roc_auc_score(y, p)) if 0.0 < y.mean() < 1.0 else float("nan")
 
 
 def sensitivity_at(y: FloatArray, p: FloatArray, specificity: float = SPECIFICITY) -> float:
@@ -83,7 +75,34 @@ def paired_interval(
     return float(low), float(high)
 
 
-def _row(y: FloatArray, p: FloatArray, fold: FloatArray, seed: int) -> dict[str, float]:
+def expected_interval(
+    y: FloatArray,
+    shipped: FloatArray,
+    form: Form,
+    *,
+    gap: float,
+    chains: int,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """95 % interval of what the mean over all fold chains will score on unseen studies.
+
+    Out-of-fold, every study is seen by one chain. The bootstrap says how far one chain's score may
+    lie from the printed one; averaging chains gains where fold models differ. How much they differ
+    shows in what heads lose on a fold model they do not know, and the mean of K chains removes
+    1 - 1 / K of what is each one's own: so much lower lies the lower end.
+
+    Args:
+        y, shipped: (n, 8) labels and out-of-fold probabilities of what ships.
+        form: of the metric.
+        gap: strict minus crossing score of the stack, in the same form.
+        chains: fold models.
+        seed: of the bootstrap.
+    """
+    low, high = bootstrap_interval(y, shipped, form, seed=seed, repeats=REPEATS)
+    return max(low - (1.0 - 1.0 / chains) * max(gap, 0.0), 0.0), high
+
+
+def _row(y: FloatArray, p: FloatArray, fold: IntArray, seed: int) -> dict[str, float]:
     row: dict[str, float] = {"n_studies": len(y)}
     for form in FORMS:
         low, high = bootstrap_interval(y, p, form, seed=seed, repeats=REPEATS)
@@ -93,9 +112,10 @@ def _row(y: FloatArray, p: FloatArray, fold: FloatArray, seed: int) -> dict[str,
         row |= {f"{form}_fold_std": float(np.std(per_fold))}
     row |= {f"auc_{t}": auc(y[:, j], p[:, j]) for j, t in enumerate(TARGETS)}
     overall, truth = p[:, -1], y[:, -1]
+    calls = confusion(truth, nested_calls(y, p, fold, ())[BEST_F1][:, -1])
+    row |= {name: calls[name] for name in ("accuracy", "precision", "recall", "f1")}
     row |= {
         "auc_levels": float(np.mean([row[f"auc_{t}"] for t in LEVELS])),
-        "f1": best_f1(truth, overall),
         "sensitivity_at_90": sensitivity_at(truth, overall),
         "brier": float(np.mean((overall - truth) ** 2)),
         "calibration_error": calibration_error(truth, overall),
@@ -123,9 +143,10 @@ def score_table(
     Returns:
         model, n_studies and, for each form f of per_exam (A) and global (B): f (over all studies),
         f_low, f_high (95 % bootstrap), f_fold_mean, f_fold_std (over the folds); auc_<target>,
-        auc_levels, and of patient_overall f1, sensitivity_at_90, brier, calibration_error. With
-        baselines, for each f: f_rival (the best of them) and f_gain_low, f_gain_high, the paired
-        interval of model minus rival (both below 0: certainly better).
+        auc_levels, and of patient_overall accuracy, precision, recall, f1 (thresholds of the other
+        folds), sensitivity_at_90, brier, calibration_error. With baselines, for each f: f_baseline
+        (the best of them) and f_gain_low, f_gain_high, the paired interval of model minus that
+        baseline (both below 0: certainly better).
 
     Raises:
         TableError: predictions of a study without labels.
@@ -146,37 +167,47 @@ def score_table(
     known = [name for name in baselines if name in held]
     for form in FORMS if known else ():
         scores = table.set_index("model")[form]
-        rival = str(scores[known].astype(float).idxmin())
+        best = str(scores[known].astype(float).idxmin())
         intervals = [
-            paired_interval(held[m][0], held[m][1], held[rival][1], form, seed=seed)
+            paired_interval(held[m][0], held[m][1], held[best][1], form, seed=seed)
             for m in table["model"]
         ]
-        table[f"{form}_rival"] = rival
+        table[f"{form}_baseline"] = best
         table[f"{form}_gain_low"] = [low for low, _ in intervals]
         table[f"{form}_gain_high"] = [high for _, high in intervals]
     return table
 
 
-def render_scores(table: pd.DataFrame) -> str:
-    """The columns a reader wants first, as text; `*` marks what ships."""
+def render_scores(table: pd.DataFrame, notes: Mapping[str, str] | None = None) -> str:
+    """The columns a reader wants first, as text; `*` marks what ships.
+
+    Args:
+        table: of `score_table`; a column `ships` marks one row.
+        notes: lines of explanation by model, printed for the models in the table.
+    """
     ships = table["ships"] if "ships" in table else pd.Series(False, index=table.index)
     head = f"{'model':30s} {'A':>7s} {'95 %':>15s} {'B':>7s} {'95 %':>15s}"
-    lines = [head + f" {'AUC lev':>8s} {'AUC pat':>8s} {'sens@90':>8s} {'Brier':>7s} {'ECE':>6s}"]
+    lines = [head + f" {'AUC lev':>8s} {'AUC pat':>8s} {'recall':>7s} {'F1':>6s} {'ECE':>6s}"]
     for row, mark in zip(table.to_dict("records"), ships.astype(bool), strict=True):
         line = f"{str(row['model']) + (' *' if mark else ''):30s}"
         for form in FORMS:
             interval = f"{row[form + '_low']:.3f} to {row[form + '_high']:.3f}"
             line += f" {row[form]:7.4f} {interval:>15s}"
         line += f" {row['auc_levels']:8.3f} {row[f'auc_{OVERALL}']:8.3f}"
-        line += f" {row['sensitivity_at_90']:8.3f} {row['brier']:7.4f}"
-        lines.append(line + f" {row['calibration_error']:6.3f}")
+        line += f" {row['recall']:7.3f} {row['f1']:6.3f} {row['calibration_error']:6.3f}"
+        lines.append(line)
+
     for form, letter in zip(FORMS, "AB", strict=True):
-        if f"{form}_rival" in table and ships.any():
+        if f"{form}_baseline" in table and ships.any():
             row = table[ships.astype(bool)].iloc[0]
             lines.append(
-                f"{letter}: {row['model']} minus the best baseline, {row[f'{form}_rival']}, paired "
-                f"95 %: {row[f'{form}_gain_low']:+.4f} to {row[f'{form}_gain_high']:+.4f}"
+                f"{letter}: {row['model']} minus the best baseline, {row[f'{form}_baseline']}, "
+                f"paired 95 %: {row[f'{form}_gain_low']:+.4f} to {row[f'{form}_gain_high']:+.4f}"
             )
-    lines.append("* ships. A = per exam, B = global, lower is better; AUC, sensitivity at 90 %")
-    lines.append("specificity, Brier and calibration error (ECE) are of patient_overall.")
+    lines.append(
+        "* ships. A = per exam, B = global, lower is better. AUC pat, recall and F1 (thresholds"
+    )
+    lines.append("of other folds) and calibration error (ECE) are of patient_overall.")
+    known = set(table["model"])
+    lines += [f"{model}: {note}" for model, note in (notes or {}).items() if model in known]
     return "\n".join(lines)

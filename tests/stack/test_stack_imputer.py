@@ -1,4 +1,6 @@
-"""Stand-ins: a member that did not run is spoken for, and the ranking knows who is missed."""
+"""A member that did not run is imputed from one that did."""
+
+import json
 
 import numpy as np
 import pandas as pd
@@ -6,7 +8,7 @@ import pytest
 
 from cspine_kit.core.errors import TableError
 from cspine_kit.core.tables import FRACTURE_COLUMNS, VERTEBRA_COLUMNS
-from cspine_kit.stack.fallback.stand_ins import StandIns, fit_stand_ins, rank_members, without
+from cspine_kit.stack.fallback.imputer import Imputer, fit_imputer
 
 COLUMNS = [*VERTEBRA_COLUMNS, *FRACTURE_COLUMNS]
 
@@ -34,10 +36,10 @@ def _slices():
     return pd.concat(parts, ignore_index=True)
 
 
-def test_the_best_correlated_member_stands_in_on_its_own_scale(slices):
-    stand_ins = fit_stand_ins(slices)
+def test_the_best_correlated_member_speaks_on_the_missing_ones_scale(slices):
+    imputer = fit_imputer(slices)
     present = {m: slices[slices["member"] == m] for m in ("a", "c")}
-    rows = stand_ins.rows("b", present)
+    rows = imputer.rows("b", present)
     truth = slices[slices["member"] == "b"]
     assert set(rows["member"]) == {"b"}
     assert np.allclose(rows[COLUMNS].to_numpy(), truth[COLUMNS].to_numpy(), atol=0.1)
@@ -45,34 +47,32 @@ def test_the_best_correlated_member_stands_in_on_its_own_scale(slices):
 
 
 def test_an_unknown_member_is_copied_as_it_is(slices):
-    rows = StandIns({}).rows("x", {"a": slices[slices["member"] == "a"]})
+    rows = Imputer({}).rows("x", {"a": slices[slices["member"] == "a"]})
     assert np.array_equal(rows[COLUMNS], slices.loc[slices["member"] == "a", COLUMNS])
     with pytest.raises(TableError, match="'x'"):
-        StandIns({}).rows("x", {})
+        Imputer({}).rows("x", {})
 
 
-def test_the_table_without_a_member_keeps_its_rows(slices):
-    table = without(fit_stand_ins(slices), slices, ("b",))
+def test_a_study_that_a_member_lacks_is_completed_and_counted(slices):
+    lost = (slices["member"] == "b") & slices["study_uid"].isin(["1.3", "1.4"])
+    table, counts = fit_imputer(slices).complete(slices[~lost])
+    assert counts == {"b": 2}
     assert table.groupby("member").size().to_dict() == {"a": 200, "b": 200, "c": 200}
     assert not table.duplicated(["member", "study_uid", "slice_idx", "model_fold"]).any()
+    key = ["study_uid", "slice_idx"]
+    made = table[(table["member"] == "b") & table["study_uid"].isin(["1.3", "1.4"])]
+    truth = slices[lost].set_index(key)[COLUMNS]
+    found = made.set_index(key)[COLUMNS].loc[truth.index]
+    assert np.allclose(found, truth, atol=0.1)
+    same, none = fit_imputer(slices).complete(slices)
+    assert same is slices and none == {}
 
 
-def test_members_are_ranked_by_what_is_lost_without_them(slices):
-    c = slices.loc[slices["member"] == "c", COLUMNS].to_numpy()
-
-    def loss(table):
-        """Only c's own logits help; b can be had from a."""
-        found = table.loc[table["member"] == "c", COLUMNS].to_numpy()
-        return float(np.abs(found - c).mean())
-
-    ranked = rank_members(fit_stand_ins(slices), slices, loss)
-    assert ranked.order[-1] == "c"
-    assert ranked.worth["a"] == ranked.worth["b"] == 0.0 and ranked.worth["c"] > 0.3
-    again = StandIns.from_json(ranked.to_json())
-    assert again == ranked
+def test_lines_and_order_survive_json(slices):
+    imputer = fit_imputer(slices, order=("c", "b", "a"))
+    assert Imputer.from_json(json.loads(json.dumps(imputer.to_json()))) == imputer
 
 
-def test_one_member_alone_is_never_dropped(slices):
-    alone = slices[slices["member"] == "a"]
-    ranked = rank_members(fit_stand_ins(alone), alone, lambda table: 0.0)
-    assert ranked.order == ("a",) and not ranked.worth
+def test_one_member_alone_has_nobody_to_speak_for_it(slices):
+    alone = fit_imputer(slices[slices["member"] == "a"])
+    assert alone.lines == {"a": {}}

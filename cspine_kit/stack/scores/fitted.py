@@ -3,7 +3,7 @@
 In: out-of-fold features and labels. Out: rows of contract `predictions`, models
 `logistic_regression` and `mlp_5th_place`. Example::
 
-    rows = rival_predictions(features, labels, "per_exam", seed=0)
+    rows = fitted_baselines(features, labels, "per_exam", seed=0)
 
 Both are trained on the out-of-fold rows of the other folds and corrected for the metric's weights
 in closed form, so that they lose, where they lose, on what they know. They never ship; scikit-learn
@@ -19,15 +19,15 @@ from tqdm import tqdm
 
 from cspine_kit.core.anatomy import TARGETS
 from cspine_kit.core.metric import Form, row_weights
-from cspine_kit.core.numbers import FloatArray, sigmoid
+from cspine_kit.core.numbers import FloatArray
 from cspine_kit.core.runs import derive_seed
-from cspine_kit.stack.features.aggregate import ALL, feature_columns
+from cspine_kit.stack.features.names import ALL, feature_columns, slice_members
 from cspine_kit.stack.model.design import FeatureTable
-from cspine_kit.stack.model.linear import fit_ridge, one_blas_thread
-from cspine_kit.stack.scores.baselines import all_predictions, long_predictions, members_of
+from cspine_kit.stack.model.linear import one_blas_thread
+from cspine_kit.stack.scores.baselines import all_predictions, long_predictions
 
 LOGISTIC, MLP = "logistic_regression", "mlp_5th_place"
-LOGISTIC_PENALTY = 1.0
+LOGISTIC_C = 1.0
 MLP_SEEDS = 5
 MLP_EPOCHS = 20
 EDGE = 1e-3
@@ -61,7 +61,7 @@ def _logistic_inputs(table: FeatureTable) -> FloatArray:
 
 def _fifth_place_inputs(table: FeatureTable) -> FloatArray:
     """(n, 22): mean, min and max over the study of each level's probability, and slices / 1000."""
-    members = members_of(table.columns)
+    members = slice_members(table.columns)
     columns = [
         np.mean([table.column(f"{m}__study__{s}")[:, j] for m in members], axis=0)
         for j in range(len(TARGETS) - 1)
@@ -71,14 +71,16 @@ def _fifth_place_inputs(table: FeatureTable) -> FloatArray:
 
 
 def _fit_logistic(x: FloatArray, y: FloatArray, unseen: FloatArray, _: int) -> FloatArray:
-    one, other = np.zeros(len(x), np.int64), np.zeros(len(unseen), np.int64)
-    odds = [
-        fit_ridge(x, y[:, j], np.ones(len(x)), one, n_categories=1, penalty=LOGISTIC_PENALTY).odds(
-            unseen, other
-        )
-        for j in range(y.shape[1])
-    ]
-    return sigmoid(np.column_stack(odds))
+    """Ridge logistic regression of each target; a target of one class gets its rate."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    probs = np.tile(y.mean(axis=0), (len(unseen), 1))
+    for j in np.flatnonzero((y.min(axis=0) == 0.0) & (y.max(axis=0) == 1.0)):
+        model: Any = make_pipeline(StandardScaler(), LogisticRegression(C=LOGISTIC_C))
+        probs[:, j] = model.fit(x, y[:, j]).predict_proba(unseen)[:, 1]
+    return probs
 
 
 def _fit_mlp(x: FloatArray, y: FloatArray, unseen: FloatArray, seed: int) -> FloatArray:
@@ -103,11 +105,11 @@ def _fit_mlp(x: FloatArray, y: FloatArray, unseen: FloatArray, seed: int) -> Flo
     return total / MLP_SEEDS
 
 
-RIVALS = {LOGISTIC: (_logistic_inputs, _fit_logistic), MLP: (_fifth_place_inputs, _fit_mlp)}
+BASELINES = {LOGISTIC: (_logistic_inputs, _fit_logistic), MLP: (_fifth_place_inputs, _fit_mlp)}
 
 
 def _table(features: pd.DataFrame) -> FeatureTable:
-    return FeatureTable.of(features, tuple(feature_columns(features)))
+    return FeatureTable.of(features, tuple(feature_columns(features.columns)))
 
 
 def _labels_of(table: FeatureTable, labels: pd.DataFrame) -> FloatArray:
@@ -115,10 +117,10 @@ def _labels_of(table: FeatureTable, labels: pd.DataFrame) -> FloatArray:
     return own.to_numpy(np.float64)
 
 
-def rival_predictions(
+def fitted_baselines(
     features: pd.DataFrame, labels: pd.DataFrame, form: Form, *, seed: int
 ) -> pd.DataFrame:
-    """Out-of-fold rows of both rivals.
+    """Out-of-fold rows of both.
 
     Args:
         features: out-of-fold rows of `aggregate`.
@@ -131,7 +133,7 @@ def rival_predictions(
     fold_of = pd.Series(table.model_fold, index=table.study_uid)
     rows = []
     with one_blas_thread():
-        for model, (inputs, fit) in RIVALS.items():
+        for model, (inputs, fit) in BASELINES.items():
             x, probs = inputs(table), np.zeros_like(y)
             for k in tqdm(np.unique(table.model_fold), desc=model, unit="fold"):
                 train, held = table.model_fold != k, table.model_fold == k
@@ -143,7 +145,7 @@ def rival_predictions(
     return pd.concat(rows, ignore_index=True)
 
 
-def rival_test_predictions(
+def fitted_baselines_on_test(
     features: pd.DataFrame,
     labels: pd.DataFrame,
     test_features: pd.DataFrame,
@@ -151,10 +153,10 @@ def rival_test_predictions(
     *,
     seed: int,
 ) -> pd.DataFrame:
-    """Rows of both rivals for test studies: fitted once on all out-of-fold rows.
+    """Rows of both for test studies: fitted once on all out-of-fold rows.
 
     Args:
-        features, labels, form, seed: as for `rival_predictions`.
+        features, labels, form, seed: as for `fitted_baselines`.
         test_features: rows of `aggregate` of test studies; fold models are averaged.
     """
     table, test = _table(features), _table(test_features)
@@ -162,7 +164,7 @@ def rival_test_predictions(
     fold_of = pd.Series(-1, index=np.unique(test.study_uid))
     models = {}
     with one_blas_thread():
-        for model, (inputs, fit) in RIVALS.items():
+        for model, (inputs, fit) in BASELINES.items():
             fitted = fit(inputs(table), y, inputs(test), derive_seed(seed, model, "test"))
             models[model] = metric_odds(fitted, y, form)
-    return all_predictions(pd.DataFrame({"study_uid": test.study_uid}), models, fold_of)
+    return all_predictions(test.study_uid, models, fold_of)

@@ -1,20 +1,17 @@
-"""Members that did not run: whose slices speak for them, and which are missed least.
+"""Slice rows of members that did not run, from those of a member that did.
 
-In: the out-of-fold slice table. Out: `StandIns`, saved as JSON. Example::
+In: the out-of-fold slice table. Out: an `Imputer`, saved as JSON. Example::
 
-    one, other, *_ = config.members
-    stand_ins = fit_stand_ins(oof_slices)
-    present = {one: oof_slices[oof_slices["member"] == one]}
-    rows = stand_ins.rows(other, present)             # of `other`, as far as `one` can tell
-    ranked = rank_members(stand_ins, oof_slices, lambda table: float(table["fracture_C2"].std()))
-    ranked.order, ranked.worth
+    imputer = fit_imputer(slices)
+    rows = imputer.rows("b", {"a": rows_of_a})           # b's rows as far as a's can tell
+    table, counts = imputer.complete(slices)             # no member lacks a study any more
 
 The stack's heads read statistics of every member, so a member that is left out (no time, no memory,
 NaN) must not leave holes: another member's logits, mapped by least squares on out-of-fold slices,
 take its place.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +21,7 @@ import pandas as pd
 from cspine_kit.core.errors import TableError
 from cspine_kit.core.tables import FRACTURE_COLUMNS, VERTEBRA_COLUMNS
 
-STAND_INS = "stand_ins.json"
+FILE = "imputer.json"
 """Its file in the stack's folder."""
 
 LOGIT_COLUMNS: dict[str, tuple[str, ...]] = {
@@ -46,15 +43,11 @@ class Line:
 
 
 @dataclass(frozen=True)
-class StandIns:
-    """Lines by missing member, standing member and head; `order`: members, least missed first.
-
-    `worth` is how much the out-of-fold loss rises when that member's stand-in takes its place.
-    """
+class Imputer:
+    """Lines by missing member, present member and head; `order`: members, least missed first."""
 
     lines: dict[str, dict[str, dict[str, Line]]]
     order: tuple[str, ...] = ()
-    worth: dict[str, float] | None = None
 
     def rows(self, missing: str, present: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         """Slice rows of a member that did not run.
@@ -62,13 +55,13 @@ class StandIns:
         Args:
             missing: its name.
             present: rows of the members that ran, at least one; the one whose fractures correlate
-                best with the missing member's stands in.
+                best with the missing member's takes its place.
 
         Raises:
             TableError: no member ran.
         """
         if not present:
-            raise TableError(f"no member ran that could stand in for {missing!r}")
+            raise TableError(f"no member ran from which {missing!r} could be imputed")
         known = self.lines.get(missing, {})
         plain = {head: Line() for head in LOGIT_COLUMNS}
         best = max(present, key=lambda name: (known.get(name, plain)["fracture"].r, name))
@@ -77,6 +70,26 @@ class StandIns:
             line = known.get(best, plain)[head]
             rows[list(columns)] = line.start + line.slope * rows[list(columns)]
         return rows.assign(member=missing) if "member" in rows else rows
+
+    def complete(self, slices: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
+        """The slice table with rows of every member for every study and fold model in it.
+
+        Returns:
+            The table, and the number of imputed studies by member (only where there are some).
+        """
+        unit = ["study_uid", "model_fold"]
+        units = slices[unit].drop_duplicates()
+        parts, counts = [slices], {}
+        for name in sorted(slices["member"].unique()):
+            seen = slices.loc[slices["member"] == name, unit].drop_duplicates()
+            joined = units.merge(seen, on=unit, how="left", indicator=True)
+            lost = joined.loc[joined["_merge"] == "left_only", unit]
+            for _, rows in slices.merge(lost, on=unit).groupby(unit):
+                present = {str(m): own for m, own in rows.groupby("member")}
+                parts.append(self.rows(str(name), present))
+            if len(lost):
+                counts[str(name)] = len(lost)
+        return pd.concat(parts, ignore_index=True) if counts else slices, counts
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -87,10 +100,10 @@ class StandIns:
             }
             for missing, others in self.lines.items()
         }
-        return {"lines": lines, "order": list(self.order), "worth": self.worth or {}}
+        return {"lines": lines, "order": list(self.order)}
 
     @classmethod
-    def from_json(cls, raw: Mapping[str, Any]) -> "StandIns":
+    def from_json(cls, raw: Mapping[str, Any]) -> "Imputer":
         """What `to_json` gave."""
         lines = {
             missing: {
@@ -99,7 +112,7 @@ class StandIns:
             }
             for missing, others in raw["lines"].items()
         }
-        return cls(lines, tuple(raw["order"]), dict(raw["worth"]))
+        return cls(lines, tuple(raw["order"]))
 
 
 def _line(x: pd.DataFrame, y: pd.DataFrame, columns: tuple[str, ...]) -> Line:
@@ -114,8 +127,13 @@ def _line(x: pd.DataFrame, y: pd.DataFrame, columns: tuple[str, ...]) -> Line:
     return Line(slope, float(b.mean() - slope * a.mean()), r)
 
 
-def fit_stand_ins(slices: pd.DataFrame) -> StandIns:
-    """Lines between every two members, from the out-of-fold slices that both saw."""
+def fit_imputer(slices: pd.DataFrame, order: tuple[str, ...] = ()) -> Imputer:
+    """Lines between every two members, from the out-of-fold slices that both saw.
+
+    Args:
+        slices: rows of contract `oof_slices`.
+        order: members, the one least missed first.
+    """
     members = {str(name): rows.set_index(KEY) for name, rows in slices.groupby("member")}
     lines: dict[str, dict[str, dict[str, Line]]] = {}
     for missing, target in members.items():
@@ -128,41 +146,4 @@ def fit_stand_ins(slices: pd.DataFrame) -> StandIns:
             lines[missing][other] = {
                 h: _line(x, y, columns) for h, columns in LOGIT_COLUMNS.items()
             }
-    return StandIns(lines)
-
-
-def without(stand_ins: StandIns, slices: pd.DataFrame, dropped: tuple[str, ...]) -> pd.DataFrame:
-    """The slice table as it is when some members did not run."""
-    kept = slices[~slices["member"].isin(dropped)]
-    present = {str(name): rows for name, rows in kept.groupby("member")}
-    return pd.concat([kept, *(stand_ins.rows(name, present) for name in dropped)])
-
-
-def rank_members(
-    stand_ins: StandIns, slices: pd.DataFrame, loss: Callable[[pd.DataFrame], float]
-) -> StandIns:
-    """Order the members by marginal worth: the one whose loss is smallest goes first, and so on.
-
-    Args:
-        stand_ins: fitted lines.
-        slices: the out-of-fold slice table.
-        loss: out-of-fold loss of what ships, from a slice table.
-
-    Returns:
-        The stand-ins with `order` (the last one never goes) and `worth` (each member alone).
-    """
-    full = loss(slices)
-    members = sorted(stand_ins.lines)
-    worth = {}
-    dropped: tuple[str, ...] = ()
-    while len(dropped) < len(members) - 1:
-        losses = {
-            name: loss(without(stand_ins, slices, (*dropped, name)))
-            for name in members
-            if name not in dropped
-        }
-        if not dropped:
-            worth = {name: value - full for name, value in losses.items()}
-        dropped = (*dropped, min(losses, key=lambda name: (losses[name], name)))
-    rest = tuple(name for name in members if name not in dropped)
-    return StandIns(stand_ins.lines, (*dropped, *rest), worth)
+    return Imputer(lines, order)

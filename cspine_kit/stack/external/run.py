@@ -1,0 +1,224 @@
+"""A stack of anybody's out-of-fold scores, without a slice table of one's own.
+
+In: CSV files of study-level scores, train.csv, optionally slice headers. Out: contract
+`predictions` of every file, of their means and of the nested stack; scores with paired intervals.
+Example::
+
+    result = run_external([Path("a.csv"), Path("b.csv")], Path("train.csv"), Path("oof/merge"))
+    result["metric_per_exam"], result["metric_global"]
+
+Each form of the metric wants other probabilities, so both are fitted: `shipped_per_exam` and
+`shipped_global` are the stack where it beats the plain mean on other folds, else that mean.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cspine_kit.core.anatomy import LEVELS, N_LEVELS
+from cspine_kit.core.config import StackConfig
+from cspine_kit.core.errors import DataError
+from cspine_kit.core.metric import Form
+from cspine_kit.core.runs import file_hash, publish, run_record, write_json
+from cspine_kit.core.tables import write_table
+from cspine_kit.data.labels import read_labels
+from cspine_kit.stack.external.features import fit_external
+from cspine_kit.stack.external.read import Scores, check_scores, read_scores
+from cspine_kit.stack.fallback.heads import HEADER_STACK
+from cspine_kit.stack.features.names import ALL, SITE
+from cspine_kit.stack.headers.features import header_features
+from cspine_kit.stack.headers.fractures import read_headers_file
+from cspine_kit.stack.model.fit import Fit, fit_stack
+from cspine_kit.stack.model.stack import SHIPPED, STACK
+from cspine_kit.stack.scores.baselines import (
+    LOG_ODDS_MEAN,
+    MEAN_OF_MEMBERS,
+    all_predictions,
+    formulas,
+)
+from cspine_kit.stack.scores.table import FORMS, render_scores, score_table
+
+EXTERNAL_STACK = HEADER_STACK.model_copy(update={"num_leaves": 7, "min_rows": 20, "l2": 5.0})
+"""Few weak columns and scanner's handwriting: many random shallow trees over the line."""
+
+
+def read_members(paths: Sequence[Path]) -> list[Scores]:
+    """The files as members named by their stems.
+
+    Raises:
+        DataError: a faulty file, or two of one name.
+    """
+    names = [p.stem.lower().replace("-", "_").replace("__", "_") for p in paths]
+    if len(set(names)) < len(names):
+        raise DataError(f"external files need different names, got {names}")
+    return [read_scores(name, path) for name, path in zip(names, paths, strict=True)]
+
+
+def skeleton(labels: pd.DataFrame, members: Sequence[Scores]) -> pd.DataFrame:
+    """One row per study and level, without features; folds as the files name them.
+
+    Raises:
+        DataError: files that name different folds for one study.
+    """
+    uid = labels["study_uid"]
+    named = pd.DataFrame({m.name: m.fold.reindex(uid) for m in members if m.fold is not None})
+    if named.shape[1]:
+        torn = named.index[named.nunique(axis=1) > 1]
+        if len(torn):
+            raise DataError(f"external files name different folds, e.g. for study {torn[0]}")
+        fold = named.bfill(axis=1).iloc[:, 0].fillna(-1).to_numpy(np.int64)
+    else:
+        fold = np.zeros(len(uid), dtype=np.int64)
+    frame = pd.DataFrame({"study_uid": np.repeat(uid.to_numpy(), N_LEVELS)})
+    return frame.assign(
+        level=np.tile(np.array(LEVELS), len(uid)),
+        model_fold=np.repeat(fold, N_LEVELS),
+        fold=np.repeat(fold, N_LEVELS),
+    )
+
+
+def with_headers(features: pd.DataFrame, headers: Path) -> pd.DataFrame:
+    """The same with what headers say about each scanner; studies without headers are an error.
+
+    Raises:
+        DataError: unreadable headers, or studies without any.
+    """
+    table = header_features(read_headers_file(headers)).set_index("study_uid")
+    lost = sorted(set(features["study_uid"]) - set(table.index))
+    if lost:
+        raise DataError(f"headers {headers} lack {len(lost)} studies, e.g. {lost[0]}")
+    own = table.loc[features["study_uid"]].add_prefix(f"{ALL}__{SITE}__")
+    return pd.concat([features, own.reset_index(drop=True)], axis=1)
+
+
+def stack_scores(
+    members: Sequence[Scores],
+    labels: pd.DataFrame,
+    config: StackConfig,
+    *,
+    headers: Path | None = None,
+    seed: int = 0,
+    jobs: int = 0,
+) -> tuple[pd.DataFrame, Fit]:
+    """Features and the fitted stack of the studies in `labels`."""
+    base = skeleton(labels, members)
+    if headers is not None:
+        base = with_headers(base, headers)
+
+    def build(dropped: tuple[str, ...]) -> pd.DataFrame:
+        rest = [m for m in members if m.name not in dropped]
+        return fit_external(base, rest).add(base, {m.name: m.probs for m in rest})[0]
+
+    features = build(())
+    return features, fit_stack(features, labels, config, seed=seed, jobs=jobs, without=build)
+
+
+def run_external(
+    files: Sequence[Path],
+    labels: Path,
+    out: Path,
+    *,
+    headers: Path | None = None,
+    seed: int = 0,
+    jobs: int = 0,
+) -> dict[str, Any]:
+    """Stack the files and write predictions.parquet, scores.csv, external.json and run.json.
+
+    Args:
+        files: study-level scores, out-of-fold.
+        labels: train.csv.
+        out: folder.
+        headers: slice headers (parquet), for what they say about a scanner.
+        seed: of the folds and of everything drawn inside them.
+        jobs: folds fitted at once; 0 means the usable cores.
+
+    Returns:
+        metric_per_exam and metric_global of what ships in that form; `ships` by form; `models`:
+        both forms of every model; `worth` by form and member; `warnings`; `n_studies`.
+
+    Raises:
+        DataError: a faulty file, or files and labels that share no study.
+    """
+    members = read_members(files)
+    truth = read_labels(labels)
+    known = set().union(*(set(m.probs.index) for m in members))
+    covered = truth[truth["study_uid"].isin(known)].reset_index(drop=True)
+    warnings = [line for m in members for line in check_scores(m, covered)] if len(covered) else []
+    if covered.empty:
+        raise DataError(f"no study of {labels} is in {[str(f) for f in files]}")
+    if len(covered) < len(truth):
+        warnings.append(f"{len(truth) - len(covered)} studies of {labels} are in no file: left out")
+    inputs = {str(f): file_hash(f) for f in (*files, labels)}
+    with run_record(out, "external", inputs=inputs) as results:
+        rows: list[pd.DataFrame] = []
+        ships: dict[str, str] = {}
+        worth: dict[str, Any] = {}
+        fold = pd.Series(dtype=np.int64)
+        for form in FORMS:
+            config = EXTERNAL_STACK.model_copy(update={"form": form})
+            features, fit = stack_scores(
+                members, covered, config, headers=headers, seed=seed, jobs=jobs
+            )
+            fold = pd.Series(fit.fold, index=fit.study_uid)
+            own = {f"{name}_{form}": p for name, p in fit.probs.items() if _is_fitted(name)}
+            fixed = formulas(features) if not rows else {}
+            rows.append(all_predictions(fit.study_uid, {**fixed, **own}, fold))
+            ships[form] = fit.stack.ships
+            worth[form] = fit.worth.to_dict("records")
+        predictions = pd.concat(rows, ignore_index=True)
+        table = score_table(
+            predictions, covered, fold, baselines=(*given_names(members), *MEANS), seed=seed
+        )
+        write_table(predictions, out / "predictions.parquet", "predictions")
+        with publish(out / "scores.csv") as temporary:
+            table.to_csv(temporary, index=False)
+        scores = table.set_index("model")
+        result = {
+            **{f"metric_{f}": float(scores.loc[f"{SHIPPED}_{f}", f]) for f in FORMS},
+            "ships": ships,
+            "models": {m: {f: float(scores.loc[m, f]) for f in FORMS} for m in scores.index},
+            "worth": worth,
+            "warnings": warnings,
+            "n_studies": len(covered),
+        }
+        results.update(result)
+        write_json(out / "external.json", result)
+    return result
+
+
+MEANS = (MEAN_OF_MEMBERS, LOG_ODDS_MEAN)
+
+
+def given_names(members: Sequence[Scores]) -> tuple[str, ...]:
+    """Names of the members, in order."""
+    return tuple(m.name for m in members)
+
+
+def _is_fitted(name: str) -> bool:
+    return name.startswith(STACK) or name == SHIPPED
+
+
+def render_external(out: Path, result: dict[str, Any]) -> str:
+    """The score table and what ships, as text."""
+    table = pd.read_csv(out / "scores.csv")
+    lines = [*result["warnings"], f"{result['n_studies']} studies, out-of-fold"]
+    lines.append(render_scores(table))
+    by_model = table.set_index("model")
+    letters: dict[Form, str] = dict(zip(FORMS, "AB", strict=True))
+    for form, letter in letters.items():
+        row = by_model.loc[f"{SHIPPED}_{form}"]
+        lines.append(
+            f"{letter}: {result['ships'][form]} ships, {result[f'metric_{form}']:.4f}; minus "
+            f"{row[f'{form}_baseline']}, paired 95 %: {row[f'{form}_gain_low']:+.4f} to "
+            f"{row[f'{form}_gain_high']:+.4f}"
+        )
+        for member in result["worth"][form]:
+            kept = "" if member["kept"] else ", left out"
+            lines.append(
+                f"   worth of {member['member']}: {member[form]:+.4f} "
+                f"({member[f'{form}_low']:+.4f} to {member[f'{form}_high']:+.4f}){kept}"
+            )
+    return "\n".join(lines)

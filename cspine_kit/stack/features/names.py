@@ -1,0 +1,46 @@
+"""Names of features: `<member>__<signal>__<statistic>`, and what the parts mean.
+
+In: column names. Out: their parts. Example::
+
+    signal_of("a__fracture__max")     # "fracture"
+"""
+
+from collections.abc import Iterable
+
+ALL = "all"
+"""Member of features that belong to no single member."""
+
+RAW = "raw"
+"""Member of columns that describe a patient or a study."""
+
+SITE = "site"
+"""Signal of what slice positions say about scanner and protocol."""
+
+EXTERNAL = "external"
+"""Signal of somebody else's study scores, in log-odds."""
+
+COLUMN = "column"
+"""Signal of raw columns of any kind; NaN where not known."""
+
+
+def signal_of(column: str) -> str:
+    """The middle part of a feature's name."""
+    return column.split("__")[1]
+
+
+def feature_columns(columns: Iterable[str]) -> list[str]:
+    """Names of features among column names, in order."""
+    return [c for c in columns if c.count("__") == 2]
+
+
+def slice_members(columns: Iterable[str]) -> list[str]:
+    """Members whose slices are described, in order."""
+    ends = "__fracture__weighted"
+    return [c.removesuffix(ends) for c in columns if c.endswith(ends)]
+
+
+def external_members(columns: Iterable[str]) -> list[str]:
+    """External members, in order."""
+    ends = f"__{EXTERNAL}__own"
+    names = [c.removesuffix(ends) for c in columns if c.endswith(ends)]
+    return [name for name in names if name != ALL]

@@ -1,0 +1,51 @@
+"""The last step of a prediction: a temperature where the rows certainly ask for one.
+
+In: held-out probabilities (n, 8), labels, weights. Out: slopes of the log-odds. Example::
+
+    slopes = fit_slopes(held_out, labels, weights)       # (1.0, 1.0): nothing is certain
+    probs = sigmoid(slopes * odds)
+
+Out-of-fold rows come from one fold chain each and test rows from the mean of all chains, so what
+calibrates the former need not calibrate the latter: doing nothing is the rule.
+"""
+
+import numpy as np
+
+from cspine_kit.core.anatomy import N_LEVELS
+from cspine_kit.core.numbers import FloatArray, log_losses, logit, sigmoid
+
+SLOPES = np.geomspace(0.5, 2.0, 29)
+FEWEST = 50
+"""Fewer studies say nothing certain about a temperature."""
+
+
+def fit_slopes(probs: FloatArray, labels: FloatArray, weights: FloatArray) -> FloatArray:
+    """A factor for the log-odds of each target, (8,): one for the levels, one for the overall.
+
+    It is 1 unless the best factor lowers the loss by more than one standard error of its gain over
+    studies (the one-standard-error rule), of which there must be `FEWEST`.
+
+    Args:
+        probs, labels, weights: (n, 8); probabilities of studies that their model has not seen,
+            weights of the metric.
+    """
+    odds = logit(probs)
+    slopes = np.ones(probs.shape[1])
+    for part in (slice(0, N_LEVELS), slice(N_LEVELS, None)):
+        y, w = labels[:, part], weights[:, part]
+        losses = [(w * log_losses(y, sigmoid(s * odds[:, part]))).sum(axis=1) for s in SLOPES]
+        best = int(np.argmin([loss.sum() for loss in losses]))
+        gain = (w * log_losses(y, probs[:, part])).sum(axis=1) - losses[best]
+        if len(gain) >= FEWEST and gain.sum() > gain.std() * np.sqrt(len(gain)):
+            slopes[part] = SLOPES[best]
+    return slopes
+
+
+def shift_prior(probs: FloatArray, trained: float, expected: float) -> FloatArray:
+    """Probabilities for a test set whose share of positives differs from the training set's.
+
+    Args:
+        probs: calibrated for prevalence `trained`.
+        trained, expected: shares of positives in (0, 1).
+    """
+    return sigmoid(logit(probs) + float(logit(np.array(expected)) - logit(np.array(trained))))

@@ -1,0 +1,38 @@
+"""Folds of the stack: groups whole, labels spread evenly, across the networks' folds.
+
+In: labels (study_uid, targets, optionally group), strata. Out: a fold per study. Example::
+
+    fold = deal_folds(labels, seed, 5, strata=model_fold)
+
+Every stack fold then holds studies of every fold model, and the heads that predict it have learned
+from outputs of every fold model, as the heads that ship have.
+"""
+
+import numpy as np
+import pandas as pd
+
+from cspine_kit.core.anatomy import LEVELS, OVERALL
+from cspine_kit.core.numbers import IntArray
+from cspine_kit.core.runs import fingerprint
+
+
+def deal_folds(labels: pd.DataFrame, seed: int, n: int, strata: IntArray | None = None) -> IntArray:
+    """Fold 0..n-1 of each study.
+
+    Args:
+        labels: one row per study; groups come from the column `group` where there is one.
+        seed: of the order among equals.
+        n: folds.
+        strata: (studies,) spread evenly too; without it the overall label alone is.
+    """
+    group = labels["group" if "group" in labels else "study_uid"].to_numpy()
+    frame = pd.DataFrame({"positive": labels[OVERALL].to_numpy(np.float64)})
+    keys = ["positive"]
+    if strata is not None:
+        frame = frame.assign(stratum=strata, levels=labels[list(LEVELS)].to_numpy().sum(axis=1))
+        keys = ["positive", "stratum", "levels"]
+    of_group = frame.groupby(group).max()[keys]
+    tie = [fingerprint(seed, str(name)) for name in of_group.index]
+    dealt = of_group.assign(tie=tie).sort_values([*keys, "tie"]).index
+    fold_of = dict(zip(dealt, np.arange(len(dealt)) % n, strict=True))
+    return np.array([fold_of[name] for name in group], dtype=np.int64)

@@ -1,0 +1,141 @@
+"""Operating points: thresholds for a wished sensitivity or the best F1, and what they give.
+
+In: labels and out-of-fold probabilities. Out: thresholds by target and point, frozen in the bundle,
+and a table of what they give on studies they were not chosen on. Example::
+
+    points = choose_points(y, probs, (0.9,))              # {"C1": {"best_f1": 0.31, ...}, ...}
+    table = operating_table(y, probs, fold, (0.9,))
+    calls = called(probs, points, BEST_F1)                # (n, 8) bool
+
+The weights of the metric push probabilities up, so 0.5 is nobody's threshold.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from cspine_kit.core.anatomy import TARGETS
+from cspine_kit.core.numbers import BoolArray, FloatArray, IntArray
+
+BEST_F1 = "best_f1"
+NEVER = 1.0
+"""Threshold of a target that shows no fracture to choose one on."""
+
+Points = Mapping[str, Mapping[str, float]]
+
+
+def point_name(sensitivity: float) -> str:
+    """Name of the point with a wished sensitivity."""
+    return f"sensitivity_{sensitivity:g}"
+
+
+def choose_threshold(y: FloatArray, p: FloatArray, sensitivity: float | None = None) -> float:
+    """The threshold (p >= it is called fractured) for the best F1, or for a sensitivity.
+
+    Args:
+        y: (n,) of 0 / 1.
+        p: (n,) probabilities.
+        sensitivity: at least this share of the fractured must be called; the largest threshold
+            that does it is taken.
+    """
+    if y.sum() == 0.0:
+        return NEVER
+    order = np.argsort(-p, kind="stable")
+    last = np.append(np.diff(p[order]) != 0.0, True)
+    hits, called_ = np.cumsum(y[order])[last], np.flatnonzero(last) + 1.0
+    if sensitivity is None:
+        return float(p[order][last][int(np.argmax(2.0 * hits / (called_ + y.sum())))])
+    return float(p[order][last][int(np.argmax(hits >= sensitivity * y.sum() - 1e-9))])
+
+
+def choose_points(
+    y: FloatArray, p: FloatArray, sensitivities: Sequence[float]
+) -> dict[str, dict[str, float]]:
+    """Thresholds by target and point, of (n, 8) labels and probabilities."""
+    wanted = {BEST_F1: None, **{point_name(s): s for s in sensitivities}}
+    return {
+        target: {name: choose_threshold(y[:, j], p[:, j], s) for name, s in wanted.items()}
+        for j, target in enumerate(TARGETS)
+    }
+
+
+def called(p: FloatArray, points: Points, point: str) -> BoolArray:
+    """Which of (n, 8) probabilities count as fractured at a point."""
+    calls: BoolArray = p >= np.array([points[target][point] for target in TARGETS])
+    return calls
+
+
+def nested_calls(
+    y: FloatArray, p: FloatArray, fold: IntArray, sensitivities: Sequence[float]
+) -> dict[str, BoolArray]:
+    """(n, 8) calls by point: fold k at the thresholds that the other folds have chosen.
+
+    Where there is one fold only, it chooses its own.
+    """
+    calls: dict[str, BoolArray] = {}
+    for k in np.unique(fold):
+        held = fold == k
+        rest = ~held if not held.all() else held
+        points = choose_points(y[rest], p[rest], sensitivities)
+        for name in points[TARGETS[0]]:
+            own = calls.setdefault(name, np.zeros(p.shape, dtype=bool))
+            own[held] = called(p[held], points, name)
+    return calls
+
+
+def confusion(y: FloatArray, calls: BoolArray) -> dict[str, float]:
+    """Counts and shares of (n,) calls: tp, fp, fn, tn, accuracy, precision, recall, specificity,
+    f1; a share of nothing is NaN."""
+    truth = y > 0.5
+    tp, fp = int((calls & truth).sum()), int((calls & ~truth).sum())
+    fn, tn = int((~calls & truth).sum()), int((~calls & ~truth).sum())
+
+    def share(part: float, whole: float) -> float:
+        return part / whole if whole else float("nan")
+
+    return {
+        **{"tp": tp, "fp": fp, "fn": fn, "tn": tn},
+        "accuracy": share(tp + tn, len(y)),
+        "precision": share(tp, tp + fp),
+        "recall": share(tp, tp + fn),
+        "specificity": share(tn, tn + fp),
+        "f1": share(2 * tp, 2 * tp + fp + fn),
+    }
+
+
+def operating_table(
+    y: FloatArray, p: FloatArray, fold: IntArray, sensitivities: Sequence[float]
+) -> pd.DataFrame:
+    """One row per target and point: the threshold of all studies, and what nested ones give.
+
+    Args:
+        y, p: (n, 8) labels and out-of-fold probabilities.
+        fold: (n,).
+        sensitivities: wished, beside the best F1.
+    """
+    points = choose_points(y, p, sensitivities)
+    calls = nested_calls(y, p, fold, sensitivities)
+    return pd.DataFrame(
+        [
+            {"target": target, "point": name, "threshold": points[target][name]}
+            | confusion(y[:, j], own[:, j])
+            for j, target in enumerate(TARGETS)
+            for name, own in calls.items()
+        ]
+    )
+
+
+def render_points(table: pd.DataFrame) -> str:
+    """The table as text."""
+    lines = [
+        f"{'target':16s} {'point':17s} {'threshold':>9s} {'accuracy':>8s} {'precision':>9s} "
+        f"{'recall':>7s} {'specif.':>7s} {'F1':>6s} {'TP':>5s} {'FP':>5s} {'FN':>5s} {'TN':>5s}"
+    ]
+    for r in table.to_dict("records"):
+        lines.append(
+            f"{r['target']:16s} {r['point']:17s} {r['threshold']:9.3f} {r['accuracy']:8.3f} "
+            f"{r['precision']:9.3f} {r['recall']:7.3f} {r['specificity']:7.3f} {r['f1']:6.3f} "
+            f"{r['tp']:5.0f} {r['fp']:5.0f} {r['fn']:5.0f} {r['tn']:5.0f}"
+        )
+    return "\n".join(lines)

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pytest
 from chain import CHAIN, CONFIG, folder_of
 
 from cspine_kit.cli import main

@@ -51,7 +51,7 @@ def stamps(folder: Path) -> dict[Path, tuple[int, int]]:
 
 
 @pytest.fixture(scope="module")
-def chain(run):
+def finished(run):
     """The tiny chain, which no example may change."""
     before = stamps(run)
     yield run
@@ -59,9 +59,9 @@ def chain(run):
 
 
 @pytest.fixture(name="names")
-def _names(chain, tmp_path, monkeypatch):
+def _names(finished, tmp_path, monkeypatch):
     """The documented names, in a working folder of the example's own, without a network."""
-    monkeypatch.chdir(desk_of(chain, tmp_path / "desk"))
+    monkeypatch.chdir(desk_of(finished, tmp_path / "desk"))
     for name in list(os.environ):
         if name.upper().startswith("KAGGLE_") or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)

@@ -292,5 +292,8 @@ def run_oof(config: Config, paths: RunPaths) -> list[Failure]:
     key = fingerprint([rows.content_key() for rows in made])
     _collect([r.files[0] for r in made], inputs, paths.table("oof_slices"), "oof_slices", key)
     failures = gather(paths, (VERTEBRA, *config.members), config.folds.n)
-    write_table(failures_table(failures), paths.table("failures"), "failures")
+    table = failures_table(failures)
+    key = fingerprint(table.to_dict("records"))
+    if not is_fresh(paths.table("failures"), key):
+        write_table(table, paths.table("failures"), "failures", key)
     return failures

@@ -113,7 +113,7 @@ def test_what_is_no_ct_says_so(hostile):
 
 def test_index_survives_it(hostile):
     competition, manifest = hostile
-    studies, slices, _, failures = build_index(competition, {}, jobs=1)
+    studies, slices, _, failures, _ = build_index(competition, {}, jobs=1)
     fallback = manifest[manifest["listed"] & (manifest["outcome"] == "fallback")]
     assert set(fallback["study_uid"]) <= set(failures)
     assert set(manifest.loc["extra_folder", ["study_uid"]]).isdisjoint(studies["study_uid"])

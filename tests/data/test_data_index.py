@@ -116,9 +116,11 @@ def test_a_bad_mask_costs_only_itself(competition):
     assert set(studies.index) == {"1.2.1", "1.2.2", "1.2.3", "1.2.7"}
     assert set(index.failures) == {"1.2.4", "1.2.8", "../1.2.1"}
     assert index.remarks["1.2.1"] == ["its mask holds no voxel of C1..C7 inside the scan"]
-    assert studies.loc["1.2.1", "problems"] == "bad_mask"
+    assert studies.loc["1.2.1", "problems"] == "other_study bad_mask"
     assert not studies.loc["1.2.1", "has_mask"] and studies.loc["1.2.2", "has_mask"]
-    assert studies.loc["1.2.2", "problems"] == "bad_boxes", "a box on a slice that is not there"
+    assert studies.loc["1.2.2", "problems"] == "other_study bad_boxes", (
+        "a box on a slice that is not there"
+    )
 
 
 def test_unusable_train_csv(competition):

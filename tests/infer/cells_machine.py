@@ -181,7 +181,7 @@ def replace(self, target):
         threading.Event().wait()
     return real(self, target)
 pathlib.Path.replace = replace
-submit.SHARE = 25.0 / 3600 / submit.HOURS
+submit.SHARE = 60.0 / 3600 / submit.HOURS
 raise SystemExit(submit.main())
 """
 
@@ -191,7 +191,7 @@ def writing_hangs(ground: Ground) -> Count:
     competition = ground.competition("writing_hangs", STUDIES)
     process, out = faults.start_kernel(ground, competition, HANGING)
     start = time.monotonic()
-    ended = faults.end(process) and process.returncode == 0 and time.monotonic() - start < 60.0
+    ended = faults.end(process) and process.returncode == 0 and time.monotonic() - start < 120.0
     result = faults.read_result(competition, out)
     return count_one("writing hangs", len(faults.finished(out)), result, [], ended=ended)
 

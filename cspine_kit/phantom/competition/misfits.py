@@ -114,7 +114,7 @@ def _sign_lost(file: FileDataset) -> None:
 
 def _overlay(file: FileDataset) -> None:
     values = _stored(file)
-    values[4:20, 4:8] |= 1 << 12
+    values[4:12, 4:8] |= 1 << 12
     set_pixels(file, values)
 
 

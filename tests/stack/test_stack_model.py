@@ -251,7 +251,9 @@ def test_a_harmful_member_is_left_out_and_can_be_forced(
     assert fit.worth["kept"].sum() == 1
     [left_out] = fit.stack.notes["left_out"]
     assert not [c for c in fit.stack.heads[STACK].columns if c.startswith(f"{left_out}__")]
-    assert "stack_all_members" in fit.probs
+    assert {"stack_all_members", "a", "b"} <= set(fit.probs)
+    [stays] = fit.stack.members
+    assert (fit.probs["mean_of_members"] == fit.probs[stays]).all()
     forced = few.model_copy(update={"keep": ("a", "b")})
     fit = fit_stack(build(()), world.labels, forced, seed=5, jobs=1, without=build)
     assert fit.stack.members == ("a", "b")

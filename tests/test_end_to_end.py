@@ -34,7 +34,7 @@ sys.exit(main(sys.argv[1:]))
 
 def stamps(folder: Path) -> dict[str, int]:
     """Modification times of what a finished run must not touch again."""
-    skip = ("run.json", "results.csv", "shift.csv")
+    skip = ("run.json", "results.csv")
     return {
         str(p.relative_to(folder)): p.stat().st_mtime_ns
         for p in folder.rglob("*")

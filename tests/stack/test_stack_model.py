@@ -69,10 +69,12 @@ def test_shuffled_labels_score_like_the_constant(
     shuffled = world.labels.copy()
     shuffled[list(TARGETS)] = shuffled[list(TARGETS)].to_numpy()[rng.permutation(len(shuffled))]
     fit = fit_stack(features, shuffled, config, seed=5, jobs=1)
-    folds = world.folds.set_index("study_uid")["fold"]
-    constant = wide_predictions(constant_predictions(shuffled, folds, "per_exam"), "best_constant")
+    network = world.folds.set_index("study_uid")["fold"]
+    crossing = pd.Series(fit.fold, index=fit.study_uid)
     fake = World(shuffled, world.folds, world.slices, world.crops)
-    for model in (STACK, STRICT, SHIPPED):
+    for model, folds in ((STACK, crossing), (SHIPPED, crossing), (STRICT, network)):
+        rows = constant_predictions(shuffled, folds, "per_exam")
+        constant = wide_predictions(rows, "best_constant")
         own = score(fake, fit.study_uid, fit.probs[model])
         assert own > 0.97 * score(fake, constant.index, constant.to_numpy()), model
 
@@ -251,7 +253,9 @@ def test_a_harmful_member_is_left_out_and_can_be_forced(
     assert fit.worth["kept"].sum() == 1
     [left_out] = fit.stack.notes["left_out"]
     assert not [c for c in fit.stack.heads[STACK].columns if c.startswith(f"{left_out}__")]
-    assert "stack_all_members" in fit.probs
+    assert {"stack_all_members", "a", "b"} <= set(fit.probs)
+    [stays] = fit.stack.members
+    assert (fit.probs["mean_of_members"] == fit.probs[stays]).all()
     forced = few.model_copy(update={"keep": ("a", "b")})
     fit = fit_stack(build(()), world.labels, forced, seed=5, jobs=1, without=build)
     assert fit.stack.members == ("a", "b")

@@ -157,13 +157,13 @@ def fit_stack(
             rest[name] = cross_fit(less, fold, settings=settings, **common)[0]
     worth = _member_worth(sample, rest, full, np.ones(len(fold), dtype=bool))
     dropped = tuple(worth.loc[~worth["kept"].astype(bool), "member"])
-    probs = {STACK: full, ALL_MEMBERS: full}
+    probs = {STACK: full, **formulas(features)}
     if dropped and without is not None:
+        probs[ALL_MEMBERS] = full
         features = without(dropped)
         sample = sample_of(features, labels, config)
         probs[STACK], absent, settings = cross_fit(sample, fold, **common)
-    else:
-        probs.pop(ALL_MEMBERS)
+        probs |= formulas(features)
     if any(signal_of(c) == COLUMN for c in sample.table.columns):
         probs[COLUMNS_ABSENT] = absent
     columns = {STACK: sample.table.columns}
@@ -175,7 +175,6 @@ def fit_stack(
     if len(np.unique(networks)) > 1:
         probs[STRICT] = cross_fit(sample, networks, **common)[0]
     heads = _final_heads(features, labels, columns, config, seed=seed, progress=progress)
-    probs |= formulas(features)
     ships, probs[SHIPPED] = _choose(sample, fold, probs, rest, dropped)
     stack = Stack(
         heads=heads,

@@ -2,9 +2,9 @@
 
 In: a CSV. Out: its cells as stripped text under the header's names, by line of the file. Example::
 
-    sheet = read_sheet(path, ("StudyInstanceUID", "x", "y"))
-    sheet.rows.loc[7, "x"]       # the cell of line 7
-    sheet.broken                 # {9: "has 4 cells, the header names 3"}
+    sheet = read_sheet(competition.boxes_csv, ("StudyInstanceUID", "x", "y"))
+    sheet.rows["x"].head()       # text, by line of the file
+    sheet.broken                 # such as {9: "has 4 cells, the header names 3"}
 
 What changes no meaning is read: a byte order mark, UTF-16, semicolons or tabs, quotes, any line
 end, spaces around cells and names, another case of names, empty lines. The rest is refused by line.

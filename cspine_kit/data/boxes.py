@@ -4,7 +4,8 @@ In: train_bounding_boxes.csv and the `slices` rows of a study. Out: columns box_
 remark for each box that was refused. Example::
 
     boxes, remarks = read_boxes(competition.boxes_csv)
-    slices, more = join_boxes(slices, boxes.get(uid), (512, 512))
+    own = pd.DataFrame({"slice_number": np.arange(1.0, 100.0)})
+    own, more = join_boxes(own, boxes.get(uid), (512, 512))
 """
 
 from pathlib import Path

@@ -4,7 +4,7 @@ In: train.csv's shape (StudyInstanceUID or study_uid, eight targets), or row_id,
 Out: eight 0 / 1 columns by study. Example::
 
     labels, reasons = parse_labels(competition.train_csv)     # one bad study costs itself
-    truth = read_labels(Path("solution.csv"))                 # one bad study is an error
+    truth = read_labels(competition.solution_csv)             # one bad study is an error
 
 A label is 0, 1, 0.0, 1.0, True or False. Anything else, an empty cell, rows that contradict each
 other, and a patient_overall that is not the largest of C1..C7 cost the study, and the reason names

@@ -3,9 +3,9 @@
 In: studies and a function that predicts one. Out: parquet files of rows and, beside them,
 `failures.json`. Example::
 
-    rows = Attempts("effnet", 0, (path,), key, inputs.state)
+    rows = Attempts("effnet", 0, (Path("rows.parquet"),), "their key", lambda uid: "its inputs")
     if not rows.done():
-        rows.make(uids, lambda uid: (predict_fracture(model, volume(uid)),), "effnet fold 0")
+        rows.make(["1.2", "1.3"], lambda uid: (pd.DataFrame({"logit": [0.5]}),), "effnet fold 0")
 
 Where files and key agree, only the failed studies whose inputs changed are predicted.
 """

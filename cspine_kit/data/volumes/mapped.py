@@ -3,7 +3,7 @@
 In: a cached volume's `.npy`. Out: something that is indexed like a uint8 array (z, y, x).
 Example::
 
-    voxels = MappedVoxels.of(path)
+    voxels = MappedVoxels.of(paths.cache / f"{uid}.npy")
     voxels[[3, 4, 5], 10:40, 10:40]
 
 A memory map costs a file descriptor for as long as it lives; a training over 1,615 studies would

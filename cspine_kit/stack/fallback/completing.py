@@ -3,7 +3,8 @@
 In: the out-of-fold slice table with holes. Out: the table without them, and how many studies each
 member is spoken for in. Example::
 
-    slices, counts = complete(slices)      # {"effnet": 2}
+    slices = pd.read_parquet(paths.table("oof_slices"))
+    slices, counts = complete(slices)      # such as {"effnet": 2}
 """
 
 import pandas as pd

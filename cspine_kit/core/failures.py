@@ -3,8 +3,8 @@
 In: JSON files that the stages leave beside what they made. Out: one list, a table (contract
 `failures`), and a few lines of text. Example::
 
-    found = gather(paths, ("vertebra", "effnet"), folds=5)
-    print(summary(found))
+    found = gather(paths, ("vertebra", *config.members), config.folds.n)
+    summary(found)
 
 A failure costs its study there and nothing else; it is tried again when its inputs change.
 """

@@ -2,7 +2,8 @@
 
 In: a volume and its rows of tables. Out: a `StudyView` with targets. Example::
 
-    view = vertebra_targets(volume, slices, config.vertebra)
+    slices = pd.read_parquet(paths.table("slices"))
+    view = vertebra_targets(volume, slices[slices["study_uid"] == uid], config.vertebra)
     view.targets["visible"].shape      # (len(view), 7)
 """
 

@@ -22,7 +22,8 @@ from pandas_statistics import pandas_aggregate
 from cspine_kit.core.anatomy import LEVELS
 from cspine_kit.core.execution import measure_gflops, usable_cores
 from cspine_kit.core.tables import FRACTURE_COLUMNS, VERTEBRA_COLUMNS
-from cspine_kit.stack.features.aggregate import aggregate, feature_columns
+from cspine_kit.stack.features.aggregate import aggregate
+from cspine_kit.stack.features.names import feature_columns
 
 FOLDS, HEIGHT_MM, TOLERANCE = 5, 18.0, 1e-5
 
@@ -59,9 +60,9 @@ def largest_difference(ours: pd.DataFrame, theirs: pd.DataFrame) -> float:
     Raises:
         SystemExit: other rows or columns, or more than TOLERANCE apart; names the columns.
     """
-    columns, key = feature_columns(ours), ["study_uid", "level", "model_fold", "fold"]
-    if set(columns) != set(feature_columns(theirs)) or not ours[key].equals(theirs[key]):
-        sys.exit(f"other rows or columns: {set(columns) ^ set(feature_columns(theirs))}")
+    columns, key = feature_columns(ours.columns), ["study_uid", "level", "model_fold", "fold"]
+    if set(columns) != set(feature_columns(theirs.columns)) or not ours[key].equals(theirs[key]):
+        sys.exit(f"other rows or columns: {set(columns) ^ set(feature_columns(theirs.columns))}")
     a, b = ours[columns].to_numpy(np.float64), theirs[columns].to_numpy(np.float64)
     apart = (np.abs(a - b) / np.maximum(1.0, np.abs(b))).max(axis=0)
     wrong = [name for name, value in zip(columns, apart, strict=True) if not value <= TOLERANCE]
@@ -98,7 +99,7 @@ def main() -> None:
     report = {
         "slices": len(slices),
         "rows": len(ours),
-        "features": len(feature_columns(ours)),
+        "features": len(feature_columns(ours.columns)),
         "largest_difference": difference,
         "seconds": {name: round(value, 4) for name, value in median.items()},
         "ratio": round(median["pandas"] / median["aggregate"], 1),

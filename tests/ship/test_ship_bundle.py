@@ -188,7 +188,7 @@ def test_a_manifest_with_random_injuries_is_sound_or_refused_in_words(built, tmp
 
 def test_what_travels_is_a_list_and_names_no_training_study(built):
     """Everything but code and weights is text, and none of it holds a training id."""
-    for name in ("contributions.csv", "importances.csv", "models/reference.json", "run.json"):
+    for name in ("scores.csv", "worth.csv", "operating.csv", "run.json"):
         assert (built.paths.stack / name).exists(), "it is there and must stay here"
     manifest = read_json(built.paths.bundle / "manifest.json")
     places = {entry["place"] for entry in manifest["files"].values()}
@@ -275,7 +275,7 @@ def test_no_bundle_without_every_model(run):
     ("name", "text"),
     [
         ("imputer.json", '{"username": "me", "key": "0123456789abcdef0123456789abcdef"}'),
-        ("models/fold_0_header_level_0.txt", "KAGGLE_API_TOKEN=KGAT_0123456789abcdef0123"),
+        ("external.json", "KAGGLE_API_TOKEN=KGAT_0123456789abcdef0123"),
     ],
 )
 def test_no_bundle_with_a_credential(run, name, text):

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from cspine_kit.stack.features.aggregate import aggregate, feature_columns
+from cspine_kit.stack.features.aggregate import aggregate
+from cspine_kit.stack.features.names import feature_columns
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
@@ -17,7 +18,7 @@ def test_every_statistic_is_that_of_pandas(monkeypatch):
     slices, crops = draw_tables(studies=6, members=2)
     ours, theirs = aggregate(slices, crops), pandas_aggregate(slices, crops)
     assert len(ours) == 6 * 7 and largest_difference(ours, theirs) < 1e-5
-    assert set(feature_columns(ours)) == set(feature_columns(theirs))
+    assert set(feature_columns(ours.columns)) == set(feature_columns(theirs.columns))
     broken = ours.assign(m0__fracture__top3=ours["m0__fracture__top3"] + 1e-4)
     with pytest.raises(SystemExit, match=r"not equal within 1e-05: \['m0__fracture__top3'\]"):
         largest_difference(broken, theirs)

@@ -65,9 +65,12 @@ def _levels(args: argparse.Namespace) -> int:
     tune_process()
     from cspine_kit.data.reader.problems import explain
     from cspine_kit.infer.levels import study_levels
+    from cspine_kit.infer.origin import note_of, origin_of
 
     found = study_levels(args.folder, args.bundle)
     result = found.as_dict()
+    if note := note_of(origin_of(args.bundle)):
+        print(note, file=sys.stderr)
     if args.json:
         print(json.dumps(result, indent=2))
     else:

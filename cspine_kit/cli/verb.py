@@ -40,6 +40,8 @@ class Verb:
 def _given(args: argparse.Namespace, option: str) -> object:
     """What was given for an option ("--test-studies") or an argument ("FILE"); None for nothing."""
     value = getattr(args, option.lstrip("-").replace("-", "_").lower())
+    if isinstance(value, list):  # an option that may be repeated
+        return " ".join(map(str, value))
     return None if value is False else value
 
 

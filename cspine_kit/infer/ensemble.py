@@ -98,7 +98,7 @@ class Ensemble:
         self._tolerant = tolerant
         noted = self.faults if tolerant else None
         self.stack = self._load("stack", lambda: Stack.load(root / "stack" / "models", noted))
-        self.config = self._shipping(load_config(root / "config.yaml"))
+        self.config: Config = load_config(root / "config.yaml")
         place = device or set_device_threads(self.config)
         self.models: dict[tuple[str, int], SliceModel] = {}
         for name in (VERTEBRA, *self.config.members):
@@ -150,12 +150,6 @@ class Ensemble:
     def ships(self) -> str:
         """The model whose rows are submitted: the stack's, or the members' mean without it."""
         return self.stack.ships if self.stack else MEAN_OF_MEMBERS
-
-    def _shipping(self, config: Config) -> Config:
-        """The config with the members whose features the stack reads."""
-        kept = self.stack.members if self.stack else tuple(config.members)
-        members = {name: model for name, model in config.members.items() if name in kept}
-        return config.model_copy(update={"members": members})
 
     @property
     def efforts(self) -> list[Effort]:

@@ -139,12 +139,9 @@ def _contents(config: Config, paths: RunPaths) -> dict[str, Path]:
     Raises:
         ArtifactError: one of them is missing.
     """
-    saved = paths.stack / "models" / "stack.json"
-    if not saved.exists():
-        raise ArtifactError(f"{saved} is missing: run make stack first")
     files = {
         f"models/{member}/fold_{fold}/{name}": paths.model(member, fold) / name
-        for member in (VERTEBRA, *read_json(saved)["members"])
+        for member in (VERTEBRA, *config.members)
         for fold in range(config.folds.n)
         for name in (MODEL_FILE, WEIGHTS_FILE)
     }
@@ -186,10 +183,20 @@ def check_models(bundle: Path) -> None:
         raise ArtifactError(f"bundle {bundle}: networks do not run: {faults}")
 
 
-def _travelling(config: Config) -> Config:
-    """The config without what names training studies or files of this machine."""
+def _travelling(config: Config, paths: RunPaths) -> Config:
+    """The config of what ships: the members that the stack kept, and nothing that names training
+    studies or files of this machine.
+
+    Raises:
+        ArtifactError: there is no stack.
+    """
+    saved = paths.stack / "models" / "stack.json"
+    if not saved.exists():
+        raise ArtifactError(f"{saved} is missing: run make stack first")
+    kept = read_json(saved)["members"]
+    members = {name: model for name, model in config.members.items() if name in kept}
     folds = config.folds.model_copy(update={"file": None})
-    return config.model_copy(update={"exclude": {}, "folds": folds})
+    return config.model_copy(update={"exclude": {}, "folds": folds, "members": members})
 
 
 def build_bundle(config: Config, paths: RunPaths, out: Path, *, proof: Path) -> dict[str, Any]:
@@ -202,10 +209,9 @@ def build_bundle(config: Config, paths: RunPaths, out: Path, *, proof: Path) -> 
         proof: folder of the phantom study that travels, of `PROOF_PHANTOM`.
 
     Raises:
-        ArtifactError: the run is not finished, is another config's or has no
-            out-of-fold score, a model does not load, a
-            wheel cannot be had or does not fit, a file looks like a credential, or the bundle that
-            is there was changed.
+        ArtifactError: the run is not finished, is another config's or has no out-of-fold score, a
+            model does not load, a wheel cannot be had or does not fit, a file looks like a
+            credential, or the bundle that is there was changed.
         ConfigError: a name or license the service would refuse.
     """
     from cspine_kit.infer.proof import pack_study
@@ -224,7 +230,8 @@ def build_bundle(config: Config, paths: RunPaths, out: Path, *, proof: Path) -> 
             f"{paths.root} was not made from this config, or not to its end: {', '.join(older)}; "
             "run make oof and make stack again"
         )
-    files, priors = _contents(config, paths), _priors(config, paths)
+    travels = _travelling(config, paths)
+    files, priors = _contents(travels, paths), _priors(config, paths)
     chains = _chain_losses(config, paths, score["model"])
     refuse_secrets([*files.values(), *kit_sources()])
     sources = {str(p.relative_to(SOURCE_ROOT)): file_hash(p) for p in kit_sources()}
@@ -240,7 +247,7 @@ def build_bundle(config: Config, paths: RunPaths, out: Path, *, proof: Path) -> 
         places = {place.replace("/", SEPARATOR): place for place in files}
         for name, place in places.items():
             shutil.copyfile(files[place], folder / name)
-        (folder / "config.yaml").write_text(resolved_yaml(_travelling(config)))
+        (folder / "config.yaml").write_text(resolved_yaml(travels))
         write_json(folder / PRIORS, priors)
         write_json(folder / CHAINS, chains)
         pack_study(proof, folder / PROOF)

@@ -2,7 +2,7 @@
 
 In: probabilities by target, a source, a cause. Out: an `Answer`. Example::
 
-    answer = Answer("1.2.3", "header", probs=probs)
+    answer = Answer("1.2.3", "header", probs=pd.Series({"C2": 0.1, "patient_overall": 0.3}))
     answer.because("no time for the networks").cause
 """
 

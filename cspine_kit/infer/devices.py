@@ -3,9 +3,14 @@
 In: names of devices, what builds a `Worker` on one, `Reading`s, a `Governor`. Out: `Answer`s as
 they are done. Example::
 
-    pool = Devices(["cuda:0", "cuda:1"], build, readings, governor, survey)
-    for answer in pool.answers(list(survey.folders)):
-        submission.put(answer.study_uid, answer.probs)
+    from cspine_kit.infer.listing import Survey
+
+    survey = Survey(competition, [p.name for p in competition.test_images.iterdir()], fallback)
+    governor = Governor(ensemble.efforts, deadline_s=time.monotonic() + 60.0, files=4, studies=4)
+    with ReadAhead(survey.folders, config.cache, Path(), readers=1) as readings:
+        at = governor, survey
+        pool = Devices(["cpu"], lambda _: Worker(ensemble, *at), readings, *at)
+        sources = {answer.study_uid: answer.source for answer in pool.answers([*survey.folders])}
 
 Each device loads, checks and uses its networks in a daemon thread of its own; the caller's thread
 decides and never waits for any of them longer than the deadline:

@@ -2,10 +2,11 @@
 
 In: a competition, study ids, a header model. Out: a `Survey`. Example::
 
-    found = Survey(competition, uids, headers)
+    uids = [folder.name for folder in competition.test_images.iterdir()]
+    found = Survey(competition, uids, fallback)
     found.look(wait_s=900.0, patience_s=60.0)
     found.folders, found.files            # what is worth reading
-    found.fallback(uid)                   # from headers, or why the priors must do
+    found.fallback(uids[0])               # from headers, or why the priors must do
 
 A folder that cannot be listed or hangs costs itself alone: each study is looked at in a guard of
 its own, on several threads. What is late goes on in the background, and `fallback` sees it when it

@@ -3,7 +3,8 @@
 In: a bundle folder. Out: its checked manifest, or its files laid out as a tree. Example::
 
     root = open_bundle(bundle, Path("opened"))      # all verified; `root / "models"`
-    faults = lay_out(bundle, Path("laid_out"))      # the sound ones; place -> fault
+    # The sound ones; place -> fault of the others:
+    faults = lay_out(bundle, Path("laid_out"), wait_s=900.0, patience_s=450.0)
     verify_bundle(bundle)["score"]
 """
 

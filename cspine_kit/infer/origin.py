@@ -2,7 +2,7 @@
 
 In: a bundle, a scan. Out: words that mark an output, or a refusal. Example::
 
-    mark = refuse_phantom_bundle(bundle, folder, allowed=args.phantom_bundle)
+    mark = refuse_phantom_bundle(bundle, folder, allowed=False)    # a phantom: marked
     note_of(origin_of(bundle))                     # "" for a bundle of real studies
 
 Networks that saw no real fracture give plausible numbers on a real scan. What shows a person

@@ -2,8 +2,10 @@
 
 In: functions and seconds. Out: their results, or what is late. Example::
 
-    late = run_all(read_headers, uids, threads=16, wait_s=900.0, patience_s=60.0)
-    root = within(60.0, open_bundle, bundle, scratch)      # raises TimeoutError
+    sizes = {}
+    measure = lambda name: sizes.update({name: (folder / name).stat().st_size})
+    late = run_all(measure, ["1.dcm", "2.dcm"], threads=2, wait_s=60.0, patience_s=10.0)
+    data = within(60.0, path.read_bytes)      # TimeoutError where the disk hangs
 
 Nothing ends a thread that hangs in a read of a dead disk or in a driver. So whatever may hang runs
 in a daemon thread, and who waits for it gives up on it; the process ends without it.

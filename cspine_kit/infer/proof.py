@@ -3,7 +3,8 @@
 In: a bundle with a packed study, a competition folder. Out: what is wrong, in words, and the event
 `proof` in the kernel's log, which `cspine push` reads. Example::
 
-    faults = prove(competition_dir, bundle, Path("submission.csv"))
+    faults = prove(competition.root, bundle, Path("submission.csv"))
+    read_kernel_log(Path(KERNEL_LOG)).first("proof")["ok"]       # True where there are no faults
 
 The public listing asks for studies that have no folder, so that right after a push no network would
 run at all and the first forward pass on the GPU would be the hidden one.

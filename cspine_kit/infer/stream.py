@@ -2,9 +2,13 @@
 
 In: the rows wanted, a bundle, the time there is. Out: `Answer`s. Example::
 
-    run = Run(competition, bundle, scratch, log, started_s=time.monotonic())
-    for answer in run.answers(uids, on_headers=submission.put_all):
-        submission.put(answer.study_uid, answer.probs)
+    import time
+
+    log = KernelLog(Path("kernel_log.jsonl"))
+    run = Run(competition, bundle, Path(), log, started_s=time.monotonic())
+    uids = [folder.name for folder in competition.test_images.iterdir()]
+    for answer in run.answers(uids, on_headers=lambda spoken: print(len(spoken))):
+        print(answer.study_uid, answer.source)
 
 What is sound of the bundle is laid out; headers speak for every study; then the networks are loaded
 and readers feed them. Torch and LightGBM are first imported here. Nothing raises: what is missing

@@ -2,8 +2,13 @@
 
 In: a `Reading`, an `Ensemble`, a `Governor`, a `Survey`. Out: an `Answer`. Example::
 
+    from cspine_kit.infer.listing import Survey
+
+    survey = Survey(competition, [p.name for p in competition.test_images.iterdir()], fallback)
+    survey.look(wait_s=60.0, patience_s=10.0)
+    governor = Governor(ensemble.efforts, deadline_s=float("inf"), files=300, studies=4)
     worker = Worker(ensemble, governor, survey)
-    answer = worker.answer(reading)
+    worker.answer(Reading(next(iter(survey.folders)), 0.1, cause="no pixels")).source   # "header"
 
 A study falls back from the image chain (whose vertebra levels may come from headers) to the
 prediction from headers alone, made for all before any network, to nothing: then the priors stand.

@@ -6,7 +6,7 @@ In: scores and a submission. Out: `submissions/leaderboard.csv`, append-only. Ex
 
     ledger = Path("ledger.csv")
     scores = {"metric_per_exam": 0.41, "metric_global": 0.40}
-    add_entry(ledger, Entry(name="demo", submission="0123456789ab", **scores))
+    add_entry(ledger, Entry(name="demo", competition=PHANTOM, submission="0123", **scores))
     print(render(read_ledger(ledger)))
 
 A row is never changed: when the public and private scores of a pushed submission are known, a new

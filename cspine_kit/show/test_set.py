@@ -3,6 +3,7 @@
 In: a run folder and the files beside a submission. Out: scores on the hidden truth where there is
 one. Example::
 
+    from cspine_kit.core.runs import read_json
     from cspine_kit.data.labels import read_labels
 
     found = predictions_on_test(config, paths, submission)          # contract `predictions`

@@ -6,7 +6,8 @@ that `stack.external` and `stack.columns` name. Out: tables `features` and `pred
 imputer.json, external.json, scores.csv, worth.csv, operating.csv, calibration.png, levels.png,
 run.json). Example::
 
-    table = run_stack(load_config(Path("configs/demo.yaml")), RunPaths(Path("oof/demo")))
+    table = run_stack(config, paths)
+    table.loc[table["ships"], ["model", "shipped_model", "per_exam", "global"]]
 
 Finished work is skipped: the key is made of the inputs' keys, the config's section and the seed.
 """

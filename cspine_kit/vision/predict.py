@@ -3,10 +3,10 @@
 In: a `Volume`, loaded models. Out: rows of the `vertebra` and `oof_slices` tables for one study.
 Example::
 
-    rows = predict_vertebra(ensemble.vertebra[0], volume, batch_size=16)
+    rows = predict_vertebra(ensemble.models["vertebra", 0], volume, batch_size=16)
     levels = decode_study(rows, volume)
-    member, *_ = ensemble.members
-    slices = predict_fracture(ensemble.members[member][0], volume, levels, 16, views=1)
+    member, *_ = config.members
+    slices = predict_fracture(ensemble.models[member, 0], volume, levels, 16, views=1)
 """
 
 import logging

@@ -2,7 +2,10 @@
 
 In: headers of slices. Out: one scan, whole, and what is left out. Example::
 
-    series, orientation, others = choose_scan("1.2.3", headers, problems)
+    from cspine_kit.data.reader.files import read_headers
+
+    headers, errors = read_headers(folder)
+    series, orientation, others = choose_scan(uid, headers, set())
 """
 
 import math

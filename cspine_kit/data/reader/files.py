@@ -2,8 +2,8 @@
 
 In: a folder, or what is taken for one (a .zip). Out: names, `Header`s. Example::
 
-    with opened(Path("study.zip")) as folder:
-        headers, errors = read_headers(folder)
+    with opened(folder) as place:           # a folder, or a .zip unpacked for this long
+        headers, errors = read_headers(place)
 
 Folders one level down belong to the study: exports put each series, or everything, into one.
 """

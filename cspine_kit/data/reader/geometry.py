@@ -2,8 +2,8 @@
 
 In: settled headers (`settle`). Out: a frozen `Geometry`. Example::
 
-    geometry.headers[0].file, geometry.z_mm[0]     # the most cranial slice
-    geometry.patient_mm(geometry.z_mm[3], y_px=10, x_px=20)
+    study.headers[0].file, study.z_mm[0]     # the most cranial slice
+    study.patient_mm(study.z_mm[3], y_px=10, x_px=20)
 
 Patient coordinates are DICOM's: x to the left, y to the back, z to the head (PS3.3 C.7.6.2.1.1).
 """

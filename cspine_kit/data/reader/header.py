@@ -2,7 +2,10 @@
 
 In: the values of a parsed file. Out: a frozen `Header` for each frame. Example::
 
-    header = header_of(values.get, "17.dcm", syntax=syntax, at=1200, length=524288)
+    from cspine_kit.data.reader.walk import walk
+
+    values, syntax, at, length = walk(path.read_bytes())
+    header = header_of(values.get, "17.dcm", syntax=syntax, at=at, length=length)
     header.position_mm, header.slope, header.number     # number = 17, the file number
 """
 

@@ -2,7 +2,10 @@
 
 In: headers. Out: those that remain. Example::
 
-    slices = ct_slices("1.2.3", headers, problems)
+    from cspine_kit.data.reader.files import read_headers
+
+    headers, errors = read_headers(folder)
+    slices = ct_slices(uid, headers, set())
 
 An absent tag is never evidence: the competition's files carry neither Modality nor ImageType.
 """

@@ -2,7 +2,7 @@
 
 In: the bytes of one stream of one grey component. Out: uint16 (rows, cols). Example::
 
-    from cspine_kit.data.reader.header import read_header
+    from cspine_kit.data.reader.files import read_header
     from cspine_kit.data.reader.streams import frame_bytes
 
     header = read_header(compressed.parent, compressed.name)

@@ -2,7 +2,8 @@
 
 In: a path. Out: a `Header` for each frame. Example::
 
-    headers = parse("study/enhanced.dcm", "enhanced.dcm")
+    headers = parse(str(path), path.name)
+    headers[0].syntax, headers[0].rows, headers[0].cols
 
 Files without preamble or meta group, big endian and deflated ones, values of another
 representation than usual, and enhanced CT, whose frames keep their geometry in functional groups.

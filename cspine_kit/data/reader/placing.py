@@ -3,9 +3,11 @@
 In: headers of a settled scan. Out: the grid's axes, and for each frame the map from grid pixels to
 stored pixels. Example::
 
-    grid = settle_grid(series, positions, orientation, problems)
-    row, col = grid.to_stored[z] @ (y, x, 1)         # where grid pixel y, x of slice z is stored
-    y, x = to_grid(grid.to_stored[z]) @ (row, col, 1)
+    series = list(study.headers)
+    positions = np.array([header.position_mm for header in series])
+    grid = settle_grid(series, positions, series[0].orientation, set())
+    row, col = grid.to_stored[0] @ (10, 20, 1)     # where grid pixel 10, 20 of slice 0 is stored
+    y, x = to_grid(grid.to_stored[0]) @ (row, col, 1)
 
 Slices are placed by position and orientation (PS3.3 C.7.6.2.1.1). A frame that needs no more than
 flips is copied; others are moved or resampled.

@@ -2,7 +2,10 @@
 
 In: headers of one scan and its normal. Out: positions (n, 3) in mm. Example::
 
-    positions = settle_positions(scan, normal, problems)
+    from cspine_kit.data.reader.scans import normal_of
+
+    normal = normal_of(study.headers[0].orientation)
+    positions = settle_positions(list(study.headers), normal, set())
 
 ImagePositionPatient counts where it tells slices apart. What is missing, meters away or the same
 everywhere is filled from SliceLocation, else from InstanceNumber, else from file numbers.

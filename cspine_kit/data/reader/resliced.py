@@ -3,9 +3,10 @@
 In: headers of such a stack. Out: headers in a frame of reference that is turned so that the stack
 is axial in it, and the way back. Example::
 
-    turn = turn_of(orientation)
-    series = [turned(header, turn) for header in series]   # read these as an axial stack
-    hu = turn.block(hu)                                    # and turn what was read
+    sagittal = header._replace(orientation=(0.0, 1.0, 0.0, 0.0, 0.0, -1.0))
+    turn = turn_of(sagittal.orientation)
+    turned(sagittal, turn).orientation                     # (1, 0, 0, 0, 1, 0): axial
+    turn.block(np.zeros((20, 64, 48), np.int16)).shape     # (64, 48, 20): 64 axial slices
 
 Turned axes are x', y', z' = left, back, head of a patient who would lie for an axial scan.
 """

@@ -2,7 +2,9 @@
 
 In: headers of slices. Out: scans, each whole. Example::
 
-    for scan in find_scans(headers):
+    from cspine_kit.data.reader.files import read_headers
+
+    for scan in find_scans(read_headers(folder)[0]):
         scan.describe(), scan.cover_mm, scan.step_mm
 
 A series may hold several acquisitions or reconstructions of the same place, and a scan may lie in

@@ -2,7 +2,10 @@
 
 In: headers of all readable frames. Out: a `Geometry`. Example::
 
-    geometry = settle_geometry("1.2.3", headers, ())
+    from cspine_kit.data.reader.files import read_headers
+
+    headers, errors = read_headers(folder)
+    geometry = settle_geometry(uid, headers, tuple(error.code for error in errors))
     geometry.files[0], geometry.z_mm[0]     # the most cranial slice
 """
 

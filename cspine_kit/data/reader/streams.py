@@ -2,7 +2,7 @@
 
 In: the bytes of a file. Out: the stream of one frame. Example::
 
-    from cspine_kit.data.reader.header import read_header
+    from cspine_kit.data.reader.files import read_header
 
     header = read_header(compressed.parent, compressed.name)
     data = frame_bytes(compressed.read_bytes(), header.pixels_at)

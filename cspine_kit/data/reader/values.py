@@ -2,7 +2,10 @@
 
 In: stored values, a `Header`, a `Meaning`. Out: int16 HU. Example::
 
-    meaning, codes = judge(samples, header)
+    from cspine_kit.data.reader.pixels import decode
+
+    stored = decode(path, header)
+    meaning, codes = judge([stored], header)
     hu, more = hounsfield(stored, header, meaning)
 
 A header may be wrong about sign, offset and bits. In a CT air lies near -1000 and tissue near 0.

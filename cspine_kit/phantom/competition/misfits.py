@@ -2,7 +2,11 @@
 
 In: the sound slices of a study as DICOM datasets. Out: files by name. Example::
 
+    from cspine_kit.phantom.scanner.files import slice_files
+
+    slices = [*slice_files("1.2.3", scan, np.zeros(scan.grid.shape, np.int16))]
     files = MISFITS["two_phases"].change(slices, rng)
+    len(files)           # twice as many: each place once more, with contrast
 
 `ALL_DEFECTS` are these beside the `DEFECTS` of single files.
 """

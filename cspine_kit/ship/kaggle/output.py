@@ -3,7 +3,7 @@
 In: a folder that the client filled. Out: rows checked, faults, one line of summary. Example::
 
     rows = check_output(config, submission)
-    faults = kernel_faults(submission.with_name(KERNEL_LOG))
+    faults = kernel_faults(submission.with_name("kernel_log.jsonl"))
 """
 
 import json

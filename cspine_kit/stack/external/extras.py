@@ -3,8 +3,10 @@
 In: the stack's section of a config (training), or a folder of the bundle (kernel). Out: features
 with more columns. Example::
 
-    extras = Extras.load(root / "stack")            # reads what files this kernel has
-    features = extras.add(aggregate(slices, crops))
+    from cspine_kit.stack.features.aggregate import aggregate
+
+    extras = Extras.load(paths.stack)               # reads what files this kernel has
+    joined = extras.add(aggregate(oof_slices, crops))
 
 Paths are looked up from the folder the process runs in: in a kernel that is where a partner's step
 leaves its file. An absent or unreadable file is said in `problems`, and what it would have told is

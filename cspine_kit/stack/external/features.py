@@ -3,9 +3,12 @@
 In: features (`aggregate`), scores and columns (`external.read`). Out: more feature columns per
 (study, level, model_fold). Example::
 
-    model = fit_external(features, [scores])
-    features, imputed = model.add(features, {"theirs": scores.probs})
-    features, imputed = model.add(test_features, {})         # no such file in this kernel
+    from cspine_kit.stack.scores.baselines import wide_predictions
+
+    theirs = Scores("theirs", wide_predictions(predictions, "mean_of_members"))
+    model = fit_external(features, [theirs])
+    joined, imputed = model.add(features, {"theirs": theirs.probs})
+    blind, imputed = model.add(test_features, {})            # no such file in this kernel
 
 A score becomes its log-odds. A study that a file lacks is imputed from the other files, else from
 the kit's own slices, and counted.

@@ -4,9 +4,13 @@ In: study-level scores (study id and eight probabilities, or row_id,fractured; a
 `fold`), or raw columns (study_uid, optionally level, and anything). Out: `Scores`; a frame of
 numbers. Example::
 
-    scores = read_scores("theirs", Path("theirs.csv"))
-    warnings = check_scores(scores, labels)
-    columns = read_columns(Path("patients.csv"))             # study_uid, age, sex_F, sex_M
+    from cspine_kit.stack.scores.baselines import wide_predictions
+
+    wide_predictions(predictions, "mean_of_members").to_csv("theirs.csv")
+    theirs = read_scores("theirs", Path("theirs.csv"))
+    warnings = check_scores(theirs, labels)
+    labels[["study_uid"]].assign(age=61, sex="F").to_csv("patients.csv", index=False)
+    columns = read_columns(Path("patients.csv"))             # study_uid, age, sex_F
 """
 
 from dataclasses import dataclass

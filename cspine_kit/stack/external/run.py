@@ -4,7 +4,12 @@ In: CSV files of study-level scores, train.csv, optionally slice headers. Out: c
 `predictions` of every file, of their means and of the nested stack; scores with paired intervals.
 Example::
 
-    result = run_external([Path("a.csv"), Path("b.csv")], Path("train.csv"), Path("oof/merge"))
+    from cspine_kit.stack.scores.baselines import wide_predictions
+
+    for member in config.members:
+        wide_predictions(predictions, member).to_csv(f"{member}.csv")
+    files = [Path(f"{member}.csv") for member in config.members]
+    result = run_external(files, competition.train_csv, Path("oof/merge"))
     result["metric_per_exam"], result["metric_global"]
 
 Each form of the metric wants other probabilities, so both are fitted: `shipped_per_exam` and

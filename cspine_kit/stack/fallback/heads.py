@@ -2,8 +2,10 @@
 
 In: features (n, columns), labels (n, 8), inner folds. Out: `HeaderHeads`. Example::
 
-    heads = fit_header_heads(x, y, inner, config, seed=1)
-    heads.predict(other_x)                       # (m, 8)
+    x, levels = rng.normal(size=(60, 3)), rng.random((60, 7)) < 0.1
+    y = np.column_stack([levels, levels.any(axis=1)]).astype(float)
+    heads = fit_header_heads(x, y, np.arange(60) % 4, config.stack, seed=1)
+    heads.predict(x[:5])                         # (5, 8)
 
 The signal is weak and made of fine steps (a site's slice spacing): many shallow random trees over a
 ridge, and a pull back to the constant where the inner folds do not prove a gain.

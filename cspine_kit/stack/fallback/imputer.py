@@ -2,9 +2,11 @@
 
 In: the out-of-fold slice table. Out: an `Imputer`, saved as JSON. Example::
 
-    imputer = fit_imputer(slices)
-    rows = imputer.rows("b", {"a": rows_of_a})           # b's rows as far as a's can tell
-    table, counts = imputer.complete(slices)             # no member lacks a study any more
+    imputer = fit_imputer(oof_slices)
+    a, b = list(config.members)[:2]
+    rows_of_a = oof_slices[oof_slices["member"] == a]
+    rows = imputer.rows(b, {a: rows_of_a})               # b's rows as far as a's can tell
+    table, counts = imputer.complete(oof_slices)         # no member lacks a study any more
 
 The stack's heads read statistics of every member, so a member that is left out (no time, no memory,
 NaN) must not leave holes: another member's logits, mapped by least squares on out-of-fold slices,

@@ -5,8 +5,10 @@ and every model_fold) and the levels' slice ranges (contract `crops`). Out: floa
 `<member>__<signal>__<statistic>`; member `all` holds what members agree on, neighbors and geometry.
 Example::
 
-    features = aggregate(oof_slices, crops)
-    features[feature_columns(features)]
+    from cspine_kit.stack.features.names import feature_columns
+
+    statistics = aggregate(oof_slices, crops)
+    statistics[feature_columns(statistics.columns)]
 
 Out-of-fold rows and the kernel's test rows go through this one function. Every value is finite: a
 level without a slice in its range is described by the slice nearest to the range's middle.

@@ -3,8 +3,11 @@
 In: features (`aggregate`, `external`). Out: `FeatureTable`, and a `Design` for the levels (seven
 rows per study) and for the overall (one row per study, on level probabilities). Example::
 
-    table = FeatureTable.of(features, columns)
-    head.odds(level_design(table))
+    from cspine_kit.stack.features.names import feature_columns
+
+    table = FeatureTable.of(features, tuple(feature_columns(features.columns)))
+    level_design(table).line                                        # seven rows per study
+    overall_design(table, np.full((table.n, N_LEVELS), 0.1)).line   # one row per study
 
 What says something about a scanner (`site`) or a patient (`column`) is read by the trees alone.
 """

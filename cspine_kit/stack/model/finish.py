@@ -2,8 +2,10 @@
 
 In: held-out probabilities (n, 8), labels, weights. Out: slopes of the log-odds. Example::
 
-    slopes = fit_slopes(held_out, labels, weights)       # (1.0, 1.0): nothing is certain
-    probs = sigmoid(slopes * odds)
+    y = (rng.random((400, 8)) < 0.3).astype(float)
+    held_out = np.full((400, 8), 0.3)
+    slopes = fit_slopes(held_out, y, np.ones((400, 8)))  # 1.0 for all: nothing is certain
+    probs = sigmoid(slopes * logit(held_out))
 
 Out-of-fold rows come from one fold chain each and test rows from the mean of all chains, so what
 calibrates the former need not calibrate the latter: doing nothing is the rule.

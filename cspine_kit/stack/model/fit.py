@@ -3,8 +3,12 @@
 In: out-of-fold features and labels. Out: a `Fit`: the stack, and out-of-fold probabilities of
 everything that was tried. Example::
 
-    fit = fit_stack(features, labels, config.stack, seed=config.seed, without=rebuild)
-    fit.stack.save(folder)
+    from cspine_kit.stack.inputs import read_inputs
+
+    inputs = read_inputs(config.stack, paths)
+    few = config.stack.model_copy(update={"folds": 2, "rounds": 5, "seeds": 1})
+    fit = fit_stack(inputs.features(), inputs.seen, few, seed=1, without=inputs.features)
+    fit.stack.save(Path("models"))
     fit.probs["stack"], fit.worth
 
 Two kinds of folds say how the heads fare: folds of their own that cross the networks' folds

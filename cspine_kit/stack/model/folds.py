@@ -2,7 +2,8 @@
 
 In: labels (study_uid, targets, optionally group), strata. Out: a fold per study. Example::
 
-    fold = deal_folds(labels, seed, 5, strata=model_fold)
+    fold = deal_folds(labels, 1, 5, strata=labels["fold"].to_numpy())
+    pd.crosstab(fold, labels["fold"].to_numpy())         # stack folds by networks' folds
 
 Every stack fold then holds studies of every fold model, and the heads that predict it have learned
 from outputs of every fold model, as the heads that ship have.

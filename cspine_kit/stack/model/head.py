@@ -3,7 +3,11 @@
 In: a `Task` (rows of features, labels, weights and inner folds). Out: a fitted `Head` and its inner
 out-of-fold probabilities. Example::
 
-    head, inner_probs = fit_head(Task(design, y, weights, inner), config, seed=1)
+    x, y = rng.normal(size=(60, 3)), rng.integers(0, 2, 60).astype(float)
+    one, free = np.zeros(60, dtype=int), np.zeros(3, dtype=bool)
+    design = Design(x, x.astype(np.float32), one, 1, (False,) * 3, np.ones(3), free)
+    task = Task(design, y, np.ones(60), np.arange(60) % 4)
+    head, inner_probs = fit_head(task, config.stack, seed=1)
     head.odds(design)
 
 How strong the ridge is and how many trees follow is chosen on the inner folds only; "no trees" is a

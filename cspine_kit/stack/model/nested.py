@@ -4,7 +4,8 @@ In: a `Sample` of out-of-fold rows, folds. Out: `Heads`, out-of-fold probabiliti
 
     sample = sample_of(features, labels, config.stack)
     heads, settings = fit_heads(sample, seed=1)
-    probs, absent, settings = cross_fit(sample, fold, seed=1)
+    fold = sample.labels["fold"].to_numpy()
+    probs, absent, chosen = cross_fit(sample, fold, seed=1)
 
 A row's features come from a network that never saw its study; `sample_of` checks that. The heads
 that predict it in `cross_fit` have never seen it either.

@@ -4,7 +4,7 @@ In: features (`aggregate`, `external`) of test studies. Out: probabilities of th
 Example::
 
     stack = Stack.load(paths.stack / "models")
-    table = stack.predict_all(features)                  # contract `predictions`, every model
+    table = stack.predict_all(test_features)             # contract `predictions`, every model
     table[table["model"] == stack.ships]
 
 The statistics of every fold model go through the same heads; the log-odds of the chains are

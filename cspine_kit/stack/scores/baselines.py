@@ -4,8 +4,10 @@ constant.
 In: features, labels for the constant. Out: probabilities (units, 8) by name, rows of contract
 `predictions`. Example::
 
-    rows = all_predictions(units, formulas(features), folds)   # members, means, maxima
-    rows = pd.concat([rows, constant_predictions(labels, folds, "per_exam")])
+    units = features.drop_duplicates(["study_uid", "model_fold"])
+    order = units.sort_values(["study_uid", "model_fold"])["study_uid"].to_numpy(object)
+    rows = all_predictions(order, formulas(features), fold_of)     # members, means, maxima
+    rows = pd.concat([rows, constant_predictions(labels, fold_of, "per_exam")])
 
 Formulas are computed per fold model, and log-odds are averaged over `model_fold` last, so that
 out-of-fold rows and the kernel's test rows go through the same code.

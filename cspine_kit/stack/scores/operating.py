@@ -3,9 +3,14 @@
 In: labels and out-of-fold probabilities. Out: thresholds by target and point, frozen in the bundle,
 and a table of what they give on studies they were not chosen on. Example::
 
-    points = choose_points(y, probs, (0.9,))              # {"C1": {"best_f1": 0.31, ...}, ...}
-    table = operating_table(y, probs, fold, (0.9,))
-    calls = called(probs, points, BEST_F1)                # (n, 8) bool
+    from cspine_kit.stack.scores.baselines import wide_predictions
+
+    own = labels.sort_values("study_uid")
+    y = own[list(TARGETS)].to_numpy(float)
+    probs = wide_predictions(predictions, "shipped").loc[own["study_uid"]].to_numpy()
+    points = choose_points(y, probs, (0.9,))             # {"C1": {"best_f1": 0.31, ...}, ...}
+    table = operating_table(y, probs, own["fold"].to_numpy(), (0.9,))
+    calls = called(probs, points, BEST_F1)               # (n, 8) bool
 
 The weights of the metric push probabilities up, so 0.5 is nobody's threshold.
 """

@@ -21,10 +21,10 @@ import pandas as pd
 from cspine_kit.core.anatomy import TARGETS
 from cspine_kit.core.errors import CSpineError, DataError, SubmissionError
 from cspine_kit.core.runs import publish
+from cspine_kit.data.labels import ROW_COLUMNS
 from cspine_kit.infer.answer import Answer, cause_of
 from cspine_kit.infer.log import KernelLog
 
-SUBMISSION_COLUMNS = ["row_id", "fractured"]
 TEST_COLUMNS = ["row_id", "StudyInstanceUID", "prediction_type"]
 SHOWN_ROWS = 5
 
@@ -112,9 +112,9 @@ def read_submission(path: Path, row_ids: pd.Series) -> pd.Series:
             value outside [0, 1]; names the rows.
     """
     frame = _read_csv(path, "submission")
-    if list(frame.columns) != SUBMISSION_COLUMNS:
+    if tuple(frame.columns) != ROW_COLUMNS:
         raise SubmissionError(
-            f"{path}: columns must be {SUBMISSION_COLUMNS}, got {list(frame.columns)}"
+            f"{path}: columns must be {list(ROW_COLUMNS)}, got {list(frame.columns)}"
         )
     faults = []
     duplicate = frame["row_id"][frame["row_id"].duplicated()].drop_duplicates()

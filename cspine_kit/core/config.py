@@ -56,24 +56,45 @@ class FoldsConfig(Section):
     file: Path | None = None
 
 
-class CacheConfig(Section):
-    """Compact volume of a study: in-plane resampling, field, window; z keeps the native slices."""
+class GridConfig(Section):
+    """A volume's pixels and the square that is kept."""
 
     spacing_mm: Positive
     field_mm: Positive
-    hu_low: float
-    hu_high: float
-
-    @model_validator(mode="after")
-    def _window(self) -> "CacheConfig":
-        if self.hu_low >= self.hu_high:
-            raise ValueError(f"hu_low {self.hu_low} must lie below hu_high {self.hu_high}")
-        return self
 
     @property
     def side_px(self) -> int:
-        """Rows and columns of a cached slice."""
+        """Rows and columns of a slice."""
         return round(self.field_mm / self.spacing_mm)
+
+
+class FineConfig(GridConfig):
+    """The volume around the spine, z native; `margin_mm` is kept above C1 and below C7."""
+
+    margin_mm: Annotated[float, Field(ge=0.0)]
+
+
+class VolumesConfig(Section):
+    """The two volumes of a study and the 8-bit codes of their HU."""
+
+    curve: tuple[tuple[float, int], ...]
+    coarse: GridConfig
+    fine: FineConfig
+    shipped: tuple[Path, ...] = ()
+
+    @model_validator(mode="after")
+    def _monotone(self) -> "VolumesConfig":
+        steps = list(zip(self.curve, self.curve[1:], strict=False))
+        if not steps or any(a[0] >= b[0] or a[1] >= b[1] for a, b in steps):
+            raise ValueError(f"curve must ascend in HU and in code: {self.curve}")
+        if (self.curve[0][1], self.curve[-1][1]) != (0, 255):
+            raise ValueError(f"curve must run from code 0 to code 255: {self.curve}")
+        if self.fine.field_mm > self.coarse.field_mm:
+            raise ValueError(
+                f"fine.field_mm {self.fine.field_mm} is larger than coarse.field_mm "
+                f"{self.coarse.field_mm}"
+            )
+        return self
 
 
 class AugmentConfig(Section):
@@ -98,6 +119,7 @@ class ModelConfig(Section):
     slice_step_mm: Positive
     field_mm: Positive
     size_px: Count
+    windows: Annotated[tuple[tuple[float, float], ...], Field(min_length=1)]
     drop_rate: Annotated[float, Field(ge=0.0, lt=1.0)]
     epochs: Count
     batch_size: Count
@@ -208,7 +230,7 @@ class Config(Section):
     competition: CompetitionConfig
     exclude: dict[str, str]
     folds: FoldsConfig
-    cache: CacheConfig
+    volumes: VolumesConfig
     model: ModelConfig
     vertebra: ModelConfig
     members: Annotated[dict[str, ModelConfig], Field(min_length=1)]
@@ -220,12 +242,23 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _fields_fit(self) -> "Config":
+        grids = dict.fromkeys(self.members, ("fine", self.volumes.fine))
         for name, model in {"vertebra": self.vertebra, **self.members}.items():
-            if model.field_mm > self.cache.field_mm:
+            grid, volume = grids.get(name, ("coarse", self.volumes.coarse))
+            if model.field_mm > volume.field_mm:
                 raise ValueError(
-                    f"{name}.field_mm {model.field_mm} is larger than cache.field_mm "
-                    f"{self.cache.field_mm}"
+                    f"{name}.field_mm {model.field_mm} is larger than volumes.{grid}.field_mm "
+                    f"{volume.field_mm}"
                 )
+            reach = model.stack_step_mm * (model.in_chans // 2)
+            if name in grids and reach > self.volumes.fine.margin_mm:
+                raise ValueError(
+                    f"{name}: a stack reaches {reach} mm up and down, more than "
+                    f"volumes.fine.margin_mm {self.volumes.fine.margin_mm}"
+                )
+            for low, high in model.windows:
+                if low >= high:
+                    raise ValueError(f"{name}.windows: {low} must lie below {high}")
         external = {e.name for e in self.stack.external}
         both = sorted(external & {*self.members, "all", "raw"})
         if both:

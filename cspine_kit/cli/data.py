@@ -31,12 +31,23 @@ def _folds(args: argparse.Namespace) -> int:
     return 0
 
 
+def _cache_arguments(parser: argparse.ArgumentParser) -> None:
+    config_argument(parser)
+    parser.add_argument(
+        "--shard-gb", type=float, metavar="GB", help="lay volumes into folders of at most this size"
+    )
+
+
 def _cache(args: argparse.Namespace) -> int:
-    from cspine_kit.data.stages import prepare
+    from cspine_kit.data.stages import prepare, run_fine, run_shards
 
     config, paths = open_run(args, makes="oof")
     ensure_competition(config)
     prepare(config, paths)
+    if paths.table("levels").exists():
+        run_fine(config, paths)
+    if args.shard_gb is not None:
+        run_shards(config, paths, args.shard_gb)
     return 0
 
 
@@ -74,7 +85,12 @@ VERBS = {
     "folds": Verb(
         "grouped, stratified folds as a CSV", f"cspine folds {DEMO}", config_argument, _folds
     ),
-    "cache": Verb("one compact volume per study", f"cspine cache {DEMO}", config_argument, _cache),
+    "cache": Verb(
+        "compact volumes of every study: coarse ones, and fine ones where there are levels",
+        f"cspine cache {DEMO}; cspine cache {DEMO} --shard-gb 18",
+        _cache_arguments,
+        _cache,
+    ),
     "inspect": Verb(
         "what a study holds and what is wrong with it",
         "cspine inspect train_images/1.2.826.0.1.3680043.6200 --png study.png",

@@ -32,9 +32,9 @@ SHOWN = 5
 class Failure:
     """One study that failed.
 
-    `stage` is index, cache, `TRAINING` or `ROWS`; `member` is "" and `model_fold` -1 where a stage
-    has none. `inputs_key` is the fingerprint of what it failed on; where that changes it is tried
-    again, and at every run where it is "".
+    `stage` is index, coarse, fine, `TRAINING` or `ROWS`; `member` is "" and `model_fold` -1 where a
+    stage has none. `inputs_key` is the fingerprint of what it failed on; where that changes it is
+    tried again, and at every run where it is "".
     """
 
     stage: str
@@ -56,11 +56,12 @@ def read_failures(path: Path) -> list[Failure]:
 
 
 def _of_data(paths: RunPaths) -> list[Failure]:
-    """Failures of index and cache, whose own keys decide when a study is tried again."""
+    """Failures of index and volumes, whose own keys decide when a study is tried again."""
     found = []
     for stage, folder, table in (
         ("index", paths.root / "index", "studies"),
-        ("cache", paths.cache, "volumes"),
+        ("coarse", paths.cache / "coarse", "coarse"),
+        ("fine", paths.cache / "fine", "fine"),
     ):
         file, key = folder / "failures.json", stored_key(paths.table(table)) or ""
         reasons = read_json(file) if file.exists() else {}
@@ -69,7 +70,7 @@ def _of_data(paths: RunPaths) -> list[Failure]:
 
 
 def gather(paths: RunPaths, members: Iterable[str], folds: int) -> list[Failure]:
-    """All failures of a run, without pandas: index, cache, then the fold models of `members`."""
+    """All failures of a run, without pandas: index, volumes, then the fold models of `members`."""
     found = _of_data(paths)
     for member in members:
         for fold in range(folds):

@@ -142,7 +142,7 @@ class RunPaths:
 
     @property
     def cache(self) -> Path:
-        """One compact volume per study: `<study_uid>.npy`, uint8 (z, y, x)."""
+        """Compact volumes of the studies: `coarse/<study_uid>.arrow`, `fine/<study_uid>.arrow`."""
         return self.root / "cache"
 
     def table(self, name: str) -> Path:

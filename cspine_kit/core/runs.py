@@ -3,7 +3,7 @@
 In: a path and the fingerprint of what it is made from. Out: the artifact, its key file
 `<artifact>.key`, and `run.json`. Example::
 
-    >>> key = fingerprint(config.cache, "what it is made from")
+    >>> key = fingerprint(config.volumes, "what it is made from")
     >>> with publish(Path("volume.bin"), key) as temporary:
     ...     _ = temporary.write_bytes(b"voxels")
     >>> is_fresh(Path("volume.bin"), key), is_fresh(Path("volume.bin"), "another key")

@@ -55,6 +55,19 @@ def _kinds(kind: str, *groups: tuple[str, ...]) -> dict[str, str]:
     return {column: kind for group in groups for column in group}
 
 
+_VOLUMES = Contract(
+    key=("study_uid",),
+    columns={
+        **_kinds("str", ("study_uid", "path", "checksum", "mask_checksum")),
+        **_kinds("int", ("nz", "ny", "nx", "first_slice", "group", "stand_ins")),
+        **_kinds("float", ("spacing_z", "spacing_y", "spacing_x")),
+        **_kinds("int", ("corner_y_px", "corner_x_px")),
+        **_kinds("bool", ("has_mask",)),
+    },
+)
+"""Stored volumes of one grid; `corner` in pixels of the frame's lattice, `group` native slices to
+one slice, checksums of voxels and labels (SHA-256)."""
+
 CONTRACTS: dict[str, Contract] = {
     "studies": Contract(
         key=("study_uid",),
@@ -81,16 +94,8 @@ CONTRACTS: dict[str, Contract] = {
             *BOX_COLUMNS,
         ),
     ),
-    "volumes": Contract(
-        key=("study_uid",),
-        columns={
-            **_kinds("str", ("study_uid", "path", "dtype", "checksum")),
-            **_kinds("int", ("nz", "ny", "nx")),
-            **_kinds("float", ("spacing_z", "spacing_y", "spacing_x")),
-            **_kinds("float", ("offset_y_px", "offset_x_px", "zoom_y", "zoom_x")),
-            **_kinds("float", ("hu_low", "hu_high")),
-        },
-    ),
+    "coarse": _VOLUMES,
+    "fine": _VOLUMES,
     "vertebra": Contract(
         key=("member", "study_uid", "position", "model_fold"),
         columns={

@@ -1,17 +1,23 @@
-"""The data room's stages for a config: index, folds, cache; each skipped where it is fresh.
+"""The data room's stages for a config: index, folds, volumes; each skipped where it is fresh.
 
-In: a config and its run folder. Out: tables `studies`, `slices`, `volumes` and `folds.csv`.
+In: a config and its run folder. Out: tables `studies`, `slices`, `coarse`, `fine` and `folds.csv`.
 Example: `prepare(config, paths)`.
+
+Fine volumes are cut along the levels of the vertebra stage: the out-of-fold run calls `run_fine`
+after it.
 """
 
 import logging
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
 
 from cspine_kit.core.config import Config
-from cspine_kit.core.errors import DataError
+from cspine_kit.core.errors import ArtifactError, DataError
 from cspine_kit.core.execution import Outcome, require_some
+from cspine_kit.core.numbers import FloatArray
 from cspine_kit.core.paths import Competition, RunPaths
 from cspine_kit.core.runs import (
     file_hash,
@@ -29,10 +35,15 @@ from cspine_kit.data.folds import settle_folds
 from cspine_kit.data.index import build_index
 from cspine_kit.data.masks import MASKS_VERSION
 from cspine_kit.data.reader.dicom import READER_VERSION
-from cspine_kit.data.volumes.cache import build_cache
-from cspine_kit.data.volumes.mapped import MappedVoxels
+from cspine_kit.data.volumes.cache import Cache
+from cspine_kit.data.volumes.cut import Cut, Sight, generous_cut, needed_cut
+from cspine_kit.data.volumes.shards import lay_in_shards
+from cspine_kit.data.volumes.store import open_volume
 
 log = logging.getLogger(__name__)
+
+Cuts = dict[str, tuple[Cut, Cut]]
+"""What a fine volume must hold, and what is cut where it has to be made, by study_uid."""
 
 SHOWN = 3
 INDEX_VERSION = 3
@@ -100,9 +111,12 @@ def run_index(config: Config, paths: RunPaths) -> None:
     `index/failures.json` says which studies are left out, `index/remarks.json` what is wrong with
     masks and boxes of those that are kept.
     """
+    made = (paths.table("studies"), paths.table("slices"), _groups_path(paths))
+    if _without_images(config) and all(map(stored_key, made)):
+        log.warning("index: there are no train_images; tables and volumes are used as they are")
+        return
     competition = require_competition(config)
     key = index_key(config, competition)
-    made = (paths.table("studies"), paths.table("slices"), _groups_path(paths))
     if all(is_fresh(path, key) for path in made):
         return
     with run_record(paths.root / "index", "index", inputs={"key": key}) as results:
@@ -150,50 +164,106 @@ def run_folds(config: Config, paths: RunPaths) -> None:
     settle_folds(training, config.folds, paths.folds, config.seed, lost)
 
 
-def run_cache(config: Config, paths: RunPaths) -> None:
-    """Write one compact volume per training study and the table `volumes`.
+def _without_images(config: Config) -> bool:
+    """True on a machine that got a run's tables and volumes, but not the scans."""
+    return not Competition(config.competition.dir).train_images.is_dir()
+
+
+def run_coarse(config: Config, paths: RunPaths) -> None:
+    """Make one coarse volume per training study and the table `coarse`.
 
     Raises:
         DataError: not one study can be read; carries the first reason.
     """
-    competition = require_competition(config)
-    studies = read_table(paths.table("studies"), "studies")
-    key = fingerprint(READER_VERSION, stored_key(paths.table("studies")), config.cache)
-    if is_fresh(paths.table("volumes"), key) and not _forget_damaged(paths):
+    cache = Cache.coarse(config, paths)
+    key = fingerprint(cache.recipe, stored_key(paths.table("studies")))
+    _run_volumes(cache, paths, key, lambda _: None)
+
+
+def run_fine(config: Config, paths: RunPaths) -> None:
+    """Make one fine volume per training study with levels and the table `fine`.
+
+    A file that holds what all folds look at is kept, though their levels may have moved.
+
+    Raises:
+        DataError: not one study can be read; carries the first reason.
+    """
+    cache, sight = Cache.fine(config, paths), Sight.of(config)
+    fine = config.volumes.fine
+    table = paths.table("levels")
+    key = fingerprint(
+        cache.recipe, fine, asdict(sight), stored_key(table), stored_key(paths.table("coarse"))
+    )
+
+    def cuts(slices: dict[str, FloatArray]) -> Cuts:
+        coarse = read_table(paths.table("coarse"), "coarse").set_index("study_uid")["path"]
+        found: Cuts = {}
+        for uid, levels in read_table(table, "levels").groupby("study_uid", sort=True):
+            if uid in coarse.index:
+                volume, _ = open_volume(Path(coarse[uid]))
+                needs = (levels, volume, slices[str(uid)], fine, sight)
+                found[str(uid)] = needed_cut(*needs), generous_cut(*needs)
+        return found
+
+    _run_volumes(cache, paths, key, cuts)
+
+
+def _run_volumes(
+    cache: Cache, paths: RunPaths, key: str, cuts_of: Callable[[dict[str, FloatArray]], Cuts | None]
+) -> None:
+    """Make the files of one kind of volumes and their table, unless all is there."""
+    table, folder = paths.table(cache.name), cache.folder
+    if is_fresh(table, key) and not _damaged(table, cache.name):
         return
-    with run_record(paths.cache, "cache", inputs={"key": key}) as results:
-        volumes, failures = build_cache(
-            studies[studies["split"] == "train"],
-            read_table(paths.table("slices"), "slices"),
-            competition,
-            config.cache,
-            paths,
-            jobs=config.execution.jobs,
-            backend=config.execution.backend,
-        )
-        write_json(paths.cache / "failures.json", failures)
-        require_some(Outcome(volumes.to_dict("index"), failures), "cache")
+    studies = read_table(paths.table("studies"), "studies")
+    slices = read_table(paths.table("slices"), "slices")
+    studies = studies[studies["split"] == "train"]
+    z_mm = {str(uid): own.to_numpy() for uid, own in slices.groupby("study_uid")["z_mm"]}
+    cuts = cuts_of(z_mm)
+    if cuts is not None:
+        studies = studies[studies["study_uid"].isin(list(cuts))]
+    competition = Competition(cache.config.competition.dir)
+    with run_record(folder, f"{cache.name} volumes", inputs={"key": key}) as results:
+        volumes, failures = cache.build(studies, slices, competition, cuts)
+        write_json(folder / "failures.json", failures)
+        require_some(Outcome(volumes.to_dict("index"), failures), f"{cache.name} volumes")
         results.update(volumes=len(volumes), failures=len(failures))
-        write_table(volumes, paths.table("volumes"), "volumes", key)
+        write_table(volumes, table, cache.name, key)
     if failures:
-        log.warning("cache: %d studies left out, see cache/failures.json", len(failures))
+        count = len(failures)
+        log.warning("cache: %d studies left out, see %s", count, folder / "failures.json")
 
 
-def _forget_damaged(paths: RunPaths) -> list[Path]:
-    """Volumes of the table whose files are gone or cut; without their keys they are made again."""
-    damaged = []
-    for path in map(Path, read_table(paths.table("volumes"), "volumes")["path"]):
+def _damaged(table: Path, name: str) -> bool:
+    """True where a file of the table is gone or cut: it is made again."""
+    for path in map(Path, read_table(table, name)["path"]):
         try:
-            MappedVoxels.of(path)
-        except (OSError, ValueError) as error:
-            log.warning("cache: %s is made again: %s", path, error)
-            path.unlink(missing_ok=True)
-            damaged.append(path)
-    return damaged
+            open_volume(path)
+        except ArtifactError as error:
+            log.warning("cache: %s", error)
+            return True
+    return False
+
+
+def run_shards(config: Config, paths: RunPaths, most_gb: float) -> None:
+    """Lay finished volumes into folders of at most `most_gb` GB; tables follow.
+
+    Raises:
+        DataError: a single volume is larger.
+    """
+    for cache in (Cache.coarse(config, paths), Cache.fine(config, paths)):
+        table = paths.table(cache.name)
+        if not table.exists():
+            continue
+        moved = lay_in_shards(cache.name, cache.folder, most_gb)
+        rows = read_table(table, cache.name)
+        here = {uid: str(path) for uid, path in moved.items()}
+        rows["path"] = rows["study_uid"].map(here).fillna(rows["path"])
+        write_table(rows, table, cache.name, stored_key(table))
 
 
 def prepare(config: Config, paths: RunPaths) -> None:
-    """Index, folds and cache, in that order."""
+    """Index, folds and coarse volumes, in that order."""
     run_index(config, paths)
     run_folds(config, paths)
-    run_cache(config, paths)
+    run_coarse(config, paths)

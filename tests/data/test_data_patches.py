@@ -30,7 +30,7 @@ def volume_of(hu: np.ndarray, spacing: float = 0.3, box: Box | None = None, z=sl
     z_mm = (50.0 - DZ * np.arange(NZ))[z]
     first = z.start or 0
     held = Held(np.ascontiguousarray(voxels))
-    return Volume("1.2", held, z_mm, lattice, (box.y0, box.x0), CURVE, first_slice=first)
+    return Volume("1.2", held, z_mm, DZ, lattice, (box.y0, box.x0), CURVE, first_slice=first)
 
 
 @pytest.fixture(scope="module", name="ramp")

@@ -24,6 +24,7 @@ def some_volume(uid: str = "1.2", nz: int = 12) -> Volume:
         study_uid=uid,
         voxels=Held(voxels),
         z_mm=7.3 - np.cumsum(rng.uniform(1, 2, nz)),
+        step_mm=1.5,
         lattice=Lattice.of((50, 60), (0.43, 0.41), 0.3),
         corner=(-3, 17),
         curve=CURVE,
@@ -50,7 +51,7 @@ def test_a_stored_volume_is_the_same(tmp_path, masked):
     again, facts = open_volume(path)
     assert facts["recipe"] == "r" and len(facts["checksum"]) == 64
     assert bool(facts["mask_checksum"]) == masked == mask_path(path).exists()
-    for name in ("study_uid", "lattice", "corner", "curve", "first_slice", "group", "box"):
+    for name in ("study_uid", "spacing_mm", "lattice", "corner", "curve", "first_slice", "group"):
         assert getattr(again, name) == getattr(volume, name)
     assert np.array_equal(again.z_mm, volume.z_mm)
     assert again.voxels.shape == (12, 30, 20)

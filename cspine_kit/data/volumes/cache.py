@@ -1,17 +1,21 @@
-"""The cache: every study decoded once into one compact volume file.
+"""The cache: files of volumes, made where they are missing or no longer fit, and their tables.
 
-In: the tables `studies` and `slices` and a competition. Out: `<cache>/<study_uid>.npy`, beside each
-its row as JSON and its key, and the `volumes` table. Example::
+In: tables of the data room and a competition. Out: `<study_uid>.arrow` below a folder, and rows of
+the table `coarse` or `fine`. Example::
 
-    volumes, failures = build_cache(studies, slices, competition, config.cache, paths, jobs=2)
+    cache = Cache.coarse(config, paths)
+    rows, failures = cache.build(studies, slices, competition)
 
-A volume has the slices that the index lists: where one cannot be decoded, its neighbor stands in.
-It is made again only where its folder's listing, the config or the reader's version changed.
+A file says in its metadata what it was made by (`recipe`) and from which files (`source`). It is
+kept as long as both are as they were; where the study's folder is not there, as on a machine that
+got finished volumes alone, the recipe decides. A volume has the slices that the index lists: where
+one cannot be decoded, its neighbor stands in.
 """
 
-import hashlib
 import logging
 import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,152 +23,221 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cspine_kit.core.config import CacheConfig
-from cspine_kit.core.errors import DataError
-from cspine_kit.core.execution import Backend, map_studies, usable_cores
+from cspine_kit.core.config import Config, VolumesConfig
+from cspine_kit.core.errors import ArtifactError, DataError
+from cspine_kit.core.execution import map_studies, usable_cores
 from cspine_kit.core.numbers import FloatArray
 from cspine_kit.core.paths import Competition, RunPaths
-from cspine_kit.core.runs import (
-    fingerprint,
-    is_fresh,
-    listing_fingerprint,
-    publish,
-    read_json,
-    write_json,
-)
+from cspine_kit.core.runs import file_state, fingerprint, listing_fingerprint
 from cspine_kit.core.tables import CONTRACTS
-from cspine_kit.data.reader.dicom import READER_VERSION
-from cspine_kit.data.volumes.volume import read_volume
+from cspine_kit.data.masks import MASKS_VERSION, read_mask
+from cspine_kit.data.reader.dicom import READER_VERSION, read_study
+from cspine_kit.data.volumes.cut import Cut
+from cspine_kit.data.volumes.read import group_of, read_coarse, read_fine
+from cspine_kit.data.volumes.shards import finished
+from cspine_kit.data.volumes.store import ENDING, open_volume, write_volume
+from cspine_kit.data.volumes.volume import Volume, with_mask
 
 log = logging.getLogger(__name__)
 
 READ_MB_PER_S = 60.0
 """Rough rate at which one core turns files into a volume; only for the estimate told beforehand."""
 
+COMPRESSED = 0.6
+"""Bytes of a stored voxel; 0.4 to 0.55 were measured (docs/data.md)."""
 
-Job = tuple[Path, Path, str, FloatArray]
-"""Folder of the files, the volume's path, its key, and z of the slices that the index lists."""
+
+@dataclass(frozen=True)
+class Job:
+    """One file to make: from a folder, where there is one from a mask, of some slices, by a cut."""
+
+    folder: Path
+    mask: Path | None
+    path: Path
+    source: str
+    z_mm: FloatArray
+    cut: Cut | None
 
 
-def volume_row(path: Path, job: Job, config: CacheConfig, threads: int) -> dict[str, Any]:
-    """Read one study, write its volume to `path`, return its row of `volumes`.
+def _source(folder: Path, mask: Path | None) -> str:
+    """Fingerprint of a study's files as they lie there, by listing; "" without a folder."""
+    if not folder.is_dir():
+        return ""
+    state = (MASKS_VERSION, file_state(mask)) if mask is not None else None
+    return fingerprint(listing_fingerprint(folder), state)
 
-    `stand_ins` in the row counts slices that could not be decoded.
-    """
-    folder, study_uid, z_mm = job[0], job[1].stem, job[3]
-    volume, _ = read_volume(folder, config, study_uid, threads=threads)
-    voxels, stand_ins = volume.voxels, len(z_mm) - len(volume.z_mm)
-    if stand_ins:
-        voxels = voxels[np.abs(z_mm[:, None] - volume.z_mm[None]).argmin(axis=1)]
-    with path.open("wb") as handle:
-        np.save(handle, voxels, allow_pickle=False)
-    nz, ny, nx = voxels.shape
+
+def _make(job: Job, config: VolumesConfig, recipe: str, threads: int) -> None:
+    """Read one study and write its file."""
+    uid = job.path.name.removesuffix(ENDING)
+    read = read_coarse if job.cut is None else partial(read_fine, cut=job.cut)
+    volume, geometry = read(job.folder, config, study_uid=uid, z_mm=job.z_mm, threads=threads)
+    if job.mask is not None:
+        study = read_study(job.folder, uid, threads=threads)
+        volume = with_mask(volume, read_mask(job.mask, study), study.z_mm)
+    stand_ins = len(job.z_mm) - len(geometry.z_mm)
+    facts = {"recipe": recipe, "source": job.source, "stand_ins": stand_ins}
+    write_volume(volume, job.path, facts)
+
+
+def _row(path: Path, volume: Volume, facts: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "study_uid": study_uid,
-        "stand_ins": stand_ins,
-        "dtype": str(voxels.dtype),
-        "checksum": hashlib.sha256(voxels.data).hexdigest(),
-        **dict(zip(("nz", "ny", "nx"), (nz, ny, nx), strict=True)),
+        "study_uid": volume.study_uid,
+        "path": str(path),
+        **dict(zip(("nz", "ny", "nx"), volume.voxels.shape, strict=True)),
         **dict(zip(("spacing_z", "spacing_y", "spacing_x"), volume.spacing_mm, strict=True)),
-        **dict(zip(("offset_y_px", "offset_x_px"), volume.offset_px, strict=True)),
-        **dict(zip(("zoom_y", "zoom_x"), volume.zoom, strict=True)),
-        "hu_low": config.hu_low,
-        "hu_high": config.hu_high,
+        **dict(zip(("corner_y_px", "corner_x_px"), volume.corner, strict=True)),
+        "first_slice": volume.first_slice,
+        "group": volume.group,
+        "stand_ins": int(facts["stand_ins"]),
+        "has_mask": volume.mask is not None,
+        **{name: facts[name] for name in ("checksum", "mask_checksum")},
     }
 
 
-def _cache_one(job: Job, config: CacheConfig, threads: int) -> dict[str, Any]:
-    """Write one volume and its row; the volume's key is written last."""
-    _, path, key, _ = job
-    with publish(path, key) as temporary:
-        row = volume_row(temporary, job, config, threads)
-        write_json(_row_path(path), row, key)
-    return row
+@dataclass(frozen=True)
+class Cache:
+    """The files of one kind of volumes.
 
-
-def _row_path(path: Path) -> Path:
-    return path.with_suffix(".json")
-
-
-def check_disk(studies: pd.DataFrame, config: CacheConfig, folder: Path, jobs: int) -> None:
-    """Tell the size and rough time of a cache before it is made.
-
-    Raises:
-        DataError: the disk has no room for it.
+    Attributes:
+        name: coarse or fine.
+        config: of the run.
+        folder: where files are made.
+        shipped: further folders that may hold them.
+        recipe: fingerprint of what decides their voxels besides the study's files.
     """
-    size = float(studies["n_slices"].sum()) * config.side_px**2
-    source = float((studies["n_slices"] * studies["rows"] * studies["cols"]).sum()) * 2
-    free = shutil.disk_usage(folder).free
-    minutes = source / 1e6 / READ_MB_PER_S / max(1, jobs) / 60
-    log.info(
-        "cache: %d volumes, %.2f GB on disk (%.1f GB free), about %.1f minutes",
-        len(studies),
-        size / 1e9,
-        free / 1e9,
-        minutes,
-    )
-    if size > free:
-        raise DataError(
-            f"the cache needs {size / 1e9:.1f} GB in {folder}, {free / 1e9:.1f} GB are free; "
-            "make room, or raise cache.spacing_mm or lower cache.field_mm"
-        )
 
+    name: str
+    config: Config
+    folder: Path
+    shipped: tuple[Path, ...]
+    recipe: str
 
-def build_cache(
-    studies: pd.DataFrame,
-    slices: pd.DataFrame,
-    competition: Competition,
-    config: CacheConfig,
-    paths: RunPaths,
-    *,
-    jobs: int,
-    backend: Backend = "local",
-) -> tuple[pd.DataFrame, dict[str, str]]:
-    """Make every volume that is missing or stale.
+    @classmethod
+    def coarse(cls, config: Config, paths: RunPaths) -> "Cache":
+        """Files of coarse volumes."""
+        volumes = config.volumes
+        recipe = fingerprint(READER_VERSION, "coarse", volumes.curve, volumes.coarse)
+        return cls("coarse", config, paths.cache / "coarse", volumes.shipped, recipe)
 
-    Args:
-        studies: rows of the `studies` table.
-        slices: the `slices` table, or more of it than is needed.
-        competition: where their files lie.
-        config: spacing, field and window.
-        paths: the run's folder; volumes go to its `cache`.
-        jobs: processes, 0 = usable cores.
-        backend: "ray" spreads studies over a cluster whose nodes share these folders.
+    @classmethod
+    def fine(cls, config: Config, paths: RunPaths) -> "Cache":
+        """Files of fine volumes: field and margin decide their extent, not their voxels."""
+        volumes, spacing = config.volumes, config.volumes.fine.spacing_mm
+        recipe = fingerprint(READER_VERSION, "fine", volumes.curve, volumes.coarse, spacing)
+        return cls("fine", config, paths.cache / "fine", volumes.shipped, recipe)
 
-    Returns:
-        Rows of `volumes`, and reasons by study_uid where there is none.
+    def _kept(self, path: Path, source: str, needed: Cut | None) -> dict[str, Any] | None:
+        """The row of a file that can be used as it is; None where it must be made."""
+        try:
+            volume, facts = open_volume(path)
+        except ArtifactError as error:
+            log.warning("cache: %s is made again: %s", path, error)
+            return None
+        if facts.get("recipe") != self.recipe or (source and facts.get("source") != source):
+            return None
+        first, last = volume.first_slice, volume.first_slice + len(volume.z_mm) - 1
+        if needed is not None and not Cut(volume.box, first, last).holds(needed):
+            return None
+        return _row(path, volume, facts)
 
-    Raises:
-        DataError: not enough room on the disk.
-    """
-    paths.cache.mkdir(parents=True, exist_ok=True)
-    rows: dict[str, dict[str, Any]] = {}
-    stale: dict[str, Job] = {}
-    listed = dict(tuple(slices.sort_values("slice_idx").groupby("study_uid")["z_mm"]))
-    for uid, split in zip(studies["study_uid"], studies["split"], strict=True):
-        folder, path = competition.images(split, uid), paths.cache / f"{uid}.npy"
-        key = fingerprint(READER_VERSION, listing_fingerprint(folder), config)
-        if is_fresh(path, key) and is_fresh(_row_path(path), key):
-            rows[uid] = read_json(_row_path(path))
-        else:
-            stale[uid] = (folder, path, key, listed[uid].to_numpy(np.float64))
-    failures: dict[str, str] = {}
-    if stale:
+    def build(
+        self,
+        studies: pd.DataFrame,
+        slices: pd.DataFrame,
+        competition: Competition,
+        cuts: Mapping[str, tuple[Cut, Cut]] | None = None,
+    ) -> tuple[pd.DataFrame, dict[str, str]]:
+        """Make every file that is missing or does not fit.
+
+        Args:
+            studies: rows of the `studies` table.
+            slices: the `slices` table, or more of it than is needed.
+            competition: where their files lie.
+            cuts: of fine volumes by study_uid: what a file must hold, and what is cut where it has
+                to be made.
+
+        Returns:
+            Rows of the table, and reasons by study_uid where there is none.
+
+        Raises:
+            DataError: not enough room on the disk.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        listed = dict(tuple(slices.sort_values("slice_idx").groupby("study_uid")["z_mm"]))
+        there = finished(self.name, self.folder, *self.shipped)
+        own = finished(self.name, self.folder)
+        rows, stale = dict[str, dict[str, Any]](), dict[str, Job]()
+        for row in studies.itertuples(index=False):
+            uid = str(row.study_uid)
+            folder = competition.images(row.split, uid)
+            mask = competition.segmentation(uid) if row.has_mask else None
+            needed, cut = (cuts or {}).get(uid, (None, None))
+            source = _source(folder, mask)
+            kept = self._kept(there[uid], source, needed) if uid in there else None
+            if kept is not None:
+                rows[uid] = kept
+            else:
+                path = own.get(uid, self.folder / f"{uid}{ENDING}")
+                stale[uid] = Job(folder, mask, path, source, listed[uid].to_numpy(np.float64), cut)
+        failures = self._make_all(stale, studies) if stale else {}
+        for uid, job in stale.items():
+            if uid not in failures:
+                volume, facts = open_volume(job.path)
+                rows[uid] = _row(job.path, volume, facts)
+        for uid, entry in rows.items():
+            if entry["stand_ins"] > 0:
+                count = entry["stand_ins"]
+                log.warning("study %s: %d slices show a neighbor, see cspine inspect", uid, count)
+        ordered = [rows[uid] for uid in studies["study_uid"] if uid in rows]
+        return pd.DataFrame(ordered, columns=list(CONTRACTS[self.name].columns)), failures
+
+    def _make_all(self, stale: Mapping[str, Job], studies: pd.DataFrame) -> dict[str, str]:
+        execution = self.config.execution
+        jobs = execution.jobs
         # Processes share the cores; threads take what they leave.
         threads = max(1, usable_cores() // min(jobs or usable_cores(), len(stale)))
-        check_disk(studies[studies["study_uid"].isin(list(stale))], config, paths.cache, jobs)
+        self._check_disk(studies[studies["study_uid"].isin(list(stale))], stale)
         outcome = map_studies(
-            partial(_cache_one, config=config, threads=threads),
+            partial(_make, config=self.config.volumes, recipe=self.recipe, threads=threads),
             stale,
             jobs=jobs,
-            title="cache",
-            backend=backend,
+            title=f"{self.name} volumes",
+            backend=execution.backend,
         )
-        rows.update(outcome.results)
-        failures = outcome.failures
-    for uid, row in rows.items():
-        if row["stand_ins"]:
-            count = row["stand_ins"]
-            log.warning("study %s: %d slices show a neighbor, see cspine inspect", uid, count)
-    table = [{**row, "path": str(paths.cache / f"{uid}.npy")} for uid, row in rows.items()]
-    return pd.DataFrame(table, columns=list(CONTRACTS["volumes"].columns)), failures
+        return outcome.failures
+
+    def _check_disk(self, studies: pd.DataFrame, stale: Mapping[str, Job]) -> None:
+        """Tell the size and rough time of the files before they are made.
+
+        Raises:
+            DataError: the disk has no room for them.
+        """
+        grid = self.config.volumes.coarse
+        cuts = [job.cut for job in stale.values() if job.cut is not None]
+        voxels = sum(cut.voxels for cut in cuts)
+        share = 1.0
+        if cuts:
+            share = sum(cut.last + 1 - cut.first for cut in cuts) / studies["n_slices"].sum()
+        else:
+            groups = [group_of(dz, grid.spacing_mm) for dz in studies["spacing_z"]]
+            voxels = int(np.ceil(studies["n_slices"] / groups).sum()) * grid.side_px**2
+        source = float((studies["n_slices"] * studies["rows"] * studies["cols"]).sum()) * 2 * share
+        free = shutil.disk_usage(self.folder).free
+        size, cores = voxels * COMPRESSED, max(1, self.config.execution.jobs)
+        log.info(
+            "cache: %d %s volumes, %.2f GB, about %.2f GB on disk (%.1f GB free), about %.1f "
+            "minutes",
+            len(studies),
+            self.name,
+            voxels / 1e9,
+            size / 1e9,
+            free / 1e9,
+            source / 1e6 / READ_MB_PER_S / cores / 60,
+        )
+        if size > free:
+            raise DataError(
+                f"{self.name} volumes need about {size / 1e9:.1f} GB in {self.folder}, "
+                f"{free / 1e9:.1f} GB are free; make room, or raise "
+                f"volumes.{self.name}.spacing_mm or lower volumes.{self.name}.field_mm"
+            )

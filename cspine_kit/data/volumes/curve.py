@@ -46,11 +46,14 @@ class HuCurve:
     def _table(self) -> Grey:
         """Codes of all int16, in the order of their bits as uint16."""
         hu = np.arange(1 << 16, dtype=np.uint16).view(np.int16)
-        return np.rint(np.interp(hu, *zip(*self.knots, strict=True))).astype(np.uint8)
+        at, codes = zip(*self.knots, strict=True)
+        return np.rint(np.interp(hu, at, codes)).astype(np.uint8)
 
-    def encode(self, hu: HuArray) -> Grey:
+    def encode(self, hu: HuArray, out: Grey | None = None) -> Grey:
         """Codes of int16 HU, in the same shape; beyond the outer knots they stay 0 and 255."""
-        codes: Grey = np.take(self._table, np.ascontiguousarray(hu).view(np.uint16))
+        # Clipping changes nothing and spares numpy a buffer for `out`.
+        index = np.ascontiguousarray(hu).view(np.uint16)
+        codes: Grey = np.take(self._table, index, out=out, mode="clip")
         return codes
 
     @cached_property

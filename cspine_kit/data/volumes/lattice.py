@@ -65,6 +65,15 @@ class Box:
         y1, x1 = max(min(self.y1, other.y1), y0 + 1), max(min(self.x1, other.x1), x0 + 1)
         return Box(y0, x0, y1, x1)
 
+    def union(self, other: "Box") -> "Box":
+        """The smallest box that holds both."""
+        return Box(
+            min(self.y0, other.y0),
+            min(self.x0, other.x0),
+            max(self.y1, other.y1),
+            max(self.x1, other.x1),
+        )
+
     def holds(self, other: "Box") -> bool:
         """True where the other box leaves this one nowhere."""
         return (
@@ -135,11 +144,11 @@ class Lattice:
         y1, x1 = np.ceil(self.to_px(np.asarray(high_mm, np.float64)[None])[0]).astype(int)
         return Box(int(y0), int(x0), int(y1) + 1, int(x1) + 1).overlap(self.whole)
 
-    def edges_mm(self, box: Box) -> tuple[FloatArray, FloatArray]:
-        """First and last corner y, x of a box in mm, at the outer edges of its pixels."""
-        corners = np.array([[box.y0, box.x0], [box.y1, box.x1]]) - 0.5
-        first, last = self.to_mm(corners)
-        return first, last
+    def same_place(self, other: "Lattice", box: Box) -> Box:
+        """What another lattice's box covers of this one, to whole pixels, inside the frame."""
+        edges = np.array([[box.y0, box.x0], [box.y1, box.x1]]) - 0.5
+        (y0, x0), (y1, x1) = np.rint(self.to_px(other.to_mm(edges)) + 0.5).astype(int)
+        return Box(int(y0), int(x0), int(y1), int(x1)).overlap(self.whole)
 
     def resample(self, frame: Grey) -> Grey:
         """A native frame (rows, cols) uint8 on the whole lattice: areas averaged above `AREA_ZOOM`

@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 
 from cspine_kit.core.errors import StudyError
-from cspine_kit.core.numbers import FloatArray
+from cspine_kit.core.numbers import BoolArray, FloatArray, IntArray
 from cspine_kit.data.volumes.curve import Grey
 from cspine_kit.data.volumes.lattice import Box, interpolation
 from cspine_kit.data.volumes.volume import Volume, Voxels, nearest_slices
@@ -109,7 +109,8 @@ def draw(volume: Volume, patch: Patch, windows: Windows) -> Grey:
         indices = nearest_slices(volume.z_mm, places)
         planes = _taken(volume, volume.voxels, indices.tolist(), axial_box(volume, patch))
         return np.stack([_resized(cv2.LUT(p, t), patch.size_px) for p in planes for t in tables])  # type: ignore[arg-type]
-    below, share, inside = _along_z(volume.z_mm, _rows_mm(volume, patch))
+    each = max(1, round(patch.field_mm[0] / patch.size_px[0] / volume.spacing_mm[0]))
+    below, share, inside = _along_z(volume.z_mm, _rows_mm(patch, each))
     lines, first = _lines(volume, volume.voxels, patch, below[inside])
     rows, cols = patch.size_px
     drawn = np.zeros((len(lines) * len(tables), rows, cols), np.uint8)
@@ -143,8 +144,7 @@ def draw_mask(volume: Volume, patch: Patch) -> Grey:
         planes = _taken(volume, volume.mask, indices.tolist(), axial_box(volume, patch))
         return np.stack([_picked(plane, patch.size_px) for plane in planes])
     rows, cols = patch.size_px
-    step = patch.field_mm[0] / rows
-    places = patch.center_mm[0] + patch.field_mm[0] / 2 - (np.arange(rows) + 0.5) * step
+    places = _rows_mm(patch, 1)
     nearest, inside = nearest_slices(volume.z_mm, places), _along_z(volume.z_mm, places)[2]
     lines, first = _lines(volume, volume.mask, patch, nearest[inside])
     drawn = np.zeros((len(lines), rows, cols), np.uint8)
@@ -169,18 +169,14 @@ def _picked(labels: Grey, size_px: tuple[int, int]) -> Grey:
     return labels[rows[:, None], cols]
 
 
-def _rows_mm(volume: Volume, patch: Patch) -> FloatArray:
-    """z of the rows of a standing plane, several to each where slices lie closer together."""
-    step = patch.field_mm[0] / patch.size_px[0]
-    each = max(1, round(step / volume.spacing_mm[0]))
+def _rows_mm(patch: Patch, each: int) -> FloatArray:
+    """z at which the rows of a standing plane are sampled, so many times each, from the top."""
     count = patch.size_px[0] * each
-    top = patch.center_mm[0] + patch.field_mm[0] / 2
-    return top - (np.arange(count) + 0.5) * (step / each)
+    share: FloatArray = (np.arange(count, dtype=np.float64) + 0.5) / count
+    return patch.center_mm[0] + patch.field_mm[0] * (0.5 - share)
 
 
-def _along_z(
-    z_mm: FloatArray, at_mm: FloatArray
-) -> tuple["np.ndarray[tuple[int], np.dtype[np.int64]]", FloatArray, "np.ndarray"]:
+def _along_z(z_mm: FloatArray, at_mm: FloatArray) -> tuple[IntArray, FloatArray, BoolArray]:
     """The slice below each place, its weight against the one above, and whether the scan reaches
     there (half a slice beyond its ends)."""
     below = np.clip(np.searchsorted(-z_mm, -at_mm), 0, len(z_mm) - 1)
@@ -192,9 +188,7 @@ def _along_z(
     return below, np.clip(share, 0.0, 1.0), inside
 
 
-def _lines(
-    volume: Volume, voxels: Voxels, patch: Patch, below: "np.ndarray"
-) -> tuple[Grey, "np.ndarray"]:
+def _lines(volume: Volume, voxels: Voxels, patch: Patch, below: IntArray) -> tuple[Grey, IntArray]:
     """Standing planes on native slices, (planes, slices, columns), and the indices of the slices:
     those of `below` and the one above each."""
     rows, cols = volume.lattice.to_px(np.array([patch.center_mm[1:]]))[0]

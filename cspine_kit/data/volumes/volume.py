@@ -10,13 +10,13 @@ back, columns to the left; z is the position along the slice normal.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-from cspine_kit.core.numbers import FloatArray
+from cspine_kit.core.anatomy import LEVELS
+from cspine_kit.core.numbers import FloatArray, IntArray
 from cspine_kit.data.volumes.curve import Grey, HuCurve
 from cspine_kit.data.volumes.lattice import Box, Lattice
 
@@ -63,6 +63,7 @@ class Volume:
         study_uid: its study.
         voxels: codes of `curve`, (z, y, x); index 0 is the most cranial slice.
         z_mm: (nz,) float64, descending.
+        step_mm: usual distance of slices, of the whole scan.
         lattice: the grid of the whole frame, of which the voxels are a part.
         corner: y, x of voxel [0, 0] in pixels of the lattice.
         curve: what the codes mean.
@@ -74,6 +75,7 @@ class Volume:
     study_uid: str
     voxels: Voxels
     z_mm: FloatArray
+    step_mm: float
     lattice: Lattice
     corner: tuple[int, int]
     curve: HuCurve
@@ -83,9 +85,8 @@ class Volume:
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
-        """z (median distance of slices; 1 for a single one), y, x."""
-        z = float(np.median(-np.diff(self.z_mm))) if len(self.z_mm) > 1 else 1.0
-        return z, *self.lattice.spacing_mm
+        """z, y, x."""
+        return self.step_mm, *self.lattice.spacing_mm
 
     @property
     def box(self) -> Box:
@@ -110,7 +111,7 @@ class Volume:
         return float(y), float(x)
 
 
-def nearest_slices(z_mm: NDArray[np.float64], at_mm: NDArray[np.float64]) -> NDArray[np.int64]:
+def nearest_slices(z_mm: FloatArray, at_mm: FloatArray) -> IntArray:
     """Index of the slice nearest to each position; ends clamp, of two alike the upper one.
 
     Args:
@@ -120,5 +121,20 @@ def nearest_slices(z_mm: NDArray[np.float64], at_mm: NDArray[np.float64]) -> NDA
     below = np.clip(np.searchsorted(-z_mm, -at_mm), 0, len(z_mm) - 1)
     above = np.maximum(below - 1, 0)
     nearer_above = np.abs(z_mm[above] - at_mm) <= np.abs(z_mm[below] - at_mm)
-    chosen: NDArray[np.int64] = np.where(nearer_above, above, below).astype(np.int64)
+    chosen: IntArray = np.where(nearer_above, above, below).astype(np.int64)
     return chosen
+
+
+def with_mask(volume: Volume, labels: Grey, z_mm: FloatArray) -> Volume:
+    """A volume with labels beside it, those of the nearest native voxels.
+
+    Args:
+        volume: on whose grid they are laid.
+        labels: uint8 (z, y, x) on the study's own grid: 0 background, 1..7 C1..C7, above thoracic.
+        z_mm: of their slices, descending.
+    """
+    thoracic = len(LEVELS) + 1
+    kept = np.empty(volume.voxels.shape, np.uint8)
+    for plane, z in zip(kept, nearest_slices(z_mm, volume.z_mm), strict=True):
+        plane[:] = volume.box.cut(volume.lattice.resample_labels(labels[z]))
+    return replace(volume, mask=Held(np.minimum(kept, np.uint8(thoracic))))

@@ -133,6 +133,11 @@ class ModelConfig(Section):
     augment: AugmentConfig
     seed: int = 0
 
+    @property
+    def channels(self) -> int:
+        """Images that the network sees at once: every window of every plane."""
+        return self.in_chans * len(self.windows)
+
     @model_validator(mode="after")
     def _odd_channels(self) -> "ModelConfig":
         if self.in_chans % 2 == 0:

@@ -7,7 +7,7 @@ they are done. Example::
 
     survey = Survey(competition, [p.name for p in competition.test_images.iterdir()], fallback)
     governor = Governor(ensemble.efforts, deadline_s=time.monotonic() + 60.0, files=4, studies=4)
-    with ReadAhead(survey.folders, config.cache, Path(), readers=1) as readings:
+    with ReadAhead(survey.folders, config.volumes, Path(), readers=1) as readings:
         at = governor, survey
         pool = Devices(["cpu"], lambda _: Worker(ensemble, *at), readings, *at)
         sources = {answer.study_uid: answer.source for answer in pool.answers([*survey.folders])}

@@ -1,11 +1,11 @@
 """Every fold chain of a bundle on one study: vertebra k -> levels k -> members k -> stack k.
 
-In: a bundle laid out by `open_bundle` or `lay_out`, a `Volume`. Out: a `Prediction`. Example::
+In: a bundle laid out by `open_bundle` or `lay_out`, `Volumes`. Out: a `Prediction`. Example::
 
     from cspine_kit.infer.manifest import open_bundle
 
     ensemble = Ensemble(open_bundle(bundle, Path("opened")))
-    prediction = ensemble.predict(volume, folder)
+    prediction = ensemble.predict(volumes, folder)
     prediction.table                      # contract `predictions`: what ships, and every baseline
 
 The out-of-fold run calls the same `predict_vertebra`, `decode_study`, `predict_fracture` and
@@ -22,12 +22,14 @@ from typing import TypeVar
 import numpy as np
 import pandas as pd
 
-from cspine_kit.core.config import Config, load_config
+from cspine_kit.core.config import Config, VolumesConfig, load_config
 from cspine_kit.core.errors import ArtifactError, StudyError
 from cspine_kit.core.runs import read_json
 from cspine_kit.core.tables import SPINE_BOX_COLUMNS, VERTEBRA_COLUMNS
 from cspine_kit.data.reader.dicom import read_geometry
-from cspine_kit.data.volumes.volume import Volume
+from cspine_kit.data.volumes.curve import HuCurve
+from cspine_kit.data.volumes.lattice import Lattice
+from cspine_kit.data.volumes.volume import Held, Volume, Volumes
 from cspine_kit.infer.answer import cause_of
 from cspine_kit.infer.governor import Costs, Effort, ladder
 from cspine_kit.infer.manifest import CHAINS
@@ -53,7 +55,9 @@ from cspine_kit.vision.predict import (
 T = TypeVar("T")
 
 CHECK_SLICES = 3
-"""Slices of noise that every network sees when it is checked."""
+CHECK_STEP_MM = 100.0
+"""Slices of noise that every network sees when it is checked, and how far apart they lie: further
+than any network's step, so that it sees each."""
 
 
 def chains_at(root: Path, config: Config) -> list[int]:
@@ -71,6 +75,21 @@ def chains_at(root: Path, config: Config) -> list[int]:
     members = set[int]().union(*map(held, config.members))
     vertebra = held(VERTEBRA)
     return sorted(members & vertebra if vertebra else members)
+
+
+def _noise(config: VolumesConfig, spacing_mm: float, side_px: int) -> Volume:
+    """Some slices of noise, far apart."""
+    rng = np.random.default_rng(0)
+    shape, pitch = (side_px, side_px), (spacing_mm, spacing_mm)
+    return Volume(
+        study_uid="check",
+        voxels=Held(rng.integers(0, 256, (CHECK_SLICES, *shape), np.uint8)),
+        z_mm=-CHECK_STEP_MM * np.arange(CHECK_SLICES, dtype=np.float64),
+        step_mm=CHECK_STEP_MM,
+        lattice=Lattice(shape, pitch, shape),
+        corner=(0, 0),
+        curve=HuCurve.of(config.curve),
+    )
 
 
 def _load_on(device: str, folder: Path) -> SliceModel:
@@ -168,17 +187,17 @@ class Ensemble:
         Raises:
             ArtifactError: none works: the device is at fault, or no chain is left.
         """
-        side = self.config.cache.side_px
-        noise = np.random.default_rng(0).integers(0, 256, (CHECK_SLICES, side, side), np.uint8)
-        step = max(model.config.slice_step_mm for model in self.models.values())
-        z_mm = -step * np.arange(CHECK_SLICES, dtype=np.float64)
-        pitch = self.config.cache.spacing_mm
-        volume = Volume("check", noise, z_mm, (step, pitch, pitch), (0.0, 0.0), (1.0, 1.0))
+        volumes = self.config.volumes
+        noise = {
+            name: _noise(volumes, grid.spacing_mm, grid.side_px)
+            for name, grid in (("coarse", volumes.coarse), ("fine", volumes.fine))
+        }
         failed: dict[str, str] = {}
         for name, k in list(self.models):
             model = self.models[name, k]
             try:
-                run_model(model, vertebra_view(volume, model.config.slice_step_mm), CHECK_SLICES)
+                volume = noise["coarse" if name == VERTEBRA else "fine"]
+                run_model(model, vertebra_view(volume, model.config), CHECK_SLICES)
             except Exception as error:  # noqa: BLE001 - the others are asked too
                 failed[f"{name} fold {k}"] = cause_of(error)
         if len(failed) == len(self.models):
@@ -193,13 +212,13 @@ class Ensemble:
         return failed
 
     def levels(self, volume: Volume, fold: int, stride: int = 1) -> pd.DataFrame:
-        """The seven ordered levels of a study by one fold's vertebra model."""
+        """The seven ordered levels of a coarse volume by one fold's vertebra model."""
         batch = self.config.kernel.batch_size
         rows = predict_vertebra(self.models[VERTEBRA, fold], volume, batch, stride=stride)
         return decode_study(rows)
 
     def header_levels(self, volume: Volume, folder: Path) -> pd.DataFrame:
-        """The seven levels from headers alone, in the middle of the cached field.
+        """The seven levels from headers alone, in the middle of the coarse volume.
 
         Raises:
             StudyError: the bundle's header model could not be loaded.
@@ -207,8 +226,7 @@ class Ensemble:
         if self.headers is None:
             raise StudyError(volume.study_uid, f"no levels: {self.faults.get('headers')}")
         geometry = read_geometry(folder, volume.study_uid)
-        middle = (np.array([volume.voxels.shape[1:]], dtype=np.float64) - 1) / 2
-        y, x = volume.to_mm(middle)[0]
+        y, x = volume.middle_mm
         logits = self.headers.vertebra_logits(geometry)
         rows = pd.DataFrame(logits, columns=list(VERTEBRA_COLUMNS))
         rows[list(SPINE_BOX_COLUMNS)] = (y, x, y, x)
@@ -273,7 +291,7 @@ class Ensemble:
 
     def tables(
         self,
-        volume: Volume,
+        volumes: Volumes,
         folder: Path,
         effort: Effort | None = None,
         trace: Trace | None = None,
@@ -283,7 +301,7 @@ class Ensemble:
         As many chains as the effort allows, the best first; one that fails is replaced by the next.
 
         Args:
-            volume: the study.
+            volumes: of the study.
             folder: its files, whose headers give levels where no vertebra model does.
             effort: folds, members, views and stride; full by default.
             trace: gets seconds and faults.
@@ -292,7 +310,7 @@ class Ensemble:
             StudyError: no fold chain gave anything.
         """
         effort, trace = effort or self.efforts[0], trace or Trace()
-        levels_of = self._levels_by_fold(volume, folder, effort, trace)
+        levels_of = self._levels_by_fold(volumes.coarse, folder, effort, trace)
         slices: list[pd.DataFrame] = []
         levels: list[pd.DataFrame] = []
         for fold in self.chains:
@@ -300,16 +318,16 @@ class Ensemble:
                 break
             try:
                 found = levels_of(fold)
-                rows = self._fold_rows(volume, found, fold=fold, effort=effort, trace=trace)
+                rows = self._fold_rows(volumes.fine, found, fold=fold, effort=effort, trace=trace)
             except Exception as error:  # noqa: BLE001 - the other chains must still speak
                 trace.faults[f"chain {fold}"] = cause_of(error)
                 continue
             if rows:
-                own = {"study_uid": volume.study_uid, "model_fold": fold}
+                own = {"study_uid": volumes.study_uid, "model_fold": fold}
                 levels.append(found.assign(**own))
                 slices.extend(part.assign(**own, fold=-1) for part in rows)
         if not slices:
-            raise StudyError(volume.study_uid, "; ".join(dict.fromkeys(trace.faults.values())))
+            raise StudyError(volumes.study_uid, "; ".join(dict.fromkeys(trace.faults.values())))
         return pd.concat(slices, ignore_index=True), pd.concat(levels, ignore_index=True)
 
     def _speak(self, features: pd.DataFrame) -> pd.DataFrame:
@@ -321,21 +339,21 @@ class Ensemble:
         ordered = units.sort_values(["study_uid", "model_fold"])
         return all_predictions(ordered["study_uid"].to_numpy(), formulas(features), fold)
 
-    def predict(self, volume: Volume, folder: Path, effort: Effort | None = None) -> Prediction:
+    def predict(self, volumes: Volumes, folder: Path, effort: Effort | None = None) -> Prediction:
         """Predictions of the stack and of every named baseline for one study.
 
         Raises:
             StudyError: nothing but headers can speak for this study.
         """
         trace = Trace()
-        slices, levels = self.tables(volume, folder, effort, trace)
+        slices, levels = self.tables(volumes, folder, effort, trace)
         with trace.stage("stack"):
             features = aggregate(slices, levels)
             if self.extras is not None:
                 features = self.extras.add(features)
             table = self._speak(features)
         if not table["prob"].between(0, 1, inclusive="neither").all():
-            raise StudyError(volume.study_uid, "a probability outside (0, 1)")
+            raise StudyError(volumes.study_uid, "a probability outside (0, 1)")
         seconds = trace.seconds
         costs = Costs(
             vertebra_s=seconds.get(VERTEBRA, 0.0),

@@ -18,7 +18,8 @@ import pandas as pd
 from cspine_kit.core.anatomy import LEVELS
 from cspine_kit.data.reader.geometry import Geometry
 from cspine_kit.data.reader.problems import PROBLEMS, explain, falls_back
-from cspine_kit.data.volumes.volume import Volume, read_volume
+from cspine_kit.data.volumes.read import read_both
+from cspine_kit.data.volumes.volume import Volume
 from cspine_kit.infer.manifest import open_bundle
 
 
@@ -93,10 +94,10 @@ def study_levels(folder: Path, bundle: Path) -> StudyLevels:
 
     with tempfile.TemporaryDirectory() as scratch:
         ensemble = Ensemble(open_bundle(bundle, Path(scratch)))
-        volume, geometry = read_volume(folder, ensemble.config.cache)
+        volumes, geometry = read_both(folder, ensemble.config.volumes)
         batch = ensemble.config.kernel.batch_size
-        rows = [predict_vertebra(model, volume, batch) for model in ensemble.vertebra]
+        rows = [predict_vertebra(model, volumes.coarse, batch) for model in ensemble.vertebra]
     mean = sum(frame.to_numpy(dtype=np.float64) for frame in rows) / len(rows)
     averaged = pd.DataFrame(mean, columns=rows[0].columns)
     averaged["at_mm"] = rows[0]["at_mm"].to_numpy()
-    return StudyLevels(volume, decode_study(averaged), geometry)
+    return StudyLevels(volumes.fine, decode_study(averaged), geometry)

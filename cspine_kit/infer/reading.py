@@ -2,10 +2,10 @@
 
 In: study folders. Out: `Reading`s in the order in which they are done. Example::
 
-    with ReadAhead({uid: folder}, config.cache, Path(), readers=1) as readings:
+    with ReadAhead({uid: folder}, config.volumes, Path(), readers=1) as readings:
         while (reading := readings.take(timeout_s=1.0)) is None:
             pass                                     # not yet
-        volume = reading.open()                      # memory-mapped, or an error with reading.cause
+        volumes = reading.open()                     # memory-mapped, or an error with reading.cause
         reading.close()
 
 A process that dies, hangs or wants more memory than its share costs one study at most: it is
@@ -29,9 +29,12 @@ from pathlib import Path
 
 import numpy as np
 
-from cspine_kit.core.config import CacheConfig
+from cspine_kit.core.config import VolumesConfig
 from cspine_kit.core.errors import StudyError
-from cspine_kit.data.volumes.volume import Volume, read_volume
+from cspine_kit.data.volumes.curve import Grey
+from cspine_kit.data.volumes.read import read_both
+from cspine_kit.data.volumes.store import every_slice
+from cspine_kit.data.volumes.volume import Held, Volumes
 from cspine_kit.infer.answer import cause_of
 from cspine_kit.infer.patience import Patience
 
@@ -57,44 +60,64 @@ def reader_memory(readers: int) -> int:
 
 @dataclass(frozen=True)
 class Reading:
-    """One study as read: its volume without voxels and the file that holds them, or a cause."""
+    """One study as read: its volumes without voxels and the files that hold them, or a cause."""
 
     study_uid: str
     seconds: float
-    volume: Volume | None = None
-    file: Path | None = None
+    volumes: Volumes | None = None
+    files: tuple[Path, ...] = ()
     problems: tuple[str, ...] = ()
     cause: str | None = None
     died: bool = False
     """True where not the study but its process failed: it may be tried again."""
 
-    def open(self) -> Volume:
-        """The volume, memory-mapped.
+    def open(self) -> Volumes:
+        """The volumes, memory-mapped.
 
         Raises:
-            StudyError: it was not read.
+            StudyError: they were not read.
         """
-        if self.volume is None or self.file is None:
+        if self.volumes is None:
             raise StudyError(self.study_uid, self.cause or "it was not read")
-        return replace(self.volume, voxels=np.load(self.file, mmap_mode="r", allow_pickle=False))
+        coarse, fine = (
+            replace(volume, voxels=Held(np.load(file, mmap_mode="r", allow_pickle=False)))
+            for volume, file in zip(
+                (self.volumes.coarse, self.volumes.fine), self.files, strict=True
+            )
+        )
+        return Volumes(coarse, fine)
 
     def close(self) -> None:
-        """Delete the file of voxels."""
-        if self.file is not None:
-            self.file.unlink(missing_ok=True)
+        """Delete the files of voxels."""
+        for file in self.files:
+            file.unlink(missing_ok=True)
 
 
-def _read(uid: str, folder: Path, config: CacheConfig, scratch: Path) -> Reading:
+def _files(scratch: Path, uid: str) -> tuple[Path, Path]:
+    """Where the voxels of a study wait: coarse, fine."""
+    return scratch / f"{uid}.coarse.npy", scratch / f"{uid}.fine.npy"
+
+
+def _read(uid: str, folder: Path, config: VolumesConfig, scratch: Path) -> Reading:
     start = time.monotonic()
+    coarse_file, fine_file = _files(scratch, uid)
+
+    def allocate(shape: tuple[int, int, int]) -> Grey:
+        # Written where it waits: the larger volume is never held beside its copy.
+        memory: Grey = np.lib.format.open_memmap(fine_file, "w+", np.uint8, shape)
+        return memory
+
     try:
-        volume, geometry = read_volume(folder, config, uid, threads=1)
-        file = scratch / f"{uid}.npy"
-        np.save(file, volume.voxels, allow_pickle=False)
+        volumes, geometry = read_both(folder, config, uid, threads=1, allocate=allocate)
+        np.save(coarse_file, every_slice(volumes.coarse.voxels), allow_pickle=False)
     except Exception as error:  # noqa: BLE001 - whatever it is, it costs this study alone
+        for file in (coarse_file, fine_file):
+            file.unlink(missing_ok=True)
         return Reading(uid, time.monotonic() - start, cause=cause_of(error))
-    empty = np.empty((0, 0, 0), np.uint8)
+    empty = Held(np.empty((0, 0, 0), np.uint8))
+    bare = Volumes(replace(volumes.coarse, voxels=empty), replace(volumes.fine, voxels=empty))
     seconds = time.monotonic() - start
-    return Reading(uid, seconds, replace(volume, voxels=empty), file, geometry.problems)
+    return Reading(uid, seconds, bare, (coarse_file, fine_file), geometry.problems)
 
 
 def _limit_memory(more: int) -> None:
@@ -106,7 +129,7 @@ def _limit_memory(more: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
 
 
-def _serve(pipe: Connection, config: CacheConfig, scratch: Path, memory: int) -> None:
+def _serve(pipe: Connection, config: VolumesConfig, scratch: Path, memory: int) -> None:
     """A reading process: answer studies until the pipe closes."""
     _limit_memory(memory)
     pipe.send(None)  # imports are done
@@ -119,7 +142,7 @@ def _serve(pipe: Connection, config: CacheConfig, scratch: Path, memory: int) ->
 class _Process:
     """One reading process and its pipe."""
 
-    def __init__(self, config: CacheConfig, scratch: Path, memory: int) -> None:
+    def __init__(self, config: VolumesConfig, scratch: Path, memory: int) -> None:
         # Forked copies of a process that holds networks and their threads are not safe.
         context = multiprocessing.get_context("spawn")
         self.pipe, other = context.Pipe()
@@ -177,7 +200,7 @@ class ReadAhead:
     def __init__(
         self,
         folders: Mapping[str, Path],
-        config: CacheConfig,
+        config: VolumesConfig,
         scratch: Path,
         *,
         readers: int,
@@ -256,5 +279,6 @@ class ReadAhead:
             process = self._processes.pop(place, None)
             if process is not None:
                 process.end()
-            (self._scratch / f"{uid}.npy").unlink(missing_ok=True)
+            for file in _files(self._scratch, uid):
+                file.unlink(missing_ok=True)
             return Reading(uid, time.monotonic() - start, cause=cause_of(error), died=True)

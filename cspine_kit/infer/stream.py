@@ -189,7 +189,7 @@ class Run:
         folders = survey.folders
         with ReadAhead(
             folders,
-            config.cache,
+            config.volumes,
             self.scratch,
             readers=readers,
             patience_s=self.patience.read_s,

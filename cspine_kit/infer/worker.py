@@ -90,8 +90,8 @@ class Worker:
             raise
 
     def _from_image(self, reading: Reading, effort: Effort) -> Answer:
-        uid, volume = reading.study_uid, reading.open()
-        found = self.ensemble.predict(volume, self._folders[uid], effort)
+        uid, volumes = reading.study_uid, reading.open()
+        found = self.ensemble.predict(volumes, self._folders[uid], effort)
         costs = Costs(
             reading.seconds, found.costs.vertebra_s, found.costs.members_s, found.costs.stack_s
         )
@@ -107,7 +107,7 @@ class Worker:
             faults=found.faults,
             details={
                 "problems": reading.problems,
-                "slices": len(volume.z_mm),
+                "slices": len(volumes.fine.z_mm),
                 "files": self._files[uid],
                 "effort": str(effort),
                 "decode_s": round(costs.read_s, 4),

@@ -56,15 +56,18 @@ def describe(config_file: Path, oof_root: Path, submissions: Path) -> dict[str, 
     folds = range(config.folds.n)
     make = f"CONFIG={config_file}"
     submission = submissions / config.name / SUBMISSION
+
+    def trained(name: str) -> tuple[str, str, list[Path]]:
+        return name, f"make oof {make}", [paths.model(name, k) / WEIGHTS_FILE for k in folds]
+
     stages: list[tuple[str, str, list[Path]]] = [
         ("competition", f"make oof {make}", [competition.train_csv]),
         ("index", f"make oof {make}", [paths.table("slices"), paths.table("studies")]),
         ("folds", f"make oof {make}", [paths.folds]),
-        ("cache", f"make oof {make}", [paths.table("volumes")]),
-        *(
-            (name, f"make oof {make}", [paths.model(name, k) / WEIGHTS_FILE for k in folds])
-            for name in (VERTEBRA, *config.members)
-        ),
+        ("coarse", f"make oof {make}", [paths.table("coarse")]),
+        trained(VERTEBRA),
+        ("fine", f"make oof {make}", [paths.table("fine")]),
+        *map(trained, config.members),
         ("oof", f"make oof {make}", [paths.table("oof_slices")]),
         ("stack", f"make stack {make}", [paths.stack / "scores.csv"]),
         ("bundle", f"make kernel {make}", [paths.bundle / "manifest.json"]),

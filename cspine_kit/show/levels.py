@@ -13,8 +13,9 @@ import numpy as np
 
 from cspine_kit.core.runs import publish
 from cspine_kit.data.reader.problems import falls_back
+from cspine_kit.data.volumes.patch import Patch, draw
 from cspine_kit.infer.levels import StudyLevels
-from cspine_kit.show.views import SAGITTAL, view
+from cspine_kit.show.views import WINDOW_HU
 
 
 def draw_levels(found: StudyLevels, path: Path) -> None:
@@ -26,20 +27,18 @@ def draw_levels(found: StudyLevels, path: Path) -> None:
 
     volume = found.volume
     rows = found.levels
-    middles = volume.to_px(rows[["center_y_mm", "center_x_mm"]].to_numpy())
-    x = float(np.median(middles[:, 1]))
-    column = int(np.clip(round(x), 0, volume.voxels.shape[2] - 1))
-    z, spacing = volume.z_mm, float(volume.spacing_mm[1])
-    half = abs(float(np.median(np.diff(z)))) / 2 if len(z) > 1 else 0.5
-    width = volume.voxels.shape[1] * spacing
-    sagittal = view(volume.voxels, volume.spacing_mm, SAGITTAL, column, pixel_mm=spacing)
-    figure, axis = plt.subplots(figsize=(7, 7 * max(0.3, (z[0] - z[-1]) / width)), dpi=120)
-    axis.imshow(
-        sagittal, cmap="gray", extent=(0, width, z[-1] - half, z[0] + half), interpolation="none"
-    )
+    z, spacing = volume.z_mm, volume.spacing_mm[1]
+    top, bottom = z[0] + volume.step_mm / 2, z[-1] - volume.step_mm / 2
+    height, width = top - bottom, volume.box.shape[0] * spacing
+    middle = ((top + bottom) / 2, volume.middle_mm[0], float(rows["center_x_mm"].median()))
+    size_px = (max(1, round(height / spacing)), volume.box.shape[0])
+    (sagittal,) = draw(volume, Patch("sagittal", middle, (height, width), size_px), [WINDOW_HU])
+    figure, axis = plt.subplots(figsize=(7, 7 * max(0.3, height / width)), dpi=120)
+    axis.imshow(sagittal, cmap="gray", extent=(0, width, bottom, top), interpolation="none")
+    left = volume.to_mm(np.array([[-0.5, 0.0]]))[0, 0]
     colors = plt.get_cmap("tab10")
     for i, row in enumerate(rows.itertuples()):
-        y = middles[i, 0] * spacing
+        y = row.center_y_mm - left
         axis.plot([y - 30, y - 30], [row.z_top_mm, row.z_bottom_mm], color=colors(i), lw=3)
         axis.plot(y, row.center_z_mm, "o", color=colors(i), ms=4)
         axis.annotate(

@@ -12,8 +12,9 @@ import shutil
 from pathlib import Path
 
 from cspine_kit.core.anatomy import REAL_MASKED, REAL_SLICES, REAL_STUDIES
-from cspine_kit.core.config import Config, ModelConfig
+from cspine_kit.core.config import Config, GridConfig, ModelConfig
 from cspine_kit.core.paths import MASK_ENDINGS, Competition
+from cspine_kit.data.volumes.cache import COMPRESSED
 
 REAL_COVERAGE_MM, SPINE_MM = 250.0, 140.0
 """Assumed length of a scan and of C1..C7, mm; with a step they give the slices a network sees."""
@@ -47,11 +48,18 @@ def _hours(model: ModelConfig, studies: int, coverage_mm: float, predicted: int)
     return area * (trained / TRAIN_PER_S + seen / PREDICT_PER_S) / 3600.0
 
 
+def _grid(grid: GridConfig) -> str:
+    return f"{grid.side_px} px at {grid.spacing_mm} mm"
+
+
 def describe_plan(config: Config) -> str:
-    """A few lines: what is trained on what, the cache's size against free disk, GPU hours."""
+    """A few lines: what is trained on what, the volumes' size against free disk, GPU hours."""
     studies, slices, masked, counted = _counts(config)
     n = config.folds.n
-    cache_gb = slices * config.cache.side_px**2 / 1e9
+    volumes = config.volumes
+    length_mm = SPINE_MM + 2 * volumes.fine.margin_mm
+    coarse_gb = studies * REAL_COVERAGE_MM / volumes.coarse.spacing_mm * volumes.coarse.side_px**2
+    fine_gb = slices * min(1.0, length_mm / REAL_COVERAGE_MM) * volumes.fine.side_px**2
     share = (n - 1) / n
     hours = {
         "vertebra": n * _hours(config.vertebra, round(masked * share), REAL_COVERAGE_MM, studies)
@@ -65,8 +73,9 @@ def describe_plan(config: Config) -> str:
     lines = [
         f"plan of {config.name}: {studies} training studies, {masked} with masks, "
         f"about {slices:,} slices ({'counted' if counted else 'expected'}), {n} folds",
-        f"  cache: {config.cache.side_px} px at {config.cache.spacing_mm} mm, "
-        f"about {cache_gb:.1f} GB of uint8 volumes ({free_gb:.0f} GB free)",
+        f"  volumes: coarse {_grid(volumes.coarse)}, about {coarse_gb / 1e9:.1f} GB; "
+        f"fine {_grid(volumes.fine)}, about {fine_gb / 1e9:.1f} GB; about {COMPRESSED:.0%} of that "
+        f"on disk ({free_gb:.0f} GB free)",
     ]
     for name, model in {"vertebra": config.vertebra, **config.members}.items():
         pretrained = "pretrained" if model.pretrained else "from scratch"

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cspine_kit.core.errors import DataError
 from cspine_kit.core.runs import publish
-from cspine_kit.data.volumes.volume import interpolation
+from cspine_kit.data.volumes.lattice import interpolation
 
 AXIAL, CORONAL, SAGITTAL = 0, 1, 2
 """The axis that a plane is cut across."""

@@ -1,111 +1,99 @@
-"""2.5D stacks: neighboring slices chosen in millimeters, cropped around the spine.
+"""What networks see of studies: a patch of parallel planes for each chosen slice.
 
-In: a `Volume` (data room), the slices to look at, crop centers and targets. Out: tensors. Example::
+In: a `Volume`, the slices to look at, centers in mm and targets. Out: tensors. Example::
 
     rows = spaced_slices(volume.z_mm, 4.0)
-    view = StudyView(volume, rows, centers_px=np.full((len(rows), 2), 32.0))
-    stack = view.stack(0, config.model)      # (in_chans, size_px, size_px) uint8
+    centers = np.tile(volume.middle_mm, (len(rows), 1))
+    view = study_view(volume, rows, centers, config.vertebra)
+    stack = draw(volume, view.patches[0], config.vertebra.windows)  # (planes, size_px, size_px)
 
-The same `StudyView.stack` feeds training, out-of-fold prediction and the kernel.
+Training, out-of-fold prediction and the kernel draw the same patches with the same `draw`.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from cspine_kit.core.config import ModelConfig
-from cspine_kit.data.volumes.volume import Volume, interpolation
+from cspine_kit.core.numbers import FloatArray, IntArray
+from cspine_kit.data.volumes.patch import Patch, draw, parallel, to_shares
+from cspine_kit.data.volumes.volume import Volume, nearest_slices
 
 Sample = dict[str, torch.Tensor]
 
 
-def spaced_slices(z_mm: NDArray[np.float64], step_mm: float) -> NDArray[np.int64]:
-    """Native slices about `step_mm` apart (all of them where the study is coarser than that).
+def spaced_slices(z_mm: FloatArray, step_mm: float) -> IntArray:
+    """Slices about `step_mm` apart (all of them where they lie further apart than that).
 
     Args:
         z_mm: (nz,) descending positions.
+        step_mm: of a grid of whole multiples of it, so that the choice depends on the scan alone
+            and not on which of its slices a volume keeps.
 
     Returns:
-        Ascending slice indices; the nearest slice to each point of a `step_mm` grid.
+        Ascending slice indices; the nearest slice to each point of the grid.
     """
-    grid = np.arange(z_mm[0], z_mm[-1] - 1e-6, -step_mm)
-    return np.unique(nearest_slices(z_mm, grid))
-
-
-def nearest_slices(z_mm: NDArray[np.float64], at_mm: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Index of the slice nearest to each position; ends clamp. `z_mm` descends."""
-    below = np.clip(np.searchsorted(-z_mm, -at_mm), 0, len(z_mm) - 1)
-    above = np.maximum(below - 1, 0)
-    nearer_above = np.abs(z_mm[above] - at_mm) <= np.abs(z_mm[below] - at_mm)
-    chosen: NDArray[np.int64] = np.where(nearer_above, above, below).astype(np.int64)
-    return chosen
+    first, last = np.floor(z_mm[0] / step_mm), np.ceil(z_mm[-1] / step_mm)
+    grid = step_mm * np.arange(first, last - 0.5, -1.0)
+    return np.unique(nearest_slices(z_mm, grid if len(grid) else z_mm[:1]))
 
 
 @dataclass
 class StudyView:
-    """What a network sees of one study: chosen slices and a crop center for each.
+    """What a network sees of one study: chosen slices, and a patch for each.
 
-    `centers_px` is (n, 2) y, x in cached pixels. `targets` holds per-slice arrays for training.
+    `indices` are those of the volume. `targets` holds per-slice arrays for training.
     """
 
     volume: Volume
-    slice_idx: NDArray[np.int64]
-    centers_px: NDArray[np.float64]
+    indices: IntArray
+    patches: list[Patch]
     targets: dict[str, NDArray[np.float32]] = field(default_factory=dict)
-    _neighbors: dict[tuple[int, float], NDArray[np.int64]] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
-        return len(self.slice_idx)
+        return len(self.patches)
 
-    def corner_px(self, row: int, side_px: int) -> NDArray[np.int64]:
-        """First row and column of the crop of one chosen slice, in cached pixels."""
-        return np.round(self.centers_px[row] - (side_px - 1) / 2).astype(np.int64)
+    @property
+    def at_mm(self) -> FloatArray:
+        """z of the chosen slices, descending."""
+        return self.volume.z_mm[self.indices]
 
-    def neighbors(self, config: ModelConfig) -> NDArray[np.int64]:
-        """Slices around every chosen one, (n, in_chans), the most cranial first."""
-        key = (config.in_chans, config.stack_step_mm)
-        if key not in self._neighbors:
-            z_mm, reach = self.volume.z_mm, config.in_chans // 2
-            offsets = config.stack_step_mm * np.arange(reach, -reach - 1, -1)
-            self._neighbors[key] = nearest_slices(z_mm, z_mm[self.slice_idx, None] + offsets)
-        return self._neighbors[key]
-
-    def stack(self, row: int, config: ModelConfig) -> NDArray[np.uint8]:
-        """The stack around one chosen slice, (in_chans, size_px, size_px) uint8."""
-        wanted = self.neighbors(config)[row]
-        side = crop_side_px(self.volume, config)
-        y, x = (int(v) for v in self.corner_px(row, side))
-        crop = self.volume.voxels[
-            wanted, max(y, 0) : max(y + side, 0), max(x, 0) : max(x + side, 0)
-        ]
-        if crop.shape[1:] != (side, side):  # over an edge: outside is air
-            inside, crop = crop, np.zeros((len(wanted), side, side), dtype=np.uint8)
-            down, right = max(-y, 0), max(-x, 0)
-            _, rows, cols = inside.shape
-            crop[:, down : down + rows, right : right + cols] = inside
-        if side == config.size_px:
-            return crop
-        method = interpolation(side / config.size_px)
-        size = (config.size_px, config.size_px)
-        return np.stack([cv2.resize(plane, size, interpolation=method) for plane in crop])
+    @property
+    def slice_idx(self) -> IntArray:
+        """Native index of the chosen slices (of the first one where several were averaged)."""
+        return self.volume.first_slice + self.volume.group * self.indices
 
 
-def crop_side_px(volume: Volume, config: ModelConfig) -> int:
-    """Side of the model's field in cached pixels."""
-    return round(config.field_mm / float(volume.spacing_mm[1]))
+def study_view(
+    volume: Volume, indices: IntArray, centers_mm: FloatArray, config: ModelConfig
+) -> StudyView:
+    """Axial patches of a network around chosen slices.
+
+    Args:
+        volume: the study.
+        indices: (n,) of its slices.
+        centers_mm: (n, 2) y, x of their middles.
+        config: of the network.
+    """
+    field_mm, size_px = (config.field_mm,) * 2, (config.size_px,) * 2
+    offsets = parallel(config.in_chans, config.stack_step_mm)
+    patches = [
+        Patch("axial", (float(z), float(y), float(x)), field_mm, size_px, offsets)
+        for z, (y, x) in zip(volume.z_mm[indices], centers_mm, strict=True)
+    ]
+    return StudyView(volume, indices, patches)
 
 
 class StackDataset(Dataset[Sample]):
     """Every chosen slice of several studies as a network sees it; the trainer augments.
 
-    A sample holds "stack" uint8 (in_chans, size, size) and the view's targets. A target "box"
-    (y0, x0, y1, x1 in cached pixels, NaN where there is none) becomes x0, y0, x1, y1 as shares of
-    the crop, and "box_weight" 0 or 1.
+    A sample holds "stack" uint8 (in_chans x windows, size, size) and the view's targets. A target
+    "box" (y0, x0, y1, x1 in mm, NaN where there is none) becomes x0, y0, x1, y1 as shares of the
+    patch, and "box_weight" 0 or 1.
     """
 
     def __init__(self, views: Sequence[StudyView], config: ModelConfig) -> None:
@@ -122,7 +110,8 @@ class StackDataset(Dataset[Sample]):
         sample = {
             name: torch.from_numpy(value[row : row + 1])[0] for name, value in view.targets.items()
         }
-        sample["stack"] = torch.from_numpy(view.stack(row, self.config))
+        stack = draw(view.volume, view.patches[row], self.config.windows)
+        sample["stack"] = torch.from_numpy(stack)
         if "box" in view.targets:
             box = self._box(view, row)
             known = torch.isfinite(box).all()
@@ -131,11 +120,9 @@ class StackDataset(Dataset[Sample]):
         return sample
 
     def _box(self, view: StudyView, row: int) -> torch.Tensor:
-        side = crop_side_px(view.volume, self.config)
-        corner = view.corner_px(row, side)
-        y0, x0, y1, x1 = view.targets["box"][row]
-        box = np.array([x0 - corner[1], y0 - corner[0], x1 - corner[1], y1 - corner[0]])
-        return torch.from_numpy((box / side).astype(np.float32))
+        corners = view.targets["box"][row].reshape(2, 2)
+        shares = to_shares(view.volume, view.patches[row], corners)
+        return torch.from_numpy(shares[:, ::-1].reshape(4).astype(np.float32))
 
     def draw(self, generator: np.random.Generator) -> list[int]:
         """Items of one epoch, shuffled: up to `slices_per_study` slices of every study.

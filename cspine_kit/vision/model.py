@@ -32,7 +32,7 @@ class SliceModel(nn.Module):
         self.config = config
         self.widths = dict(heads)
         backbone: Any = timm.create_model(
-            config.backbone, pretrained=pretrained, in_chans=config.in_chans, num_classes=0
+            config.backbone, pretrained=pretrained, in_chans=config.channels, num_classes=0
         )
         self.backbone = backbone
         # Where a classifier has a hidden layer (MobileNetV3), features come out of that layer.
@@ -41,7 +41,7 @@ class SliceModel(nn.Module):
         self.heads = nn.ModuleDict({name: nn.Linear(width, n) for name, n in heads.items()})
 
     def forward(self, stack: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Map stacks (b, in_chans, h, w) in 0..255 to {head: (b, width)} logits or shares."""
+        """Map stacks (b, channels, h, w) in 0..255 to {head: (b, width)} logits or shares."""
         dtype = next(self.parameters()).dtype
         pixels = (stack.to(dtype) / 255.0 - PIXEL_MEAN) / PIXEL_STD
         pixels = pixels.contiguous(memory_format=torch.channels_last)

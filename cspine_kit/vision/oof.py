@@ -1,13 +1,15 @@
 """The out-of-fold run: vertebra stage, ordered levels, fracture stage, per fold and resumable.
 
-In: the tables `studies`, `slices`, `volumes` and the folds. Out: fold models and the tables
+In: the tables `studies`, `slices`, `coarse` and the folds. Out: fold models and the tables
 `vertebra`, `levels` and `oof_slices`. Example::
 
     run_oof(config, paths)
 
 Fold k is one closed chain: vertebra model k -> levels k -> fracture models k. Vertebra model k also
 labels the slices of its own training studies that have no mask; they were never in its training
-set, and nothing of fold k's studies reaches their labels.
+set, and nothing of fold k's studies reaches their labels. Between the stages the data room cuts
+fine volumes, once for the levels of all folds: what a member k looks at in them follows from levels
+k alone.
 """
 
 from dataclasses import dataclass
@@ -34,6 +36,8 @@ from cspine_kit.core.runs import (
 )
 from cspine_kit.core.tables import write_table
 from cspine_kit.core.tasks import Task, run_tasks
+from cspine_kit.data.stages import run_fine
+from cspine_kit.data.volumes.store import in_memory
 from cspine_kit.vision.attempts import Attempts
 from cspine_kit.vision.dataset import StackDataset, StudyView
 from cspine_kit.vision.inputs import Inputs, open_inputs
@@ -102,7 +106,8 @@ class FoldChain:
 
     def fracture_key(self, member: str) -> str:
         """What fracture model k of a member is made from."""
-        return self._key(member, self.config.members[member], self.vertebra_key)
+        upstream = fingerprint(self.vertebra_key, self.inputs.fine_key)
+        return self._key(member, self.config.members[member], upstream)
 
     def rows_key(self, member: str) -> str:
         """What the out-of-fold rows of a member are made from."""
@@ -113,14 +118,18 @@ class FoldChain:
         """Rows and levels of vertebra model k on every study."""
         folder = self.paths.model(VERTEBRA, self.fold)
         files = (folder / "slices.parquet", folder / "levels.parquet")
-        return Attempts(VERTEBRA, self.fold, files, self.vertebra_key, self.inputs.state)
+
+        def state(uid: str) -> str:
+            return self.inputs.state(uid, "coarse")
+
+        return Attempts(VERTEBRA, self.fold, files, self.vertebra_key, state)
 
     def fracture_rows(self, member: str) -> Attempts:
         """Rows of fracture model k on the studies of fold k."""
         levels = self.vertebra_rows.files[1]
 
         def state(uid: str) -> str:
-            return fingerprint(self.inputs.state(uid), file_state(levels))
+            return fingerprint(self.inputs.state(uid, "coarse", "fine"), file_state(levels))
 
         file = self.paths.model(member, self.fold) / "slices.parquet"
         return Attempts(member, self.fold, (file,), self.rows_key(member), state)
@@ -134,7 +143,7 @@ class FoldChain:
             found = self.vertebra_rows.views(
                 [uid for uid in self.inputs.studies_of(self.fold, training=True) if masked[uid]],
                 lambda uid: vertebra_targets(
-                    self.inputs.volume(uid), self.inputs.slices[uid], model
+                    self.inputs.coarse(uid), self.inputs.slices[uid], model
                 ),
             )
             if not found[0]:
@@ -153,7 +162,7 @@ class FoldChain:
             )
 
             def predict(uid: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-                volume = self.inputs.volume(uid)
+                volume = in_memory(self.inputs.coarse(uid))
                 rows = predict_vertebra(model, volume, self.config.kernel.batch_size)
                 levels = decode_study(rows)
                 return rows.assign(model_fold=self.fold), levels.assign(model_fold=self.fold)
@@ -168,9 +177,7 @@ class FoldChain:
         return rows, levels
 
     def train_fracture(self, member: str) -> None:
-        """Train fracture model k of a member, and what it stands on."""
-        if not self.vertebra_rows.made():
-            self.vertebra()
+        """Train fracture model k of a member; the vertebra stage and fine volumes must be there."""
         model, key = self.config.members[member], self.fracture_key(member)
         if not is_fresh(self.paths.model(member, self.fold) / WEIGHTS_FILE, key):
             set_device_threads(self.config, TRAINING_THREADS)
@@ -178,7 +185,7 @@ class FoldChain:
             found = self.fracture_rows(member).views(
                 [uid for uid in self.inputs.studies_of(self.fold, training=True) if uid in levels],
                 lambda uid: fracture_targets(
-                    self.inputs.volume(uid),
+                    self.inputs.fine(uid),
                     self.inputs.slices[uid],
                     self.inputs.studies.loc[uid],
                     config=model,
@@ -203,7 +210,7 @@ class FoldChain:
             def predict(uid: str) -> tuple[pd.DataFrame]:
                 if uid not in levels:
                     raise StudyError(uid, f"has no levels in fold {self.fold}")
-                volume, batch = self.inputs.volume(uid), kernel.batch_size
+                volume, batch = in_memory(self.inputs.fine(uid)), kernel.batch_size
                 rows = predict_fracture(model, volume, levels[uid], batch, views=kernel.views)
                 return (rows.assign(member=member, model_fold=self.fold),)
 
@@ -225,11 +232,11 @@ def train_member(config: Config, paths: RunPaths, member: str, fold: int) -> Non
         raise DataError(f"member {member!r} is not in the config; there are {known}")
     if not 0 <= fold < config.folds.n:
         raise DataError(f"fold {fold} is not in 0..{config.folds.n - 1}")
-    chain = FoldChain(config, paths, open_inputs(paths), fold)
     if member == VERTEBRA:
-        chain.train_vertebra()
+        FoldChain(config, paths, open_inputs(paths), fold).train_vertebra()
     else:
-        chain.train_fracture(member)
+        _make_levels(config, paths)
+        FoldChain(config, paths, open_inputs(paths), fold).train_fracture(member)
 
 
 def _collect(files: list[Path], inputs: Inputs, path: Path, name: str, key: str) -> None:
@@ -253,19 +260,26 @@ def _make_fold(config: Config, paths: RunPaths, fold: int, member: str) -> None:
         chain.fracture(member)
 
 
-def _missing(config: Config, paths: RunPaths, chains: list[FoldChain]) -> dict[str, Task]:
-    """What is still to be made: the vertebra stage of a fold, then each of its members."""
-    tasks: dict[str, Task] = {}
-    for chain in chains:
-        stage, call = f"{VERTEBRA} fold {chain.fold}", (config, paths, chain.fold)
-        done = chain.vertebra_rows.done()
-        # Members of a study that the vertebra stage tries again are asked too.
-        members = [m for m in config.members if not (done and chain.fracture_rows(m).done())]
-        if members or not done:
-            tasks[stage] = Task(_make_fold, (*call, VERTEBRA))
-        for name in members:
-            tasks[f"{name} fold {chain.fold}"] = Task(_make_fold, (*call, name), after=(stage,))
-    return tasks
+def _jobs(config: Config) -> int:
+    """Fold models that run side by side: on a GPU one after the other."""
+    return config.execution.jobs if devices() == ["cpu"] else 1
+
+
+def _make_levels(config: Config, paths: RunPaths) -> None:
+    """The vertebra stage of every fold, its tables, and the fine volumes along its levels."""
+    inputs = open_inputs(paths)
+    chains = [FoldChain(config, paths, inputs, fold) for fold in range(config.folds.n)]
+    tasks = {
+        f"{VERTEBRA} fold {chain.fold}": Task(_make_fold, (config, paths, chain.fold, VERTEBRA))
+        for chain in chains
+        if not chain.vertebra_rows.done()
+    }
+    run_tasks(tasks, jobs=_jobs(config), title="vertebra models")
+    rows = [chain.vertebra_rows for chain in chains]
+    key = fingerprint([made.content_key() for made in rows])
+    _collect([made.files[0] for made in rows], inputs, paths.table(VERTEBRA), VERTEBRA, key)
+    _collect([made.files[1] for made in rows], inputs, paths.table("levels"), "levels", key)
+    run_fine(config, paths)
 
 
 def run_oof(config: Config, paths: RunPaths) -> list[Failure]:
@@ -275,19 +289,21 @@ def run_oof(config: Config, paths: RunPaths) -> list[Failure]:
     (the same numbers as one after the other); a GPU takes them in turn.
 
     Returns:
-        What failed on the way, index and cache included; also the table `failures`.
+        What failed on the way, index and volumes included; also the table `failures`.
 
     Raises:
         DataError: the tables of the data room are missing or hold no usable study.
     """
+    _make_levels(config, paths)
     inputs = open_inputs(paths)
     chains = [FoldChain(config, paths, inputs, fold) for fold in range(config.folds.n)]
-    jobs = config.execution.jobs if devices() == ["cpu"] else 1
-    run_tasks(_missing(config, paths, chains), jobs=jobs, title="models")
-    vertebra = [chain.vertebra_rows for chain in chains]
-    key = fingerprint([rows.content_key() for rows in vertebra])
-    _collect([r.files[0] for r in vertebra], inputs, paths.table(VERTEBRA), VERTEBRA, key)
-    _collect([r.files[1] for r in vertebra], inputs, paths.table("levels"), "levels", key)
+    tasks = {
+        f"{member} fold {chain.fold}": Task(_make_fold, (config, paths, chain.fold, member))
+        for chain in chains
+        for member in config.members
+        if not chain.fracture_rows(member).done()
+    }
+    run_tasks(tasks, jobs=_jobs(config), title="models")
     made = [chain.fracture_rows(member) for chain in chains for member in config.members]
     key = fingerprint([rows.content_key() for rows in made])
     _collect([r.files[0] for r in made], inputs, paths.table("oof_slices"), "oof_slices", key)

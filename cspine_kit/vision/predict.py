@@ -1,12 +1,12 @@
 """From a volume and trained networks to slice rows: the one path of out-of-fold run and kernel.
 
-In: a `Volume`, loaded models. Out: rows of the `vertebra` and `oof_slices` tables for one study.
+In: volumes, loaded models. Out: rows of the `vertebra` and `oof_slices` tables for one study.
 Example::
 
     rows = predict_vertebra(ensemble.models["vertebra", 0], volume, batch_size=16)
     levels = decode_study(rows)
     member, *_ = config.members
-    slices = predict_fracture(ensemble.models[member, 0], volume, levels, 16, views=1)
+    slices = predict_fracture(ensemble.models[member, 0], fine, levels, 16, views=1)
 """
 
 import logging
@@ -17,15 +17,16 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cspine_kit.core.config import Config
+from cspine_kit.core.config import Config, ModelConfig
 from cspine_kit.core.errors import StudyError
 from cspine_kit.core.execution import usable_cores
 from cspine_kit.core.numbers import FloatArray
 from cspine_kit.core.tables import FRACTURE_COLUMNS, SPINE_BOX_COLUMNS, VERTEBRA_COLUMNS
 from cspine_kit.data.levels import decode_levels
 from cspine_kit.data.spine import shows_spine, spine_centers
+from cspine_kit.data.volumes.patch import draw, from_shares
 from cspine_kit.data.volumes.volume import Volume
-from cspine_kit.vision.dataset import StudyView, crop_side_px, spaced_slices
+from cspine_kit.vision.dataset import StudyView, spaced_slices, study_view
 from cspine_kit.vision.model import SliceModel
 
 Outputs = dict[str, torch.Tensor]
@@ -50,39 +51,40 @@ def devices() -> list[str]:
     return [f"cuda:{i}" for i in range(count)] or ["cpu"]
 
 
-def vertebra_view(volume: Volume, model_step_mm: float) -> StudyView:
-    """What the vertebra stage sees: the whole cached field, slices a step apart."""
-    rows = spaced_slices(volume.z_mm, model_step_mm)
-    middle = (np.array(volume.voxels.shape[1:], dtype=np.float64) - 1) / 2
-    return StudyView(volume, rows, np.tile(middle, (len(rows), 1)))
+def vertebra_view(volume: Volume, config: ModelConfig, stride: int = 1) -> StudyView:
+    """What the vertebra stage sees: the middle of a coarse volume, slices a step apart."""
+    rows = spaced_slices(volume.z_mm, config.slice_step_mm * stride)
+    return study_view(volume, rows, np.tile(volume.middle_mm, (len(rows), 1)), config)
 
 
-def fracture_view(volume: Volume, levels: pd.DataFrame, step_mm: float) -> StudyView:
-    """What the fracture stage sees: the slices of C1..C7, cropped along the spine.
+def fracture_view(
+    volume: Volume, levels: pd.DataFrame, config: ModelConfig, stride: int = 1
+) -> StudyView:
+    """What a member sees of a fine volume: the slices of C1..C7, along the spine.
 
     Raises:
         StudyError: no slice lies inside the levels.
     """
-    rows = spaced_slices(volume.z_mm, step_mm)
+    rows = spaced_slices(volume.z_mm, config.slice_step_mm * stride)
     rows = rows[shows_spine(levels, volume.z_mm[rows])]
     if len(rows) == 0:
         raise StudyError(volume.study_uid, "no slice lies inside the decoded levels")
-    centers = volume.to_px(spine_centers(levels, volume.z_mm[rows]))
-    return StudyView(volume, rows, centers)
+    return study_view(volume, rows, spine_centers(levels, volume.z_mm[rows]), config)
 
 
 def _batches(view: StudyView, model: SliceModel, batch_size: int) -> Iterator[torch.Tensor]:
-    """Stacks (b, in_chans, size, size) uint8 in order; the next batch is cut while one is used."""
+    """Stacks (b, channels, size, size) uint8; the next batch is drawn while one is used."""
+    windows = model.config.windows
 
-    def cut(start: int) -> torch.Tensor:
-        rows = range(start, min(start + batch_size, len(view)))
-        return torch.from_numpy(np.stack([view.stack(r, model.config) for r in rows]))
+    def drawn(start: int) -> torch.Tensor:
+        patches = view.patches[start : start + batch_size]
+        return torch.from_numpy(np.stack([draw(view.volume, patch, windows) for patch in patches]))
 
     starts = range(0, len(view), batch_size)
     with ThreadPoolExecutor(1) as pool:
-        following = pool.submit(cut, starts[0])
+        following = pool.submit(drawn, starts[0])
         for start in starts[1:]:
-            batch, following = following.result(), pool.submit(cut, start)
+            batch, following = following.result(), pool.submit(drawn, start)
             yield batch
         yield following.result()
 
@@ -152,17 +154,16 @@ def predict_vertebra(
     model: SliceModel, volume: Volume, batch_size: int, *, stride: int = 1
 ) -> pd.DataFrame:
     """Visibility logits and the spine box (mm) of the slices `stride` steps apart."""
-    view = vertebra_view(volume, model.config.slice_step_mm * stride)
+    view = vertebra_view(volume, model.config, stride)
     outputs = run_model(model, view, batch_size)
-    side = crop_side_px(volume, model.config)
-    corners = np.array([view.corner_px(row, side) for row in range(len(view))])
-    x0, y0, x1, y1 = (outputs["box"] * side).T
-    first = volume.to_mm(np.column_stack([y0, x0]) + corners)
-    last = volume.to_mm(np.column_stack([y1, x1]) + corners)
+    boxes = [
+        from_shares(volume, patch, shares.reshape(2, 2)[:, ::-1]).reshape(4)
+        for patch, shares in zip(view.patches, outputs["box"], strict=True)
+    ]
     rows = pd.DataFrame(outputs["visible"], columns=list(VERTEBRA_COLUMNS))
-    rows[list(SPINE_BOX_COLUMNS)] = np.column_stack([first, last])
+    rows[list(SPINE_BOX_COLUMNS)] = np.array(boxes)
     rows.insert(0, "position", view.slice_idx)
-    rows.insert(1, "at_mm", volume.z_mm[view.slice_idx])
+    rows.insert(1, "at_mm", view.at_mm)
     return rows
 
 
@@ -186,18 +187,18 @@ def predict_fracture(
 
     Args:
         model: a fracture model.
-        volume: the study.
+        volume: the study's fine one.
         levels: its seven levels.
         batch_size: slices at once.
         views: of each slice (`run_model`).
         stride: steps between slices; above 1 only where the kernel's time runs short.
     """
-    view = fracture_view(volume, levels, model.config.slice_step_mm * stride)
+    view = fracture_view(volume, levels, model.config, stride)
     outputs = run_model(model, view, batch_size, views=views)
     rows = pd.DataFrame(
         np.column_stack([outputs["visible"], outputs["fracture"]]),
         columns=[*VERTEBRA_COLUMNS, *FRACTURE_COLUMNS],
     )
-    rows.insert(0, "z_mm", volume.z_mm[view.slice_idx])
+    rows.insert(0, "z_mm", view.at_mm)
     rows.insert(0, "slice_idx", view.slice_idx)
     return rows

@@ -14,29 +14,33 @@ from cspine_kit.core.anatomy import LEVELS
 from cspine_kit.core.config import ModelConfig
 from cspine_kit.core.numbers import sigmoid
 from cspine_kit.core.tables import MASK_COLUMNS, SPINE_BOX_COLUMNS, VERTEBRA_COLUMNS
-from cspine_kit.data.volumes.volume import Volume
+from cspine_kit.data.volumes.volume import Volume, nearest_slices
 from cspine_kit.vision.dataset import StudyView
 from cspine_kit.vision.predict import fracture_view, vertebra_view
 
 
 def vertebra_targets(volume: Volume, slices: pd.DataFrame, config: ModelConfig) -> StudyView:
     """What the vertebra stage learns from a masked study."""
-    view = vertebra_view(volume, config.slice_step_mm)
-    shown = slices.iloc[view.slice_idx]
-    box = shown[list(SPINE_BOX_COLUMNS)].to_numpy(dtype=np.float64)
+    view = vertebra_view(volume, config)
+    shown = _native(view, slices)
     view.targets = {
         "visible": (shown[list(MASK_COLUMNS)].to_numpy() > 0).astype(np.float32),
-        "box": np.hstack([volume.to_px(box[:, :2]), volume.to_px(box[:, 2:])]).astype(np.float32),
+        "box": shown[list(SPINE_BOX_COLUMNS)].to_numpy(np.float32),
     }
     return view
 
 
+def _native(view: StudyView, slices: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the native slices next to the chosen ones."""
+    return slices.iloc[nearest_slices(slices["z_mm"].to_numpy(np.float64), view.at_mm)]
+
+
 def _visibility(view: StudyView, slices: pd.DataFrame, rows: pd.DataFrame) -> np.ndarray:
     """(n, 7) visibility targets: from the mask where there is one, else the vertebra model's."""
-    masks = slices.iloc[view.slice_idx][list(MASK_COLUMNS)].to_numpy(dtype=np.float64)
+    masks = _native(view, slices)[list(MASK_COLUMNS)].to_numpy(dtype=np.float64)
     if not np.isnan(masks).any():
         return (masks > 0).astype(np.float32)
-    depth, scored = -view.volume.z_mm[view.slice_idx], -rows["at_mm"].to_numpy()
+    depth, scored = -view.at_mm, -rows["at_mm"].to_numpy()
     at = [np.interp(depth, scored, column) for column in rows[list(VERTEBRA_COLUMNS)].to_numpy().T]
     return sigmoid(np.stack(at, axis=1), limit=np.inf).astype(np.float32)
 
@@ -63,7 +67,7 @@ def fracture_targets(
     Raises:
         StudyError: no slice lies inside the levels.
     """
-    view = fracture_view(volume, levels, config.slice_step_mm)
+    view = fracture_view(volume, levels, config)
     broken = label[list(LEVELS)].to_numpy(dtype=np.float32)
     view.targets = {
         "visible": _visibility(view, slices, rows),

@@ -98,7 +98,9 @@ def test_stored_volumes_are_the_kernels_and_are_kept(config, competition, paths,
     run_coarse(config, paths)
     write_table(levels_table(), paths.table("levels"), "levels", "k")
     run_fine(config, paths)
-    coarse, wide, _ = read_both(competition.images("train", "1.2.2"), config.volumes, "1.2.2")
+    volumes, _ = read_both(competition.images("train", "1.2.2"), config.volumes, "1.2.2")
+    coarse = volumes.coarse
+    wide = volumes.fine
     rows = {
         name: read_table(paths.table(name), name).set_index("study_uid")
         for name in ["coarse", "fine"]
@@ -205,7 +207,8 @@ def test_a_study_without_levels_or_files_costs_itself(config, competition, paths
 
 def test_an_undecodable_slice_is_shown_by_its_neighbor(config, competition, paths):
     folder = competition.images("train", "1.2.1")
-    whole, _, _ = read_both(folder, config.volumes)
+    volumes, _ = read_both(folder, config.volumes)
+    whole = volumes.coarse
     path = folder / "11.dcm"
     path.write_bytes(path.read_bytes()[:-5])
     run_coarse(config, paths)
@@ -285,7 +288,8 @@ def test_real_ct_volumes_are_small(real_data, tmp_path):
     """What is told of the disk beforehand holds on a real scan."""
     demo = load_config(ROOT / "configs" / "base.yaml")
     study = read_study(real_data / "head_neck_ct")
-    coarse, _, _ = read_both(real_data / "head_neck_ct", demo.volumes)
+    volumes, _ = read_both(real_data / "head_neck_ct", demo.volumes)
+    coarse = volumes.coarse
     write_volume(coarse, tmp_path / "c.arrow", {})
     size = (tmp_path / "c.arrow").stat().st_size
     assert size < cache_room.COMPRESSED * every_slice(coarse.voxels).size

@@ -88,7 +88,8 @@ def test_values_are_codes_and_outside_is_air(tmp_path):
 def test_fine_is_the_study_encoded_resampled_and_cut(tmp_path, spacing):
     """Against plain float arithmetic on the whole study, at every ratio of the two grids."""
     write_scan(tmp_path, neck_hu(shift=(-30, 25)), reverse=True)
-    coarse, fine, geometry = read_both(tmp_path, config_of(fine={"spacing_mm": spacing}))
+    volumes, geometry = read_both(tmp_path, config_of(fine={"spacing_mm": spacing}))
+    coarse, fine = volumes.coarse, volumes.fine
     assert geometry.reversed and geometry.problems == ()
     codes = np.interp(read_study(tmp_path).hu, *zip(*CURVE, strict=True))
     rows, cols = fine.lattice.shape
@@ -132,7 +133,9 @@ def test_kernel_and_cache_hold_the_same_voxels(tmp_path, monkeypatch):
         "hu",
         lambda self, index, out=None: (decoded.append(index), plain(self, index, out))[1],
     )
-    coarse, wide, geometry = read_both(tmp_path, CONFIG, "1.2")
+    volumes, geometry = read_both(tmp_path, CONFIG, "1.2")
+    coarse = volumes.coarse
+    wide = volumes.fine
     assert sorted(decoded) == list(range(24))
     assert np.array_equal(wide.z_mm, geometry.z_mm) and wide.first_slice == 0
     alone, _ = read_coarse(tmp_path, CONFIG, "1.2")
@@ -165,10 +168,12 @@ def test_voxels_go_where_they_are_told(tmp_path):
         mapped.append(memory)
         return memory
 
-    _, fine, _ = read_both(tmp_path / "scan", CONFIG, allocate=allocate)
+    volumes, _ = read_both(tmp_path / "scan", CONFIG, allocate=allocate)
+    fine = volumes.fine
     assert fine.voxels.array is mapped[0]
     mapped[0].flush()
-    _, again, _ = read_both(tmp_path / "scan", CONFIG)
+    volumes, _ = read_both(tmp_path / "scan", CONFIG)
+    again = volumes.fine
     assert np.array_equal(np.load(tmp_path / "v.npy"), again.voxels.array)
 
 
@@ -180,7 +185,9 @@ def test_labels_lie_on_the_grid_of_their_volume(tmp_path):
     study = read_study(tmp_path / "scan")
     mask = read_mask(tmp_path / "1.nii", study)
     # No whole number of native pixels to one: none has two that are nearest.
-    coarse, fine, _ = read_both(tmp_path / "scan", config_of(coarse={"spacing_mm": 2.6}))
+    volumes, _ = read_both(tmp_path / "scan", config_of(coarse={"spacing_mm": 2.6}))
+    coarse = volumes.coarse
+    fine = volumes.fine
     for volume in (coarse, fine):
         placed = every_slice(with_mask(volume, mask, study.z_mm).mask)
         assert placed.shape == volume.voxels.shape

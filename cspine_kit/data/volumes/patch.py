@@ -70,6 +70,19 @@ def axial_box(volume: Volume, patch: Patch) -> Box:
     return Box(starts[0], starts[1], starts[0] + spans[0], starts[1] + spans[1])
 
 
+def to_shares(volume: Volume, patch: Patch, mm: FloatArray) -> FloatArray:
+    """(n, 2) y, x in mm as shares of the rows and columns that an axial patch shows: 0 and 1 are
+    its outer edges."""
+    box = axial_box(volume, patch)
+    return (volume.lattice.to_px(mm) + 0.5 - (box.y0, box.x0)) / box.shape
+
+
+def from_shares(volume: Volume, patch: Patch, shares: FloatArray) -> FloatArray:
+    """The inverse of `to_shares`."""
+    box = axial_box(volume, patch)
+    return volume.lattice.to_mm(np.asarray(shares) * box.shape + (box.y0, box.x0) - 0.5)
+
+
 def _run(middle: float, length: float) -> tuple[int, int]:
     """First pixel and number of pixels of a length around a middle."""
     span = max(1, round(length))

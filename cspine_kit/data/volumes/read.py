@@ -2,8 +2,8 @@
 
 In: a folder and the config's `volumes`. Out: the coarse volume, the fine one, or both. Example::
 
-    coarse, fine, geometry = read_both(folder, config.volumes)      # a kernel's: the wide fine one
-    coarse.z_mm[0], fine.spacing_mm
+    volumes, geometry = read_both(folder, config.volumes)       # a kernel's: the wide fine one
+    volumes.coarse.z_mm[0], volumes.fine.spacing_mm
 
 A slice is decoded, encoded, resampled and cut at once, so that a study is never held whole at full
 resolution. The coarse volume averages consecutive slices. Outside the frame voxels are air (0).
@@ -26,7 +26,7 @@ from cspine_kit.data.volumes.curve import Grey, HuCurve
 from cspine_kit.data.volumes.cut import Cut, fine_lattice, wide_cut
 from cspine_kit.data.volumes.lattice import Box, Lattice
 from cspine_kit.data.volumes.neck import Survey
-from cspine_kit.data.volumes.volume import Held, Volume, nearest_slices
+from cspine_kit.data.volumes.volume import Held, Volume, Volumes, nearest_slices
 
 Allocate = Callable[[tuple[int, int, int]], Grey]
 """Gives memory (z, y, x) uint8 for voxels, which may be a mapped file."""
@@ -162,7 +162,7 @@ def read_both(
     *,
     threads: int = 0,
     allocate: Allocate = _in_memory,
-) -> tuple[Volume, Volume, Geometry]:
+) -> tuple[Volumes, Geometry]:
     """The coarse volume and a fine one of all slices in the coarse field.
 
     Args:
@@ -179,17 +179,17 @@ def read_both(
         StudyError: no slice at all can be read, or none is axial.
     """
 
-    def take(frames: Frames) -> tuple[Volume, Volume]:
+    def take(frames: Frames) -> Volumes:
         reading = _Pass(frames, config, None, threads)
         coarse = reading.coarse()
         lattice = fine_lattice(coarse, config.fine)
         cut = wide_cut(coarse, lattice, len(reading.z_mm))
         fine = reading.fine(lattice, cut, allocate)
         reading.fill(coarse, fine)
-        return coarse, fine
+        return Volumes(coarse, fine)
 
-    geometry, (coarse, fine) = gather(folder, study_uid, take)
-    return coarse, fine, geometry
+    geometry, volumes = gather(folder, study_uid, take)
+    return volumes, geometry
 
 
 def read_coarse(

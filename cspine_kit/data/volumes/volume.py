@@ -111,6 +111,19 @@ class Volume:
         return float(y), float(x)
 
 
+@dataclass(frozen=True)
+class Volumes:
+    """Both volumes of one study, as a kernel reads them."""
+
+    coarse: Volume
+    fine: Volume
+
+    @property
+    def study_uid(self) -> str:
+        """Their study."""
+        return self.coarse.study_uid
+
+
 def nearest_slices(z_mm: FloatArray, at_mm: FloatArray) -> IntArray:
     """Index of the slice nearest to each position; ends clamp, of two alike the upper one.
 

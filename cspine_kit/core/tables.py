@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
-from cspine_kit.core.anatomy import LEVELS, OVERALL, TARGETS
+from cspine_kit.core.anatomy import AXIAL, LEVELS, OVERALL, PLANES, TARGETS
 from cspine_kit.core.errors import ArtifactError, TableError
 from cspine_kit.core.runs import publish
 
@@ -38,11 +39,15 @@ BOX_COLUMNS: tuple[str, ...] = ("box_x", "box_y", "box_w", "box_h")
 reader has nothing to flip, move or resample."""
 
 SHOWN_ROWS = 5
+KINDS = {"str": str, "int": "int64", "count": "Int64", "float": float, "bool": bool}
 
 
 @dataclass(frozen=True)
 class Contract:
-    """One table: its key, its typed columns ("str", "int", "float", "bool") and its extra rules."""
+    """One table: its key, its typed columns and its extra rules.
+
+    Types are "str", "int", "float", "bool", and "count": an int that may be missing.
+    """
 
     key: tuple[str, ...]
     columns: dict[str, str]
@@ -116,11 +121,40 @@ CONTRACTS: dict[str, Contract] = {
         },
     ),
     "oof_slices": Contract(
-        key=("member", "study_uid", "slice_idx", "model_fold"),
+        key=("member", "study_uid", "plane", "position", "model_fold"),
+        columns={
+            **_kinds("str", ("member", "study_uid", "plane")),
+            **_kinds("int", ("position", "model_fold", "fold")),
+            **_kinds("count", ("slice_idx",)),
+            **_kinds("float", ("at_mm",), VERTEBRA_COLUMNS, FRACTURE_COLUMNS),
+        },
+        nullable=("slice_idx",),
+        out_of_fold=True,
+    ),
+    "oof_levels": Contract(
+        key=("member", "study_uid", "level", "model_fold"),
+        columns={
+            **_kinds("str", ("member", "study_uid", "level")),
+            **_kinds("int", ("model_fold", "fold")),
+            **_kinds("float", ("fracture",)),
+        },
+        out_of_fold=True,
+    ),
+    "oof_studies": Contract(
+        key=("member", "study_uid", "model_fold"),
         columns={
             **_kinds("str", ("member", "study_uid")),
-            **_kinds("int", ("slice_idx", "model_fold", "fold")),
-            **_kinds("float", ("z_mm",), VERTEBRA_COLUMNS, FRACTURE_COLUMNS),
+            **_kinds("int", ("model_fold", "fold")),
+            **_kinds("float", ("overall",)),
+        },
+        out_of_fold=True,
+    ),
+    "oof_boxes": Contract(
+        key=("member", "study_uid", "slice_idx", "n", "model_fold"),
+        columns={
+            **_kinds("str", ("member", "study_uid")),
+            **_kinds("int", ("slice_idx", "n", "model_fold", "fold")),
+            **_kinds("float", ("at_mm", "x", "y", "width", "height", "score")),
         },
         out_of_fold=True,
     ),
@@ -162,12 +196,14 @@ def _schema(name: str) -> "pa.DataFrameSchema":
     checks = {
         "level": [pa.Check.isin(LEVELS)],
         "target": [pa.Check.isin(TARGETS)],
+        "plane": [pa.Check.isin(PLANES)],
+        "score": [pa.Check.in_range(0.0, 1.0)],
         "prob": [pa.Check(lambda p: (p > 0) & (p < 1), error="must lie inside (0, 1)")],
     }
     return pa.DataFrameSchema(
         {
             column: pa.Column(
-                {"str": str, "int": "int64", "float": float, "bool": bool}[kind],
+                KINDS[kind],
                 checks=checks.get(column),
                 nullable=column in contract.nullable,
                 coerce=True,
@@ -196,6 +232,22 @@ def check_out_of_fold(frame: pd.DataFrame, name: str = "out-of-fold table") -> N
         )
 
 
+def _check_positions(frame: pd.DataFrame, name: str) -> None:
+    """Refuse slices whose position and slice_idx do not fit their plane.
+
+    Raises:
+        TableError: an axial row without its slice_idx as position, or another plane's row with one.
+    """
+    axial, index = frame["plane"] == AXIAL, frame["slice_idx"]
+    odd = frame[np.where(axial, (index != frame["position"]).fillna(True), index.notna())]
+    if len(odd):
+        shown = odd[["study_uid", "plane", "position", "slice_idx"]].head(SHOWN_ROWS)
+        raise TableError(
+            f"table {name}: in the axial plane slice_idx is the position, in others it is missing; "
+            f"got {shown.to_dict('records')}"
+        )
+
+
 def check_table(frame: pd.DataFrame, name: str) -> pd.DataFrame:
     """Return `frame` with contract types and sorted by its key.
 
@@ -219,6 +271,8 @@ def check_table(frame: pd.DataFrame, name: str) -> pd.DataFrame:
         raise TableError(f"table {name}: {len(error.failure_cases)} faults: {shown}") from error
     if contract.out_of_fold:
         check_out_of_fold(checked, f"table {name}")
+    if {"plane", "slice_idx"} <= set(contract.columns):
+        _check_positions(checked, name)
     ordered = [*contract.columns, *(c for c in checked.columns if c not in contract.columns)]
     return checked[ordered].sort_values(list(contract.key), ignore_index=True)
 

@@ -37,7 +37,7 @@ from cspine_kit.core.runs import (
 from cspine_kit.core.tables import write_table
 from cspine_kit.stack.fallback.headers import HEADERS, HeaderFallback, fit_fallback
 from cspine_kit.stack.fallback.imputer import FILE as IMPUTER
-from cspine_kit.stack.inputs import Inputs, read_inputs
+from cspine_kit.stack.inputs import SCORE_TABLES, Inputs, read_inputs
 from cspine_kit.stack.model.fit import STRICT, Fit, fit_count, fit_stack
 from cspine_kit.stack.model.stack import SHIPPED, STACK, Stack
 from cspine_kit.stack.scores.baselines import (
@@ -57,7 +57,7 @@ log = logging.getLogger(__name__)
 VERSION = 10
 """Raised when the room's code gives other results from the same inputs."""
 
-INPUTS = ("slices", "studies", "levels", "oof_slices")
+INPUTS = ("slices", "studies", "levels", "oof_slices", *SCORE_TABLES)
 
 
 def stack_key(config: Config, paths: RunPaths) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from cspine_kit.core.anatomy import AXIAL
 from cspine_kit.core.config import Config, ModelConfig
 from cspine_kit.core.errors import StudyError
 from cspine_kit.core.execution import usable_cores
@@ -199,6 +200,6 @@ def predict_fracture(
         np.column_stack([outputs["visible"], outputs["fracture"]]),
         columns=[*VERTEBRA_COLUMNS, *FRACTURE_COLUMNS],
     )
-    rows.insert(0, "z_mm", view.at_mm)
-    rows.insert(0, "slice_idx", view.slice_idx)
-    return rows
+    place = {"plane": AXIAL, "position": view.slice_idx, "slice_idx": view.slice_idx}
+    place |= {"at_mm": view.at_mm}
+    return pd.concat([pd.DataFrame(place), rows], axis=1)

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from pandas_statistics import pandas_aggregate
 
-from cspine_kit.core.anatomy import LEVELS
+from cspine_kit.core.anatomy import AXIAL, LEVELS
 from cspine_kit.core.execution import measure_gflops, usable_cores
 from cspine_kit.core.tables import FRACTURE_COLUMNS, VERTEBRA_COLUMNS
 from cspine_kit.stack.features.aggregate import aggregate
@@ -44,8 +44,9 @@ def draw_tables(studies: int, members: int, seed: int = 0) -> tuple[pd.DataFrame
             logits = np.hstack([seen, np.zeros_like(seen) - 2.0])
             logits += rng.normal(scale=1.5, size=logits.shape)
             rows = pd.DataFrame(logits, columns=[*VERTEBRA_COLUMNS, *FRACTURE_COLUMNS])
-            own = {"member": f"m{member}", **key, "slice_idx": np.arange(len(below)), "fold": fold}
-            slices.append(rows.assign(**own, z_mm=np.round(50.0 - below, 3)))
+            own = {"member": f"m{member}", **key, "plane": AXIAL, "fold": fold}
+            own |= {"position": np.arange(len(below)), "at_mm": np.round(50.0 - below, 3)}
+            slices.append(rows.assign(**own))
         places = {"z_top_mm": 50.0 - bottom + height, "z_bottom_mm": 50.0 - bottom}
         seven = pd.DataFrame({"level": LEVELS, **places, "center_z_mm": 50.0 - middle})
         levels.append(seven.assign(**key, confidence=rng.uniform(0.5, 1.0, len(LEVELS))))

@@ -37,13 +37,13 @@ def pandas_aggregate(slices: pd.DataFrame, levels: pd.DataFrame) -> pd.DataFrame
     }
     columns, members = {}, {}
     for member, rows in slices.groupby("member"):
-        own = rows.sort_values([*UNIT, "slice_idx"], ignore_index=True)
+        own = rows.sort_values([*UNIT, "position"], ignore_index=True)
         unit = own.groupby(UNIT).ngroup()
         members[member] = dict(_member(own, unit, wide))
         columns |= {f"{member}__{name}": value for name, value in members[member].items()}
-    ends = own.groupby(unit).agg({"slice_idx": ["first", "last"], "z_mm": ["first", "last"]})
-    first, last = ends["slice_idx", "first"], ends["slice_idx", "last"]
-    native = last + 1, _steps(ends["z_mm", "first"], ends["z_mm", "last"], last - first)
+    ends = own.groupby(unit).agg({"position": ["first", "last"], "at_mm": ["first", "last"]})
+    first, last = ends["position", "first"], ends["position", "last"]
+    native = last + 1, _steps(ends["at_mm", "first"], ends["at_mm", "last"], last - first)
     shared = dict(_shared(members, wide, native)) | dict(_positions(own, unit, native[1]))
     columns |= {f"all__{name}": value for name, value in shared.items()}
     flat = {name: np.asarray(value, np.float64).ravel() for name, value in columns.items()}
@@ -63,7 +63,7 @@ def _member(own: pd.DataFrame, unit: pd.Series, wide: dict[str, np.ndarray]) -> 
     """All statistics of one member as (units, 7) or in that order."""
     p = pd.DataFrame(sigmoid(own[list(FRACTURE_COLUMNS)].to_numpy(np.float64)), columns=LEVELS)
     v = pd.DataFrame(sigmoid(own[list(VERTEBRA_COLUMNS)].to_numpy(np.float64)), columns=LEVELS)
-    z = own.groupby(unit)["z_mm"].agg(["first", "last", "size"])
+    z = own.groupby(unit)["at_mm"].agg(["first", "last", "size"])
     step = _steps(z["first"], z["last"], z["size"] - 1)
     joint, study = (p * v).groupby(unit), p.groupby(unit)
     visible = v.groupby(unit).sum()
@@ -76,7 +76,7 @@ def _member(own: pd.DataFrame, unit: pd.Series, wide: dict[str, np.ndarray]) -> 
     yield "vertebra__slices", visible
     parts = []
     for j, level in enumerate(LEVELS):
-        inside = own["z_mm"].between(wide["z_bottom_mm"][unit, j], wide["z_top_mm"][unit, j])
+        inside = own["at_mm"].between(wide["z_bottom_mm"][unit, j], wide["z_top_mm"][unit, j])
         part = {"key": unit[inside] * N_LEVELS + j, "p": p.loc[inside, level]}
         parts.append(pd.DataFrame({**part, "v": v.loc[inside, level]}))
     rows = pd.concat(parts).sort_values("key", kind="stable", ignore_index=True)
@@ -167,12 +167,12 @@ def _shared(members: dict[str, Columns], wide: dict[str, np.ndarray], native: Na
 
 def _positions(own: pd.DataFrame, unit: pd.Series, step_mm: pd.Series) -> Pairs:
     """What slice positions say about the protocol, for each of a unit's seven levels."""
-    z, group = own["z_mm"], own.groupby(unit)
-    gap = group["z_mm"].diff().abs() / group["slice_idx"].diff().clip(lower=1)
+    z, group = own["at_mm"], own.groupby(unit)
+    gap = group["at_mm"].diff().abs() / group["position"].diff().clip(lower=1)
     gap = gap.groupby(unit).bfill().fillna(step_mm[unit].set_axis(gap.index))
     gaps, step = gap.groupby(unit), gap.groupby(unit).median()
     irregular = (gap - gaps.transform("median")).abs() > 0.05
-    first, low, high = (group["z_mm"].agg(how) for how in ("first", "min", "max"))
+    first, low, high = (group["at_mm"].agg(how) for how in ("first", "min", "max"))
     digits = pd.Series(decimals(z.to_numpy(np.float64)))
     found = {
         **{"step": step, "step_min": gaps.min(), "step_max": gaps.max()},

@@ -118,7 +118,7 @@ def ensemble_of(
         if member is not None and model == member:
             raise StudyError(UID, f"{model} gave NaN")
         rows = pd.DataFrame(0.5, range(2), [*VERTEBRA_COLUMNS, *FRACTURE_COLUMNS])
-        return rows.assign(slice_idx=[0, 2], z_mm=[2.0, 0.0])
+        return rows.assign(plane="axial", position=[0, 2], slice_idx=[0, 2], at_mm=[2.0, 0.0])
 
     def predict_vertebra(model, volume, batch, *, stride):
         if model in vertebra:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from cspine_kit.core.anatomy import LEVELS, OVERALL, TARGETS
+from cspine_kit.core.anatomy import AXIAL, LEVELS, OVERALL, TARGETS
 from cspine_kit.core.tables import FRACTURE_COLUMNS, VERTEBRA_COLUMNS
 
 PREVALENCE = (0.0723, 0.1412, 0.0362, 0.0535, 0.0802, 0.1372, 0.1947)
@@ -68,7 +68,7 @@ def draw_labels(n: int, rng: np.random.Generator, boost: float = 1.0) -> np.ndar
 
 @dataclass(frozen=True)
 class Seen:
-    """One study as one fold model of one member sees it: (n,) z_mm, (n, 7) logits."""
+    """One study as one fold model of one member sees it: (n,) axial z_mm, (n, 7) logits."""
 
     member: str
     study_uid: str
@@ -126,11 +126,13 @@ def slice_table(seen: list[Seen]) -> pd.DataFrame:
         name: np.repeat([getattr(s, name) for s in seen], counts)
         for name in ("member", "study_uid")
     }
-    frame["slice_idx"] = np.concatenate([np.arange(n) for n in counts])
+    frame["plane"] = AXIAL
+    frame["position"] = np.concatenate([np.arange(n) for n in counts])
+    frame["slice_idx"] = frame["position"]
     frame |= {
         name: np.repeat([getattr(s, name) for s in seen], counts) for name in ("model_fold", "fold")
     }
-    frame["z_mm"] = np.concatenate([s.z_mm for s in seen])
+    frame["at_mm"] = np.concatenate([s.z_mm for s in seen])
     vertebra = np.concatenate([s.vertebra for s in seen])
     fracture = np.concatenate([s.fracture for s in seen])
     frame |= dict(zip(VERTEBRA_COLUMNS, vertebra.T, strict=True))

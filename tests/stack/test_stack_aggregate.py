@@ -44,7 +44,7 @@ def test_statistics_inside_a_level_match_pandas(world: World) -> None:
     for uid in world.labels["study_uid"].iloc[:5]:
         for level in LEVELS:
             top, bottom = levels.loc[(uid, level), ["z_top_mm", "z_bottom_mm"]]
-            rows = own[(own["study_uid"] == uid) & own["z_mm"].between(bottom, top)]
+            rows = own[(own["study_uid"] == uid) & own["at_mm"].between(bottom, top)]
             p = sigmoid(rows[f"fracture_{level}"].to_numpy())
             got = features.loc[(uid, level)]
             expected = {
@@ -90,7 +90,7 @@ def test_test_rows_of_all_fold_models(world: World) -> None:
 def test_short_studies_and_empty_levels_are_finite(world: World, n_slices: int) -> None:
     uid = world.labels["study_uid"].iloc[0]
     slices = world.slices[(world.slices["study_uid"] == uid)]
-    slices = slices[slices["slice_idx"] < n_slices]
+    slices = slices[slices["position"] < n_slices]
     features = aggregate(slices, world.levels)
     assert len(features) == 7
     assert np.isfinite(features[feature_columns(features.columns)].to_numpy()).all()

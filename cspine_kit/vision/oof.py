@@ -28,6 +28,7 @@ from cspine_kit.core.failures import (
 from cspine_kit.core.paths import RunPaths
 from cspine_kit.core.runs import (
     derive_seed,
+    file_hash,
     file_state,
     fingerprint,
     is_fresh,
@@ -35,10 +36,11 @@ from cspine_kit.core.runs import (
 from cspine_kit.core.tables import write_table
 from cspine_kit.core.tasks import Task, run_tasks
 from cspine_kit.vision.attempts import Attempts
+from cspine_kit.vision.check import check_config
 from cspine_kit.vision.dataset import StackDataset, StudyView
 from cspine_kit.vision.inputs import Inputs, open_inputs
-from cspine_kit.vision.model import load_model
-from cspine_kit.vision.names import HEADS, VERTEBRA, WEIGHTS_FILE
+from cspine_kit.vision.names import VERTEBRA, WEIGHTS_FILE
+from cspine_kit.vision.nets.store import load_model
 from cspine_kit.vision.predict import (
     decode_study,
     devices,
@@ -47,7 +49,8 @@ from cspine_kit.vision.predict import (
     set_device_threads,
 )
 from cspine_kit.vision.targets import fracture_targets, vertebra_targets
-from cspine_kit.vision.train import train_model
+from cspine_kit.vision.training.loop import train_model
+from cspine_kit.vision.training.processes import is_main, main_first, processes
 
 TRAINING_THREADS = 1
 """Of a network on a CPU: small ones train faster as several processes of one thread each."""
@@ -71,7 +74,9 @@ class FoldChain:
 
     def _key(self, name: str, model: ModelConfig, upstream: str) -> str:
         precision = self.config.training.precision
-        return fingerprint(name, self.fold, model, self.config.seed, precision, upstream)
+        start = file_hash(model.weights) if model.weights else ""
+        model = model.model_copy(update={"weights": None})
+        return fingerprint(name, self.fold, model, self.config.seed, precision, start, upstream)
 
     def _train(
         self,
@@ -79,20 +84,24 @@ class FoldChain:
         model: ModelConfig,
         *,
         found: tuple[list[StudyView], list[Failure]],
+        held: list[StudyView],
         key: str,
+        start: tuple[Path, ...] = (),
     ) -> None:
         views, failures = found
         folder = self.paths.model(name, self.fold)
-        write_failures(folder / FILES[TRAINING], failures, key)
+        if is_main():
+            write_failures(folder / FILES[TRAINING], failures, key)
         train_model(
             StackDataset(views, model),
             model,
-            HEADS["vertebra" if name == VERTEBRA else "fracture"],
             folder,
             key=key,
             training=self.config.training,
             seed=derive_seed(self.config.seed, name, self.fold, model.seed),
             title=f"{name} fold {self.fold}",
+            held=StackDataset(held, model) if held else None,
+            start=start,
         )
 
     @property
@@ -131,18 +140,25 @@ class FoldChain:
         if not is_fresh(self.paths.model(VERTEBRA, self.fold) / WEIGHTS_FILE, key):
             set_device_threads(self.config, TRAINING_THREADS)
             masked = self.inputs.studies["has_mask"]
-            found = self.vertebra_rows.views(
-                [uid for uid in self.inputs.studies_of(self.fold, training=True) if masked[uid]],
-                lambda uid: vertebra_targets(
-                    self.inputs.volume(uid), self.inputs.slices[uid], model
-                ),
+            found, held = (
+                self.vertebra_rows.views(
+                    [
+                        uid
+                        for uid in self.inputs.studies_of(self.fold, training=side)
+                        if masked[uid]
+                    ],
+                    lambda uid: vertebra_targets(
+                        self.inputs.volume(uid), self.inputs.slices[uid], model
+                    ),
+                )
+                for side in (True, False)
             )
             if not found[0]:
                 raise DataError(
                     f"fold {self.fold}: no training study has a segmentation, the vertebra stage "
                     "cannot learn; add masks under segmentations/ or use fewer folds"
                 )
-            self._train(VERTEBRA, model, found=found, key=key)
+            self._train(VERTEBRA, model, found=found, held=held[0], key=key)
 
     def vertebra(self) -> None:
         """Rows and crops of vertebra model k on every study."""
@@ -170,25 +186,35 @@ class FoldChain:
     def train_fracture(self, member: str) -> None:
         """Train fracture model k of a member, and what it stands on."""
         if not self.vertebra_rows.made():
-            self.vertebra()
+            self.train_vertebra()
+            with main_first():
+                self.vertebra()
         model, key = self.config.members[member], self.fracture_key(member)
         if not is_fresh(self.paths.model(member, self.fold) / WEIGHTS_FILE, key):
             set_device_threads(self.config, TRAINING_THREADS)
             rows, crops = self._levels()
-            found = self.fracture_rows(member).views(
-                [uid for uid in self.inputs.studies_of(self.fold, training=True) if uid in crops],
-                lambda uid: fracture_targets(
-                    self.inputs.volume(uid),
-                    self.inputs.slices[uid],
-                    self.inputs.studies.loc[uid],
-                    config=model,
-                    rows=rows[uid],
-                    crops=crops[uid],
-                ),
+            found, held = (
+                self.fracture_rows(member).views(
+                    [
+                        uid
+                        for uid in self.inputs.studies_of(self.fold, training=side)
+                        if uid in crops
+                    ],
+                    lambda uid: fracture_targets(
+                        self.inputs.volume(uid),
+                        self.inputs.slices[uid],
+                        self.inputs.studies.loc[uid],
+                        config=model,
+                        rows=rows[uid],
+                        crops=crops[uid],
+                    ),
+                )
+                for side in (True, False)
             )
             if not found[0]:
                 raise DataError(f"fold {self.fold}: {member} has no study to learn from")
-            self._train(member, model, found=found, key=key)
+            start = (self.paths.model(VERTEBRA, self.fold),) if model.warm_start else ()
+            self._train(member, model, found=found, held=held[0], key=key, start=start)
 
     def fracture(self, member: str) -> None:
         """Rows of fracture model k on the studies of fold k."""
@@ -219,12 +245,14 @@ def train_member(config: Config, paths: RunPaths, member: str, fold: int) -> Non
 
     Raises:
         DataError: an unknown member or fold, or tables that are missing.
+        ConfigError: a network cannot be built, or this machine cannot train as asked.
     """
     known = [VERTEBRA, *config.members]
     if member not in known:
         raise DataError(f"member {member!r} is not in the config; there are {known}")
     if not 0 <= fold < config.folds.n:
         raise DataError(f"fold {fold} is not in 0..{config.folds.n - 1}")
+    check_config(config)
     chain = FoldChain(config, paths, open_inputs(paths), fold)
     if member == VERTEBRA:
         chain.train_vertebra()
@@ -278,8 +306,13 @@ def run_oof(config: Config, paths: RunPaths) -> list[Failure]:
         What failed on the way, index and cache included; also the table `failures`.
 
     Raises:
-        DataError: the tables of the data room are missing or hold no usable study.
+        DataError: the tables of the data room are missing or hold no usable study; or
+            `accelerate launch` started several processes.
+        ConfigError: a network cannot be built, or this machine cannot train as asked.
     """
+    if processes().num_processes > 1:
+        raise DataError("several processes share one training: accelerate launch `cspine train`")
+    check_config(config)
     inputs = open_inputs(paths)
     chains = [FoldChain(config, paths, inputs, fold) for fold in range(config.folds.n)]
     jobs = config.execution.jobs if devices() == ["cpu"] else 1

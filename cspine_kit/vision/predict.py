@@ -26,7 +26,7 @@ from cspine_kit.data.crops import crop_centers, spine_slices
 from cspine_kit.data.levels import decode_levels
 from cspine_kit.data.volumes.volume import Volume
 from cspine_kit.vision.dataset import StudyView, crop_side_px, spaced_slices
-from cspine_kit.vision.model import SliceModel
+from cspine_kit.vision.nets.heads import SliceModel
 
 Outputs = dict[str, torch.Tensor]
 

@@ -19,12 +19,17 @@ def _train(args: argparse.Namespace) -> int:
     from cspine_kit.core.execution import tune_process
 
     tune_process()
+    from cspine_kit.core.config import load_config
     from cspine_kit.data.stages import prepare
+    from cspine_kit.vision.check import check_config
     from cspine_kit.vision.oof import train_member
+    from cspine_kit.vision.training.processes import main_first
 
-    config, paths = open_run(args, makes="oof")
-    ensure_competition(config)
-    prepare(config, paths)
+    check_config(load_config(args.config))
+    with main_first():
+        config, paths = open_run(args, makes="oof")
+        ensure_competition(config)
+        prepare(config, paths)
     for fold in range(config.folds.n) if args.fold is None else [args.fold]:
         train_member(config, paths, args.member, fold)
     return 0
@@ -34,16 +39,19 @@ def _oof(args: argparse.Namespace) -> int:
     from cspine_kit.core.execution import tune_process
 
     tune_process()
+    from cspine_kit.core.config import load_config
     from cspine_kit.core.failures import summary
     from cspine_kit.core.resolved import finish
     from cspine_kit.data.stages import prepare
     from cspine_kit.show.plan import describe_plan
+    from cspine_kit.vision.check import check_config
+    from cspine_kit.vision.oof import run_oof
 
+    check_config(load_config(args.config))
     config, paths = open_run(args, makes="oof")
     print(describe_plan(config))
     ensure_competition(config)
     prepare(config, paths)
-    from cspine_kit.vision.oof import run_oof
 
     left_out = summary(run_oof(config, paths))
     finish(config, paths, "oof")

@@ -93,6 +93,15 @@ def evaluate(labels: NDArray[np.generic], probs: NDArray[np.generic]) -> Score:
     )
 
 
+def auc(labels: NDArray[np.generic], scores: NDArray[np.generic]) -> float:
+    """Area under the ROC curve of (n,) scores, ties count half; NaN where the labels (n,) are all
+    alike."""
+    from sklearn.metrics import roc_auc_score
+
+    y = np.asarray(labels, dtype=np.float64)
+    return float(roc_auc_score(y, scores)) if 0.0 < y.mean() < 1.0 else float("nan")
+
+
 def best_constant(labels: NDArray[np.generic], form: Form = "per_exam") -> FloatArray:
     """The constant prediction (8,) that minimizes the metric on `labels`, in closed form.
 

@@ -41,8 +41,9 @@ from cspine_kit.stack.fallback.imputer import Imputer
 from cspine_kit.stack.features.aggregate import aggregate
 from cspine_kit.stack.model.stack import Stack
 from cspine_kit.stack.scores.baselines import MEAN_OF_MEMBERS, all_predictions, formulas
-from cspine_kit.vision.model import SliceModel, load_model
 from cspine_kit.vision.names import MODEL_FILE, VERTEBRA, WEIGHTS_FILE
+from cspine_kit.vision.nets.heads import SliceModel
+from cspine_kit.vision.nets.store import load_model
 from cspine_kit.vision.predict import (
     decode_study,
     predict_fracture,

@@ -77,11 +77,12 @@ def describe_plan(config: Config) -> str:
         f"fine {_grid(volumes.fine)}, about {fine_gb / 1e9:.1f} GB; about {COMPRESSED:.0%} of that "
         f"on disk ({free_gb:.0f} GB free)",
     ]
-    for name, model in {"vertebra": config.vertebra, **config.members}.items():
-        pretrained = "pretrained" if model.pretrained else "from scratch"
+    for name, network in config.networks.items():
+        pretrained = "pretrained" if network.pretrained else "from scratch"
         lines.append(
-            f"  {name}: {model.backbone} ({pretrained}), {model.in_chans} x {model.size_px} px, "
-            f"{model.epochs} epochs x {n} folds, about {hours[name]:.1f} GPU h"
+            f"  {name}: {network.backbone} ({pretrained}), "
+            f"{network.channels} x {network.size_px} px, {network.epochs} epochs x {n} folds, "
+            f"about {hours[name]:.1f} GPU h"
         )
     lines.append(
         f"  total about {sum(hours.values()):.1f} GPU h, assuming {TRAIN_PER_S:.0f} training and "

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from cspine_kit.core.config import ModelConfig
+from cspine_kit.core.config import ModelConfig, SlicesConfig
 from cspine_kit.core.numbers import FloatArray, IntArray
 from cspine_kit.data.volumes.patch import Patch, draw, parallel, to_shares
 from cspine_kit.data.volumes.volume import Volume, nearest_slices
@@ -134,7 +134,7 @@ class StackDataset(Dataset[Sample]):
         start = 0
         for view in self.views:
             order = generator.permutation(len(view))
-            if "fracture" in view.targets:
+            if "fracture" in view.targets and isinstance(self.config, SlicesConfig):
                 shown = (view.targets["visible"] * view.targets["fracture"]).max(axis=1)[
                     order
                 ] > 0.5

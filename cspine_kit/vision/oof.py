@@ -30,6 +30,7 @@ from cspine_kit.core.failures import (
 from cspine_kit.core.paths import RunPaths
 from cspine_kit.core.runs import (
     derive_seed,
+    file_hash,
     file_state,
     fingerprint,
     is_fresh,
@@ -39,10 +40,11 @@ from cspine_kit.core.tasks import Task, run_tasks
 from cspine_kit.data.stages import run_fine
 from cspine_kit.data.volumes.store import in_memory
 from cspine_kit.vision.attempts import Attempts
+from cspine_kit.vision.check import check_config
 from cspine_kit.vision.dataset import StackDataset, StudyView
 from cspine_kit.vision.inputs import Inputs, open_inputs
-from cspine_kit.vision.model import load_model
-from cspine_kit.vision.names import HEADS, VERTEBRA, WEIGHTS_FILE
+from cspine_kit.vision.names import VERTEBRA, WEIGHTS_FILE
+from cspine_kit.vision.nets.store import load_model
 from cspine_kit.vision.predict import (
     decode_study,
     devices,
@@ -51,7 +53,8 @@ from cspine_kit.vision.predict import (
     set_device_threads,
 )
 from cspine_kit.vision.targets import fracture_targets, vertebra_targets
-from cspine_kit.vision.train import train_model
+from cspine_kit.vision.training.loop import train_model
+from cspine_kit.vision.training.processes import is_main, main_first, processes
 
 TRAINING_THREADS = 1
 """Of a network on a CPU: small ones train faster as several processes of one thread each."""
@@ -75,7 +78,9 @@ class FoldChain:
 
     def _key(self, name: str, model: ModelConfig, upstream: str) -> str:
         precision = self.config.training.precision
-        return fingerprint(name, self.fold, model, self.config.seed, precision, upstream)
+        start = file_hash(model.weights) if model.weights else ""
+        model = model.model_copy(update={"weights": None})
+        return fingerprint(name, self.fold, model, self.config.seed, precision, start, upstream)
 
     def _train(
         self,
@@ -83,20 +88,24 @@ class FoldChain:
         model: ModelConfig,
         *,
         found: tuple[list[StudyView], list[Failure]],
+        held: list[StudyView],
         key: str,
+        start: tuple[Path, ...] = (),
     ) -> None:
         views, failures = found
         folder = self.paths.model(name, self.fold)
-        write_failures(folder / FILES[TRAINING], failures, key)
+        if is_main():
+            write_failures(folder / FILES[TRAINING], failures, key)
         train_model(
             StackDataset(views, model),
             model,
-            HEADS["vertebra" if name == VERTEBRA else "fracture"],
             folder,
             key=key,
             training=self.config.training,
             seed=derive_seed(self.config.seed, name, self.fold, model.seed),
             title=f"{name} fold {self.fold}",
+            held=StackDataset(held, model) if held else None,
+            start=start,
         )
 
     @property
@@ -140,18 +149,25 @@ class FoldChain:
         if not is_fresh(self.paths.model(VERTEBRA, self.fold) / WEIGHTS_FILE, key):
             set_device_threads(self.config, TRAINING_THREADS)
             masked = self.inputs.studies["has_mask"]
-            found = self.vertebra_rows.views(
-                [uid for uid in self.inputs.studies_of(self.fold, training=True) if masked[uid]],
-                lambda uid: vertebra_targets(
-                    self.inputs.coarse(uid), self.inputs.slices[uid], model
-                ),
+            found, held = (
+                self.vertebra_rows.views(
+                    [
+                        uid
+                        for uid in self.inputs.studies_of(self.fold, training=side)
+                        if masked[uid]
+                    ],
+                    lambda uid: vertebra_targets(
+                        self.inputs.coarse(uid), self.inputs.slices[uid], model
+                    ),
+                )
+                for side in (True, False)
             )
             if not found[0]:
                 raise DataError(
                     f"fold {self.fold}: no training study has a segmentation, the vertebra stage "
                     "cannot learn; add masks under segmentations/ or use fewer folds"
                 )
-            self._train(VERTEBRA, model, found=found, key=key)
+            self._train(VERTEBRA, model, found=found, held=held[0], key=key)
 
     def vertebra(self) -> None:
         """Rows and levels of vertebra model k on every study."""
@@ -182,20 +198,28 @@ class FoldChain:
         if not is_fresh(self.paths.model(member, self.fold) / WEIGHTS_FILE, key):
             set_device_threads(self.config, TRAINING_THREADS)
             rows, levels = self._levels()
-            found = self.fracture_rows(member).views(
-                [uid for uid in self.inputs.studies_of(self.fold, training=True) if uid in levels],
-                lambda uid: fracture_targets(
-                    self.inputs.fine(uid),
-                    self.inputs.slices[uid],
-                    self.inputs.studies.loc[uid],
-                    config=model,
-                    rows=rows[uid],
-                    levels=levels[uid],
-                ),
+            found, held = (
+                self.fracture_rows(member).views(
+                    [
+                        uid
+                        for uid in self.inputs.studies_of(self.fold, training=side)
+                        if uid in levels
+                    ],
+                    lambda uid: fracture_targets(
+                        self.inputs.fine(uid),
+                        self.inputs.slices[uid],
+                        self.inputs.studies.loc[uid],
+                        config=model,
+                        rows=rows[uid],
+                        levels=levels[uid],
+                    ),
+                )
+                for side in (True, False)
             )
             if not found[0]:
                 raise DataError(f"fold {self.fold}: {member} has no study to learn from")
-            self._train(member, model, found=found, key=key)
+            start = (self.paths.model(VERTEBRA, self.fold),) if model.warm_start else ()
+            self._train(member, model, found=found, held=held[0], key=key, start=start)
 
     def fracture(self, member: str) -> None:
         """Rows of fracture model k on the studies of fold k."""
@@ -226,12 +250,14 @@ def train_member(config: Config, paths: RunPaths, member: str, fold: int) -> Non
 
     Raises:
         DataError: an unknown member or fold, or tables that are missing.
+        ConfigError: a network cannot be built, or this machine cannot train as asked.
     """
     known = [VERTEBRA, *config.members]
     if member not in known:
         raise DataError(f"member {member!r} is not in the config; there are {known}")
     if not 0 <= fold < config.folds.n:
         raise DataError(f"fold {fold} is not in 0..{config.folds.n - 1}")
+    check_config(config)
     if member == VERTEBRA:
         FoldChain(config, paths, open_inputs(paths), fold).train_vertebra()
     else:
@@ -269,17 +295,22 @@ def _make_levels(config: Config, paths: RunPaths) -> None:
     """The vertebra stage of every fold, its tables, and the fine volumes along its levels."""
     inputs = open_inputs(paths)
     chains = [FoldChain(config, paths, inputs, fold) for fold in range(config.folds.n)]
-    tasks = {
-        f"{VERTEBRA} fold {chain.fold}": Task(_make_fold, (config, paths, chain.fold, VERTEBRA))
-        for chain in chains
-        if not chain.vertebra_rows.done()
-    }
-    run_tasks(tasks, jobs=_jobs(config), title="vertebra models")
-    rows = [chain.vertebra_rows for chain in chains]
-    key = fingerprint([made.content_key() for made in rows])
-    _collect([made.files[0] for made in rows], inputs, paths.table(VERTEBRA), VERTEBRA, key)
-    _collect([made.files[1] for made in rows], inputs, paths.table("levels"), "levels", key)
-    run_fine(config, paths)
+    several = processes().num_processes > 1
+    if several:  # they share each training; one of them does the rest
+        for chain in chains:
+            chain.train_vertebra()
+    with main_first():
+        tasks = {
+            f"{VERTEBRA} fold {chain.fold}": Task(_make_fold, (config, paths, chain.fold, VERTEBRA))
+            for chain in chains
+            if not chain.vertebra_rows.done()
+        }
+        run_tasks(tasks, jobs=1 if several else _jobs(config), title="vertebra models")
+        rows = [chain.vertebra_rows for chain in chains]
+        key = fingerprint([made.content_key() for made in rows])
+        _collect([made.files[0] for made in rows], inputs, paths.table(VERTEBRA), VERTEBRA, key)
+        _collect([made.files[1] for made in rows], inputs, paths.table("levels"), "levels", key)
+        run_fine(config, paths)
 
 
 def run_oof(config: Config, paths: RunPaths) -> list[Failure]:
@@ -292,8 +323,13 @@ def run_oof(config: Config, paths: RunPaths) -> list[Failure]:
         What failed on the way, index and volumes included; also the table `failures`.
 
     Raises:
-        DataError: the tables of the data room are missing or hold no usable study.
+        DataError: the tables of the data room are missing or hold no usable study; or
+            `accelerate launch` started several processes.
+        ConfigError: a network cannot be built, or this machine cannot train as asked.
     """
+    if processes().num_processes > 1:
+        raise DataError("several processes share one training: accelerate launch `cspine train`")
+    check_config(config)
     _make_levels(config, paths)
     inputs = open_inputs(paths)
     chains = [FoldChain(config, paths, inputs, fold) for fold in range(config.folds.n)]

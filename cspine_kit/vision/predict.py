@@ -28,7 +28,7 @@ from cspine_kit.data.spine import shows_spine, spine_centers
 from cspine_kit.data.volumes.patch import draw, from_shares
 from cspine_kit.data.volumes.volume import Volume
 from cspine_kit.vision.dataset import StudyView, spaced_slices, study_view
-from cspine_kit.vision.model import SliceModel
+from cspine_kit.vision.nets.heads import SliceModel
 
 Outputs = dict[str, torch.Tensor]
 

@@ -32,7 +32,8 @@ from cspine_kit.infer import ensemble, manifest
 from cspine_kit.infer.manifest import COPY, MANIFEST
 from cspine_kit.stack.model.stack import Stack
 from cspine_kit.vision import predict
-from cspine_kit.vision.model import SliceModel, load_model
+from cspine_kit.vision.nets.heads import SliceModel
+from cspine_kit.vision.nets.store import load_model
 
 FEW, MANY = 2, 8
 SMALL_BATCH = 4

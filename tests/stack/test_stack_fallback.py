@@ -9,7 +9,7 @@ import pytest
 from cspine_kit.core.anatomy import TARGETS
 from cspine_kit.core.config import load_config
 from cspine_kit.core.errors import ArtifactError, TableError
-from cspine_kit.core.metric import best_constant, metric
+from cspine_kit.core.metric import auc, best_constant, metric
 from cspine_kit.core.tables import MASK_COLUMNS
 from cspine_kit.data.levels import LEVEL_EXTENT_MM, LEVEL_PITCH_MM, decode_levels
 from cspine_kit.stack.fallback.headers import (
@@ -19,7 +19,6 @@ from cspine_kit.stack.fallback.headers import (
     fit_fallback,
     read_headers,
 )
-from cspine_kit.stack.scores.table import auc
 
 CONFIG = load_config(Path(__file__).resolve().parents[2] / "configs" / "demo.yaml").stack
 

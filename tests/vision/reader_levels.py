@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from cspine_kit.core.config import load_config
 from cspine_kit.core.paths import RunPaths
 from cspine_kit.data.volumes.volume import read_volume
-from cspine_kit.vision.model import load_model
 from cspine_kit.vision.names import VERTEBRA
+from cspine_kit.vision.nets.store import load_model
 from cspine_kit.vision.predict import decode_study, predict_vertebra
 
 READER_MM = np.array([-139.0, -157.0, -184.0, -204.0, -225.0, -244.5, -261.0])

@@ -42,14 +42,14 @@ def tiny_config(workers: int = 0) -> Config:
         "batch_size": 16,
         "slices_per_study": 3,
     }
-    model = demo.model.model_copy(update=small)
+    member = demo.model.model_copy(update=small)
     return demo.model_copy(
         update={
             "folds": demo.folds.model_copy(update={"n": 2}),
             "execution": demo.execution.model_copy(update={"jobs": 1}),
             "training": demo.training.model_copy(update={"workers": workers}),
-            "vertebra": model,
-            "members": dict.fromkeys(("a", "b"), model),
+            "vertebra": demo.vertebra.model_copy(update=small),
+            "members": dict.fromkeys(("a", "b"), member),
         }
     )
 

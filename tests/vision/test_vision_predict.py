@@ -6,15 +6,16 @@ import torch
 
 from cspine_kit.vision import predict
 from cspine_kit.vision.dataset import StudyView
-from cspine_kit.vision.model import SliceModel
-from cspine_kit.vision.names import HEADS
+from cspine_kit.vision.nets.heads import SliceModel
 from cspine_kit.vision.predict import run_model, vertebra_view
+from cspine_kit.vision.tasks.slices import SlicesTask
+from cspine_kit.vision.tasks.vertebra import VertebraTask
 
 
 @pytest.fixture(name="model")
 def _model(tiny):
     torch.manual_seed(0)
-    return SliceModel(tiny, HEADS["fracture"], pretrained=False).eval()
+    return SliceModel(tiny, SlicesTask.heads, pretrained=False).eval()
 
 
 @pytest.fixture(name="view")
@@ -76,8 +77,8 @@ def test_two_views_are_the_mean_of_a_slice_and_its_mirror_image(model, view):
 
 
 def test_a_stride_leaves_out_slices_and_changes_none(model, make_volume):
-    model.widths = HEADS["vertebra"]
-    vertebra = SliceModel(model.config, HEADS["vertebra"], pretrained=False).eval()
+    model.widths = VertebraTask.heads
+    vertebra = SliceModel(model.config, VertebraTask.heads, pretrained=False).eval()
     volume = make_volume(0)
     every = predict.predict_vertebra(vertebra, volume, 8).set_index("position")
     second = predict.predict_vertebra(vertebra, volume, 8, stride=2).set_index("position")

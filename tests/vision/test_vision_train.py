@@ -9,11 +9,16 @@ import torch
 
 from cspine_kit.core.errors import ArtifactError, DataError, StudyError
 from cspine_kit.core.runs import derive_seed
-from cspine_kit.vision import train
 from cspine_kit.vision.dataset import StackDataset, StudyView
-from cspine_kit.vision.model import SliceModel, load_model
-from cspine_kit.vision.names import HEADS, WEIGHTS_FILE
+from cspine_kit.vision.names import WEIGHTS_FILE
+from cspine_kit.vision.nets.heads import SliceModel
+from cspine_kit.vision.nets.store import load_model
 from cspine_kit.vision.predict import run_model
+from cspine_kit.vision.tasks.slices import SlicesTask
+from cspine_kit.vision.tasks.vertebra import VertebraTask
+from cspine_kit.vision.training import loop
+from cspine_kit.vision.training.loop import train_model
+from cspine_kit.vision.training.losses import batch_weights, loss_of
 
 
 @pytest.fixture(name="data")
@@ -34,34 +39,12 @@ def _data(tiny, make_volume):
 
 def fit(data, config, folder, training, *, seed=7, key="k"):
     torch.set_num_threads(1)
-    train.train_model(
-        data, config, HEADS["fracture"], folder, key=key, training=training, seed=seed, title="t"
-    )
+    train_model(data, config, folder, key=key, training=training, seed=seed, title="t")
     return hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest()
 
 
-def test_a_killed_training_resumes_to_the_same_weights(data, tiny, config, tmp_path, monkeypatch):
-    whole = fit(data, tiny, tmp_path / "whole", config.training)
-    real_publish, written = train.publish, []
-
-    def publish_then_die(path, key=None):
-        if len(written) == 2:
-            raise KeyboardInterrupt
-        written.append(path)
-        return real_publish(path, key)
-
-    monkeypatch.setattr(train, "publish", publish_then_die)
-    with pytest.raises(KeyboardInterrupt):
-        fit(data, tiny, tmp_path / "killed", config.training)
-    monkeypatch.undo()
-    assert (tmp_path / "killed" / "checkpoint.pt").exists()
-    assert fit(data, tiny, tmp_path / "killed", config.training) == whole
-    assert not (tmp_path / "killed" / "checkpoint.pt").exists()
-    assert fit(data, tiny, tmp_path / "other", config.training, seed=8) != whole
-
-
 def test_a_checkpoint_of_other_inputs_is_not_resumed(data, tiny, config, tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "save_model", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(loop, "save_model", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         fit(data, tiny, tmp_path / "a", config.training, seed=1, key="old")
     monkeypatch.undo()
@@ -96,29 +79,35 @@ def test_the_network_learns_where_the_disk_is(data, tiny, config, tmp_path):
     assert ((logit > 0) == truth).mean() > 0.9
 
 
+def loss(task, outputs, batch):
+    return loss_of(task.losses(outputs, batch), batch_weights(task, batch))
+
+
 def test_fracture_loss_ignores_what_a_slice_does_not_show(tiny):
+    task = SlicesTask(tiny)
     outputs = {"visible": torch.zeros(2, 7), "fracture": torch.zeros(2, 7)}
     batch = {"visible": torch.zeros(2, 7), "fracture": torch.zeros(2, 7)}
     batch["visible"][0, 3] = 1
-    before = train.loss_of(outputs, batch, tiny)
+    before = loss(task, outputs, batch)
     outputs["fracture"][1] = 9.0
     outputs["fracture"][0, 4] = 9.0
-    assert train.loss_of(outputs, batch, tiny) == before
+    assert loss(task, outputs, batch) == before
     outputs["fracture"][0, 3] = 9.0
-    assert train.loss_of(outputs, batch, tiny) > before
+    assert loss(task, outputs, batch) > before
 
 
-def test_box_loss_ignores_slices_without_a_box(tiny):
+def test_box_loss_ignores_slices_without_a_box(config):
+    task = VertebraTask(config.vertebra)
     outputs = {"visible": torch.zeros(2, 7), "box": torch.zeros(2, 4)}
     batch = {"visible": torch.zeros(2, 7), "box": torch.ones(2, 4)}
     batch["box_weight"] = torch.tensor([0.0, 0.0])
-    nothing = train.loss_of(outputs, batch, tiny)
+    nothing = loss(task, outputs, batch)
     batch["box_weight"] = torch.tensor([0.0, 1.0])
-    assert train.loss_of(outputs, batch, tiny) > nothing
+    assert loss(task, outputs, batch) > nothing
 
 
 def test_nan_from_a_network_is_an_error_of_that_study(tiny, make_volume):
-    model = SliceModel(tiny, HEADS["fracture"], pretrained=False).eval()
+    model = SliceModel(tiny, SlicesTask.heads, pretrained=False).eval()
     torch.nn.init.constant_(model.heads["fracture"].bias, float("nan"))
     view = StudyView(make_volume(0), np.array([1, 2]), np.full((2, 2), 31.5))
     with pytest.raises(StudyError, match=r"1\.0.*NaN"):
@@ -128,7 +117,7 @@ def test_nan_from_a_network_is_an_error_of_that_study(tiny, make_volume):
 @pytest.mark.parametrize("name", ["test_resnet", "mobilenetv3_small_050", "test_efficientnet"])
 def test_backbones_of_several_families_fit_the_heads(tiny, name):
     config = tiny.model_copy(update={"backbone": name, "in_chans": 5})
-    model = SliceModel(config, HEADS["fracture"], pretrained=False).eval()
+    model = SliceModel(config, SlicesTask.heads, pretrained=False).eval()
     out = model(torch.zeros(2, 5, 32, 32, dtype=torch.uint8))
     assert {n: tuple(v.shape) for n, v in out.items()} == {"visible": (2, 7), "fracture": (2, 7)}
 

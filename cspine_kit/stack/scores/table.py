@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from cspine_kit.core.anatomy import LEVELS, OVERALL, TARGETS
 from cspine_kit.core.errors import TableError
-from cspine_kit.core.metric import Form, bootstrap_interval, metric, weights
+from cspine_kit.core.metric import Form, auc, bootstrap_interval, metric, weights
 from cspine_kit.core.numbers import FloatArray, IntArray, log_losses
 from cspine_kit.stack.features.units import SHOWN
 from cspine_kit.stack.scores.baselines import wide_predictions
@@ -28,13 +28,6 @@ FORMS: tuple[Form, Form] = ("per_exam", "global")
 SPECIFICITY = 0.9
 BINS = 10
 REPEATS = 1000
-
-
-def auc(y: FloatArray, p: FloatArray) -> float:
-    """Area under the ROC curve (ties count half); NaN where a class is missing."""
-    from sklearn.metrics import roc_auc_score
-
-    return float(roc_auc_score(y, p)) if 0.0 < y.mean() < 1.0 else float("nan")
 
 
 def sensitivity_at(y: FloatArray, p: FloatArray, specificity: float = SPECIFICITY) -> float:

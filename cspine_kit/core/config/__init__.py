@@ -1,0 +1,55 @@
+"""Typed configuration over YAML; `load` reads it, the other files hold its sections.
+
+In: a YAML file. Out: a frozen `Config`. Example::
+
+    config = load_config(Path("configs/demo.yaml"))
+"""
+
+from cspine_kit.core.config.competition import CompetitionConfig, FoldsConfig, PhantomConfig
+from cspine_kit.core.config.config import RESERVED, Config
+from cspine_kit.core.config.load import load_config, merge, parse_config, resolved_yaml
+from cspine_kit.core.config.machine import ExecutionConfig, TrainingConfig
+from cspine_kit.core.config.networks import (
+    KINDS,
+    MEMBERS,
+    AugmentConfig,
+    ModelConfig,
+    Network,
+    SlicesConfig,
+    VertebraConfig,
+    parse_network,
+)
+from cspine_kit.core.config.section import Section
+from cspine_kit.core.config.ship import BundleConfig, KernelConfig
+from cspine_kit.core.config.stack import ExternalConfig, StackConfig
+from cspine_kit.core.config.volumes import FineConfig, GridConfig, VolumesConfig
+
+__all__ = [
+    "KINDS",
+    "MEMBERS",
+    "RESERVED",
+    "AugmentConfig",
+    "BundleConfig",
+    "CompetitionConfig",
+    "Config",
+    "ExecutionConfig",
+    "ExternalConfig",
+    "FineConfig",
+    "FoldsConfig",
+    "GridConfig",
+    "KernelConfig",
+    "ModelConfig",
+    "Network",
+    "PhantomConfig",
+    "Section",
+    "SlicesConfig",
+    "StackConfig",
+    "TrainingConfig",
+    "VertebraConfig",
+    "VolumesConfig",
+    "load_config",
+    "merge",
+    "parse_config",
+    "parse_network",
+    "resolved_yaml",
+]

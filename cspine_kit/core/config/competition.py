@@ -1,0 +1,38 @@
+"""Which competition is read, and how its studies are split.
+
+In: the sections `competition` and `folds`. Out: their values. Example: `config.folds.n`.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from cspine_kit.core.config.section import Count, Section, Share
+
+
+class PhantomConfig(Section):
+    """Size and difficulty of the synthetic competition that stands in for the real one."""
+
+    studies: Count
+    test_studies: Count
+    size_px: Annotated[int, Field(ge=32, le=2048)]
+    difficulty: Literal["easy", "real"] = "real"
+    masked: Share = 0.5
+    boxed: Share = 0.5
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+class CompetitionConfig(Section):
+    """Which competition folder is read, and whether the kit writes it itself."""
+
+    dir: Path
+    slug: str
+    phantom: PhantomConfig | None = None
+
+
+class FoldsConfig(Section):
+    """Cross-validation: grouped, stratified; a CSV `file` wins over the generator."""
+
+    n: Annotated[int, Field(ge=2)]
+    file: Path | None = None

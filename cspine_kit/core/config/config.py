@@ -1,0 +1,91 @@
+"""The whole config: its sections, and what must fit between them.
+
+In: sections. Out: a frozen `Config`. Example: `list(config.members)`.
+"""
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from cspine_kit.core.config.competition import CompetitionConfig, FoldsConfig
+from cspine_kit.core.config.machine import ExecutionConfig, TrainingConfig
+from cspine_kit.core.config.networks import ModelConfig, SlicesConfig, VertebraConfig
+from cspine_kit.core.config.section import Name, Section
+from cspine_kit.core.config.ship import BundleConfig, KernelConfig
+from cspine_kit.core.config.stack import StackConfig
+from cspine_kit.core.config.volumes import VolumesConfig
+
+RESERVED = frozenset(
+    {
+        *("vertebra", "all", "raw", "study", "headers", "shipped", "best_constant"),
+        *("mean_of_members", "log_odds_mean", "maximum", "top5_mean", "mlp_5th_place"),
+        *("visibility_weighted_mean", "visibility_weighted_mean_max", "logistic_regression"),
+    }
+)
+"""Names of stages, features and models of the kit that no member may bear, nor any that begins like
+the stack's own."""
+
+STACK_MODELS = "stack"
+
+
+def _taken(name: str) -> bool:
+    return name in RESERVED or name.startswith(STACK_MODELS)
+
+
+class Config(Section):
+    """A complete, resolved experiment."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+    seed: int
+    competition: CompetitionConfig
+    exclude: dict[str, str]
+    folds: FoldsConfig
+    volumes: VolumesConfig
+    model: SlicesConfig
+    vertebra: VertebraConfig
+    members: Annotated[dict[Name, SlicesConfig], Field(min_length=1)]
+    training: TrainingConfig
+    stack: StackConfig
+    bundle: BundleConfig
+    kernel: KernelConfig
+    execution: ExecutionConfig
+
+    @property
+    def networks(self) -> dict[str, ModelConfig]:
+        """The vertebra stage and the members, by name."""
+        return {"vertebra": self.vertebra, **self.members}
+
+    @model_validator(mode="after")
+    def _fields_fit(self) -> "Config":
+        volumes = self.volumes
+        for name, model in self.networks.items():
+            grid = "fine" if name in self.members else "coarse"
+            most = volumes.fine.field_mm if name in self.members else volumes.coarse.field_mm
+            if model.field_mm > most:
+                raise ValueError(
+                    f"{name}.field_mm {model.field_mm} is larger than volumes.{grid}.field_mm "
+                    f"{most}"
+                )
+        for name, member in self.members.items():
+            reach = member.stack_step_mm * (member.in_chans // 2)
+            if reach > volumes.fine.margin_mm:
+                raise ValueError(
+                    f"{name}: a stack reaches {reach} mm up and down, more than "
+                    f"volumes.fine.margin_mm {volumes.fine.margin_mm}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> "Config":
+        external = [e.name for e in self.stack.external]
+        for place, names in (("members", list(self.members)), ("stack.external", external)):
+            taken = sorted(filter(_taken, names))
+            if taken:
+                raise ValueError(f"{place}: {taken} are names of the kit; add a letter or a number")
+        both = sorted(set(external) & set(self.members))
+        if both:
+            raise ValueError(f"stack.external: {both} are names of members")
+        unknown = sorted(set(self.stack.keep) - {*external, *self.members})
+        if unknown:
+            raise ValueError(f"stack.keep: {unknown} are no members")
+        return self

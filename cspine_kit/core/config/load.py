@@ -1,0 +1,158 @@
+"""A config from YAML: one complete base, differences elsewhere, no silent typo.
+
+In: a YAML file, optionally naming one `base:` file beside it. Out: a frozen `Config`. Example::
+
+    config = load_config(Path("configs/demo.yaml"))
+    config.vertebra.epochs, list(config.members)
+
+`model:` holds the defaults of every network; `vertebra:` and each entry of `members:` hold only
+what differs from it, and take of it only the keys that their kind has.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from cspine_kit.core.config.config import Config
+from cspine_kit.core.config.networks import KINDS, MEMBERS
+from cspine_kit.core.errors import ConfigError
+
+
+def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Deep-merge two mappings; values of `changes` win. `members` is replaced, not merged."""
+    merged = dict(base)
+    for key, value in changes.items():
+        old = merged.get(key)
+        both = isinstance(old, dict) and isinstance(value, dict)
+        merged[key] = merge(old, value) if both and key != "members" else value  # type: ignore[arg-type]
+    return merged
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        nearby = sorted(str(p) for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+        raise ConfigError(f"config {path} not found" + (f"; there are {nearby}" if nearby else ""))
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ConfigError(f"config {path} is not YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"config {path} must be a mapping of sections, got {type(raw).__name__}")
+    return raw
+
+
+def _known_keys(location: tuple[int | str, ...]) -> list[str]:
+    """Valid keys at a location of the config, for the nearest-key hint."""
+    model: Any = Config
+    for part in location:
+        if not (isinstance(model, type) and issubclass(model, BaseModel)):
+            break
+        field = model.model_fields.get(str(part))
+        if field is None:
+            break
+        kinds = [field.annotation, *getattr(field.annotation, "__args__", ())]
+        sections = [k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)]
+        model = sections[0] if sections else None
+    return list(model.model_fields) if model is not None else []
+
+
+def _kind_of(location: tuple[int | str, ...], raw: dict[str, Any]) -> str:
+    """The kind of network at a location, "" elsewhere."""
+    section = raw.get("members", {}).get(location[1]) if location[0] == "members" else {}
+    return {"vertebra": "vertebra", "members": str((section or {}).get("kind"))}.get(
+        str(location[0]), ""
+    )
+
+
+def _unknown_key(location: tuple[int | str, ...], raw: dict[str, Any]) -> str:
+    """What is wrong with a key that its section does not have, and the nearest that it has."""
+    *place, last = map(str, location)
+    kind = _kind_of(location, raw)
+    elsewhere = any(last in other.model_fields for other in KINDS.values())
+    wrong = f"{'.'.join([*place, last])!r}"
+    said = (
+        f"{wrong} does nothing for kind {kind!r}" if kind and elsewhere else f"unknown key {wrong}"
+    )
+    near = difflib.get_close_matches(last, _known_keys(location[:-1]), 1, 0.4)
+    return said + (f"; did you mean {'.'.join([*place, near[0]])!r}?" if near else "")
+
+
+def _explain(path: Path, error: ValidationError, raw: dict[str, Any]) -> str:
+    lines = []
+    faults = error.errors()
+    in_model = {fault["loc"][1:] for fault in faults if fault["loc"][:1] == ("model",)}
+    for fault in faults:
+        location = fault["loc"]
+        inherited = {"vertebra": location[1:], "members": location[2:]}.get(
+            str(location[:1] and location[0])
+        )
+        if inherited in in_model:
+            continue
+        key = ".".join(str(part) for part in location)
+        if fault["type"] == "extra_forbidden":
+            lines.append(_unknown_key(location, raw))
+        elif location[:1] == ("members",) and location[-1] == "[key]":
+            lines.append(
+                f"members: {location[1]!r} is no name: lower-case letters, digits and single "
+                "underscores between them"
+            )
+        else:
+            got = f" (got {fault['input']!r})" if fault["type"] != "missing" else ""
+            lines.append(f"{key or 'config'}: {fault['msg']}{got}")
+    return f"config {path}: " + "; ".join(lines)
+
+
+def _filled(model: dict[str, Any], changes: dict[str, Any], kind: str) -> dict[str, Any]:
+    """A network's section over those defaults that its kind has."""
+    fields = KINDS[kind].model_fields if kind in KINDS else model
+    return merge({key: value for key, value in model.items() if key in fields}, changes)
+
+
+def _networks(raw: dict[str, Any], model: dict[str, Any]) -> dict[str, Any]:
+    """`raw` with `vertebra` and `members` filled from `model`."""
+    usual = next(iter(MEMBERS))
+    shared = {key: value for key, value in model.items() if key != "kind"}
+    filled = {**raw, "vertebra": _filled(shared, raw.get("vertebra") or {}, "vertebra")}
+    if isinstance(raw.get("members"), dict):
+        filled["members"] = {
+            name: _filled(
+                shared, {"kind": usual, **(member or {})}, (member or {}).get("kind", usual)
+            )
+            for name, member in raw["members"].items()
+        }
+    return filled
+
+
+def parse_config(raw: dict[str, Any], path: Path) -> Config:
+    """Fill `vertebra` and `members` from `model` and validate; `path` only names the source."""
+    if isinstance(raw.get("model"), dict):
+        raw = _networks(raw, raw["model"])
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(_explain(path, error, raw)) from error
+
+
+def load_config(path: Path) -> Config:
+    """Read a config and its base.
+
+    Raises:
+        ConfigError: absent file, unknown key (names the nearest valid one), value out of range,
+            or a base that itself has a base.
+    """
+    raw = _read_yaml(path)
+    if "base" in raw:
+        base_path = path.parent / str(raw.pop("base"))
+        base = _read_yaml(base_path)
+        if "base" in base:
+            raise ConfigError(f"config {base_path} is a base and may not name a base itself")
+        raw = merge(base, raw)
+    return parse_config(raw, path)
+
+
+def resolved_yaml(config: Config) -> str:
+    """The complete config as YAML; `load_config` reads it back to an equal `Config`."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)

@@ -1,0 +1,37 @@
+"""What goes to Kaggle and how it runs there.
+
+In: the sections `bundle` and `kernel`. Out: their values. Example: `config.kernel.hours`.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from cspine_kit.core.config.section import Count, NotNegative, Positive, Section
+
+
+class BundleConfig(Section):
+    """Names under which the bundle and the kernel go to Kaggle, and the wheels that travel."""
+
+    owner: str
+    dataset: str
+    kernel: str
+    license: str
+    wheels: tuple[
+        Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*==[0-9][0-9A-Za-z.]*$")], ...
+    ]
+    pythons: Annotated[
+        tuple[Annotated[str, Field(pattern=r"^3\.[0-9]+$")], ...], Field(min_length=1)
+    ]
+    glibc: Annotated[str, Field(pattern=r"^2\.[0-9]+$")]
+
+
+class KernelConfig(Section):
+    """How the offline kernel runs, and what it gives up first when time runs short."""
+
+    hours: Positive
+    reserve_minutes: NotNegative
+    batch_size: Count
+    views: Annotated[int, Field(ge=1, le=2)]
+    readers: Annotated[int, Field(ge=0)]
+    degrade: tuple[Literal["views", "folds", "members", "stride"], ...]

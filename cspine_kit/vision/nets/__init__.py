@@ -1,0 +1,1 @@
+"""Networks: backbones, heads, and how they lie on disk."""

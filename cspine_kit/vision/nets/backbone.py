@@ -1,0 +1,174 @@
+"""Backbones: timm's, torchvision's where timm has none of that name, and the kit's basic CNN.
+
+In: a `ModelConfig`. Out: a module from pixels to features, and the number of features. Example::
+
+    check_backbone(config.model, "model")            # a name that nobody knows is an error here
+    backbone, width = create_backbone(config.model, pretrained=False)
+"""
+
+import difflib
+import math
+from typing import Any
+
+import timm
+import torch
+import torchvision
+from torch import nn
+
+from cspine_kit.core.config import ModelConfig
+from cspine_kit.core.errors import ConfigError, DataError
+
+BASIC_CNN = "basic_cnn"
+BASIC_WIDTHS = (32, 64, 128, 256)
+IMAGENET_CLASSES = 1000
+
+
+class BasicCNN(nn.Module):
+    """Four blocks of two 3 x 3 convolutions, each at half the resolution, and a global mean."""
+
+    def __init__(self, in_chans: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for width in BASIC_WIDTHS:
+            for stride in (2, 1):
+                conv = nn.Conv2d(in_chans, width, 3, stride=stride, padding=1, bias=False)
+                layers += [conv, nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+                in_chans = width
+        self.features = nn.Sequential(*layers)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Map (b, in_chans, h, w) to (b, 256)."""
+        features: torch.Tensor = self.features(pixels).mean(dim=(2, 3))
+        return features
+
+
+def torchvision_names() -> list[str]:
+    """Classifiers of torchvision that timm has not under this name."""
+    known = set(timm.list_models())
+    return [n for n in torchvision.models.list_models(torchvision.models) if n not in known]
+
+
+def is_backbone(name: str) -> bool:
+    """True for an architecture that can be built without asking a hub or a folder."""
+    return name == BASIC_CNN or timm.is_model(name) or name in torchvision_names()
+
+
+def _nearest(name: str) -> str:
+    """A hint: the name most like one that is not known."""
+    if timm.is_model(name):
+        known = timm.list_pretrained(f"{name.split('.', maxsplit=1)[0]}.*")
+    else:
+        known = [BASIC_CNN, *timm.list_models(), *timm.list_pretrained(), *torchvision_names()]
+    near = difflib.get_close_matches(name, known, 1, 0.4)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def check_backbone(config: ModelConfig, place: str) -> None:
+    """Refuse a backbone that cannot be built, or cannot take what it would be shown.
+
+    Nothing is downloaded or computed: the network is built without memory for its weights.
+
+    Args:
+        config: the network.
+        place: where the config names it, e.g. "members.a".
+
+    Raises:
+        ConfigError: names the key and the nearest backbone there is.
+    """
+    name, key = config.backbone, f"{place}.backbone"
+    if not is_backbone(name):
+        raise ConfigError(
+            f"{key}: {name!r} is none of timm's or torchvision's architectures, nor "
+            f"{BASIC_CNN!r}{_nearest(name)}"
+        )
+    own = config.pretrained and config.weights is None
+    if own and (name == BASIC_CNN or (timm.is_model(name) and not _has_weights(name))):
+        hint = "" if name == BASIC_CNN else _nearest(name)
+        raise ConfigError(
+            f"{key}: there are no pretrained weights of {name!r}{hint}; or set "
+            f"{place}.pretrained: false"
+        )
+    with torch.device("meta"), torch.inference_mode():
+        try:
+            backbone, width = create_backbone(config, pretrained=False)
+            shape = (2, config.channels, config.size_px, config.size_px)
+            features = tuple(backbone.eval()(torch.empty(shape)).shape)
+        except Exception as error:
+            raise ConfigError(
+                f"{key}: {name!r} cannot take {config.channels} x {config.size_px} x "
+                f"{config.size_px} px: {error}"
+            ) from error
+    if features != (2, width):
+        raise ConfigError(f"{key}: {name!r} gives {features[1:]} in place of {width} features")
+
+
+def _has_weights(name: str) -> bool:
+    return bool(timm.models.is_model_pretrained(name))
+
+
+def create_backbone(config: ModelConfig, *, pretrained: bool) -> tuple[nn.Module, int]:
+    """The backbone without its classifier, and the width of its features.
+
+    Raises:
+        DataError: pretrained weights cannot be had.
+    """
+    try:
+        return _create(config.backbone, config.channels, pretrained=pretrained)
+    except (OSError, RuntimeError) as error:
+        if not pretrained:
+            raise
+        raise DataError(
+            f"pretrained weights of {config.backbone} cannot be loaded: {error}; name a "
+            ".safetensors file in weights:, or set pretrained: false"
+        ) from error
+
+
+def _create(name: str, in_chans: int, *, pretrained: bool) -> tuple[nn.Module, int]:
+    if name == BASIC_CNN:
+        return BasicCNN(in_chans), BASIC_WIDTHS[-1]
+    if timm.is_model(name):
+        made: Any = timm.create_model(name, pretrained=pretrained, in_chans=in_chans, num_classes=0)
+        # Where a classifier has a hidden layer (MobileNetV3), features come out of that layer.
+        return made, int(getattr(made, "head_hidden_size", 0) or made.num_features)
+    return _from_torchvision(name, in_chans, pretrained=pretrained)
+
+
+def _from_torchvision(name: str, in_chans: int, *, pretrained: bool) -> tuple[nn.Module, int]:
+    """A classifier of torchvision whose last layer is taken off and whose first is widened."""
+    options = {"aux_logits": False, "init_weights": False} if name == "googlenet" else {}
+    model: Any = torchvision.models.get_model(
+        name, weights="DEFAULT" if pretrained else None, **options
+    )
+    model.transform_input = False  # GoogLeNet's own handling of three colors
+    layers = [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    first, last = model.get_submodule(layers[0]), model.get_submodule(layers[-1])
+    width = last.in_channels if isinstance(last, nn.Conv2d) else last.in_features
+    model.set_submodule(layers[-1], nn.Identity())
+    if first.in_channels != in_chans:
+        model.set_submodule(layers[0], _widened(first, in_chans))
+    return model, int(width)
+
+
+def _widened(conv: Any, in_chans: int) -> nn.Conv2d:
+    """The same convolution for another number of channels."""
+    new = nn.Conv2d(
+        in_chans,
+        conv.out_channels,
+        conv.kernel_size,
+        stride=conv.stride,
+        padding=conv.padding,
+        bias=conv.bias is not None,
+    )
+    state = {**conv.state_dict(), "weight": fit_channels(conv.weight.detach(), in_chans)}
+    new.load_state_dict(state)
+    return new
+
+
+def fit_channels(weight: torch.Tensor, in_chans: int) -> torch.Tensor:
+    """A first convolution's weight (out, in, h, w) for another number of channels.
+
+    Channels repeat in turn, scaled so that alike channels give the same sum, as in timm.
+    """
+    have = weight.shape[1]
+    repeated = weight.repeat(1, math.ceil(in_chans / have), 1, 1)[:, :in_chans]
+    return repeated * (have / in_chans)

@@ -1,0 +1,1 @@
+"""One task for each kind of network: its heads, its loss, its figures."""

@@ -1,0 +1,21 @@
+"""The task of every kind of network.
+
+In: a network's section of the config. Out: its task. Example::
+
+    task_of(config.vertebra).heads
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from cspine_kit.core.config import ModelConfig
+from cspine_kit.vision.tasks.slices import SlicesTask
+from cspine_kit.vision.tasks.task import Task
+from cspine_kit.vision.tasks.vertebra import VertebraTask
+
+TASKS: dict[str, Callable[[Any], Task]] = {"vertebra": VertebraTask, "slices": SlicesTask}
+
+
+def task_of(config: ModelConfig) -> Task:
+    """The task of a network by its kind."""
+    return TASKS[config.kind](config)

@@ -1,0 +1,56 @@
+"""What moves the weights: AdamW with groups, OneCycle, an average of the weights.
+
+In: a network, its config. Out: optimizer, schedule, average. Example::
+
+    from cspine_kit.vision.nets.heads import SliceModel
+
+    net = SliceModel(config.model, {"visible": 7}, pretrained=False)
+    optimizer, schedule = optimizer_of(net, config.model, steps=100)
+    average_of(net, config.model, steps=100).decay           # 0.8: a twentieth of 100 steps
+"""
+
+import torch
+from timm.optim._param_groups import param_groups_weight_decay
+from timm.utils.model_ema import ModelEmaV3
+
+from cspine_kit.core.config import ModelConfig
+from cspine_kit.vision.nets.heads import SliceModel
+
+AVERAGED_SHARE = 0.05
+"""The average reaches back over at most this share of all steps: it must not remember the
+beginning of a short training."""
+
+
+def optimizer_of(
+    model: SliceModel, config: ModelConfig, steps: int
+) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.OneCycleLR]:
+    """AdamW over backbone and heads with a learning rate each, norms and biases without decay, and
+    the OneCycle schedule of all."""
+    rates = ((model.backbone, config.lr), (model.heads, config.head_lr or config.lr))
+    groups = [
+        {**group, "lr": lr}
+        for part, lr in rates
+        for group in param_groups_weight_decay(
+            part, config.weight_decay, no_weight_decay_list=_undecayed(part)
+        )
+    ]
+    optimizer = torch.optim.AdamW(groups)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer,
+        max_lr=[float(group["lr"]) for group in groups],
+        total_steps=steps + 1,
+        pct_start=config.warmup,
+    )
+    return optimizer, schedule
+
+
+def _undecayed(part: torch.nn.Module) -> set[str]:
+    """Other weights that a backbone's author does not decay (position embeddings)."""
+    named = getattr(part, "no_weight_decay", None)
+    return set(named()) if callable(named) else set()
+
+
+def average_of(model: SliceModel, config: ModelConfig, steps: int) -> ModelEmaV3:
+    """The moving average that is kept: it warms up, and its reach follows the steps there are."""
+    decay = min(config.ema_decay, max(0.0, 1.0 - 1.0 / (AVERAGED_SHARE * steps)))
+    return ModelEmaV3(model, decay=decay, use_warmup=True)

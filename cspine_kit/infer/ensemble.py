@@ -8,13 +8,13 @@ In: a bundle laid out by `open_bundle` or `lay_out`, `Volumes`. Out: a `Predicti
     prediction = ensemble.predict(volumes, folder)
     prediction.table                      # contract `predictions`: what ships, and every baseline
 
-The out-of-fold run calls the same `predict_vertebra`, `decode_study`, `predict_fracture` and
+The out-of-fold run calls the same `predict`, `decode_study` and
 `aggregate`. What fails on the way is replaced by the next best thing and named in `faults`: a
 member by rows imputed from another, a vertebra model by another fold's levels and then by levels
 from headers alone, a chain by the chains that are left, the stack by the plain mean of the members.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -22,6 +22,7 @@ from typing import TypeVar
 import numpy as np
 import pandas as pd
 
+from cspine_kit.core.anatomy import LEVELS
 from cspine_kit.core.config import Config, VolumesConfig, load_config
 from cspine_kit.core.errors import ArtifactError, StudyError
 from cspine_kit.core.runs import read_json
@@ -44,14 +45,9 @@ from cspine_kit.stack.scores.baselines import MEAN_OF_MEMBERS, all_predictions, 
 from cspine_kit.vision.names import MODEL_FILE, VERTEBRA, WEIGHTS_FILE
 from cspine_kit.vision.nets.heads import SliceModel
 from cspine_kit.vision.nets.store import load_model
-from cspine_kit.vision.predict import (
-    decode_study,
-    predict_fracture,
-    predict_vertebra,
-    run_model,
-    set_device_threads,
-    vertebra_view,
-)
+from cspine_kit.vision.predict import predict, set_device_threads
+from cspine_kit.vision.tasks.kinds import task_of
+from cspine_kit.vision.tasks.vertebra import decode_study
 
 T = TypeVar("T")
 
@@ -95,6 +91,14 @@ def _noise(config: VolumesConfig, spacing_mm: float, side_px: int) -> Volume:
 
 def _load_on(device: str, folder: Path) -> SliceModel:
     return load_model(folder).to(device)
+
+
+def _everywhere(volume: Volume) -> pd.DataFrame:
+    """Levels that put the spine through the middle of all slices."""
+    z, (y, x) = volume.z_mm, volume.middle_mm
+    place = {"center_z_mm": float(z.mean()), "center_y_mm": y, "center_x_mm": x}
+    ends = {"z_top_mm": float(z[0]), "z_bottom_mm": float(z[-1])}
+    return pd.DataFrame([{"level": level, **place, **ends} for level in LEVELS])
 
 
 class Ensemble:
@@ -194,13 +198,11 @@ class Ensemble:
             for name, grid in (("coarse", volumes.coarse), ("fine", volumes.fine))
         }
         failed: dict[str, str] = {}
-        for name, k in list(self.models):
-            model = self.models[name, k]
-            try:
-                volume = noise["coarse" if name == VERTEBRA else "fine"]
-                run_model(model, vertebra_view(volume, model.config), CHECK_SLICES)
-            except Exception as error:  # noqa: BLE001 - the others are asked too
-                failed[f"{name} fold {k}"] = cause_of(error)
+        for (name, k), model in self.models.items():
+            volume = noise[task_of(model.config).grid]
+            said = predict({k: model}, volume, _everywhere(volume), CHECK_SLICES)[k]
+            if said.error is not None:
+                failed[f"{name} fold {k}"] = cause_of(said.error)
         if len(failed) == len(self.models):
             raise ArtifactError(f"no network runs here: {next(iter(failed.values()))}")
         if drop:
@@ -212,11 +214,20 @@ class Ensemble:
                 raise ArtifactError(f"no chain is left: {failed}")
         return failed
 
-    def levels(self, volume: Volume, fold: int, stride: int = 1) -> pd.DataFrame:
-        """The seven ordered levels of a coarse volume by one fold's vertebra model."""
+    def levels(
+        self, volume: Volume, folds: Sequence[int], stride: int = 1
+    ) -> dict[int, pd.DataFrame | Exception]:
+        """The seven ordered levels of a coarse volume by the vertebra model of each of these folds,
+        or why there are none."""
+        models = {k: self.models[VERTEBRA, k] for k in folds}
         batch = self.config.kernel.batch_size
-        rows = predict_vertebra(self.models[VERTEBRA, fold], volume, batch, stride=stride)
-        return decode_study(rows)
+        found: dict[int, pd.DataFrame | Exception] = {}
+        for k, said in predict(models, volume, None, batch, stride=stride).items():
+            try:
+                found[k] = decode_study(said.require())
+            except Exception as error:  # noqa: BLE001 - another fold's levels will do
+                found[k] = error
+        return found
 
     def header_levels(self, volume: Volume, folder: Path) -> pd.DataFrame:
         """The seven levels from headers alone, in the middle of the coarse volume.
@@ -238,22 +249,25 @@ class Ensemble:
         self, volume: Volume, folder: Path, effort: Effort, trace: Trace
     ) -> Callable[[int], pd.DataFrame]:
         """Levels for a fold: its own, else those of the best other fold, else from headers."""
-        found: dict[int, pd.DataFrame | None] = {}
+        found: dict[int, pd.DataFrame | Exception] = {}
 
-        def own(fold: int) -> pd.DataFrame | None:
-            if fold not in found and (VERTEBRA, fold) in self.models:
-                try:
-                    with trace.stage(VERTEBRA):
-                        found[fold] = self.levels(volume, fold, effort.stride)
-                except Exception as error:  # noqa: BLE001 - another fold's levels will do
-                    trace.faults[f"{VERTEBRA} fold {fold}"] = cause_of(error)
-                    found[fold] = None
-            return found.get(fold)
+        def look(folds: Sequence[int]) -> None:
+            new = [k for k in folds if k not in found and (VERTEBRA, k) in self.models]
+            if new:
+                with trace.stage(VERTEBRA):
+                    found.update(self.levels(volume, new, effort.stride))
+                trace.faults |= {
+                    f"{VERTEBRA} fold {k}": cause_of(found[k])
+                    for k in new
+                    if isinstance(found[k], Exception)
+                }
 
         def levels(fold: int) -> pd.DataFrame:
+            look(self.chains[: effort.folds])
             for k in (fold, *(k for k in self.chains if k != fold)):
-                mine = own(k)
-                if mine is not None:
+                look([k])
+                mine = found.get(k)
+                if isinstance(mine, pd.DataFrame):
                     return mine
             trace.levels_from = "header_levels"
             return self.header_levels(volume, folder)
@@ -271,19 +285,17 @@ class Ensemble:
         found: dict[str, pd.DataFrame] = {}
         here = [name for name in self.config.members if (name, fold) in self.models]
         # Members that time would give up speak where those it would keep are not there.
-        for name in [name for name in here if name in effort.members] or here:
-            try:
-                with trace.stage(name):
-                    found[name] = predict_fracture(
-                        self.models[name, fold],
-                        volume,
-                        levels,
-                        kernel.batch_size,
-                        views=effort.views,
-                        stride=effort.stride,
-                    )
-            except Exception as error:  # noqa: BLE001 - the other members must still speak
-                trace.faults[f"{name} fold {fold}"] = cause_of(error)
+        chosen = [name for name in here if name in effort.members] or here
+        models = {name: self.models[name, fold] for name in chosen}
+        said = predict(
+            models, volume, levels, kernel.batch_size, views=effort.views, stride=effort.stride
+        )
+        for name, one in said.items():
+            trace.spent(name, one.seconds)
+            if one.rows is not None:
+                found[name] = one.rows
+            elif one.error is not None:
+                trace.faults[f"{name} fold {fold}"] = cause_of(one.error)
         if not found:
             return []
         missing = [name for name in self.config.members if name not in found]

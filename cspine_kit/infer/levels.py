@@ -90,13 +90,16 @@ def study_levels(folder: Path, bundle: Path) -> StudyLevels:
         ArtifactError: the bundle is damaged.
     """
     from cspine_kit.infer.ensemble import Ensemble
-    from cspine_kit.vision.predict import decode_study, predict_vertebra
+    from cspine_kit.vision.predict import predict
+    from cspine_kit.vision.tasks.vertebra import decode_study
 
     with tempfile.TemporaryDirectory() as scratch:
         ensemble = Ensemble(open_bundle(bundle, Path(scratch)))
         volumes, geometry = read_both(folder, ensemble.config.volumes)
         batch = ensemble.config.kernel.batch_size
-        rows = [predict_vertebra(model, volumes.coarse, batch) for model in ensemble.vertebra]
+        models = dict(enumerate(ensemble.vertebra))
+        said = predict(models, volumes.coarse, None, batch)
+        rows = [one.require() for one in said.values()]
     mean = sum(frame.to_numpy(dtype=np.float64) for frame in rows) / len(rows)
     averaged = pd.DataFrame(mean, columns=rows[0].columns)
     averaged["at_mm"] = rows[0]["at_mm"].to_numpy()

@@ -50,4 +50,8 @@ class Trace:
         try:
             yield
         finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - start
+            self.spent(name, time.monotonic() - start)
+
+    def spent(self, name: str, seconds: float) -> None:
+        """Add seconds to those of a stage."""
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds

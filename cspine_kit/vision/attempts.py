@@ -29,8 +29,8 @@ from cspine_kit.core.failures import (
 )
 from cspine_kit.core.runs import fingerprint, is_fresh, publish
 from cspine_kit.core.tasks import is_worker, report
-from cspine_kit.vision.dataset import StudyView
 from cspine_kit.vision.predict import is_out_of_memory
+from cspine_kit.vision.views import StudyView
 
 log = logging.getLogger(__name__)
 

@@ -1,36 +1,39 @@
-"""From a volume and trained networks to slice rows: the one path of out-of-fold run and kernel.
+"""From a volume and trained networks to rows: the one path of out-of-fold run and kernel.
 
-In: volumes, loaded models. Out: rows of the `vertebra` and `oof_slices` tables for one study.
+In: loaded networks, a volume of one study, its levels. Out: rows of each network, or why not.
 Example::
 
-    rows = predict_vertebra(ensemble.models["vertebra", 0], volume, batch_size=16)
-    levels = decode_study(rows)
     member, *_ = config.members
-    slices = predict_fracture(ensemble.models[member, 0], fine, levels, 16, views=1)
+    said = predict({0: ensemble.models[member, 0]}, fine, own_levels, batch_size=16)
+    said[0].require().columns[:4]         # plane, position, slice_idx, at_mm
+
+Networks that look at the same patches share them: each is drawn once, while the first network is at
+work on those before it.
 """
 
 import logging
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Hashable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
 import torch
 
-from cspine_kit.core.anatomy import AXIAL
-from cspine_kit.core.config import Config, ModelConfig
+from cspine_kit.core.config import Config
 from cspine_kit.core.errors import StudyError
 from cspine_kit.core.execution import usable_cores
 from cspine_kit.core.numbers import FloatArray
-from cspine_kit.core.tables import FRACTURE_COLUMNS, SPINE_BOX_COLUMNS, VERTEBRA_COLUMNS
-from cspine_kit.data.levels import decode_levels
-from cspine_kit.data.spine import shows_spine, spine_centers
-from cspine_kit.data.volumes.patch import draw, from_shares
 from cspine_kit.data.volumes.volume import Volume
-from cspine_kit.vision.dataset import StudyView, spaced_slices, study_view
 from cspine_kit.vision.nets.heads import SliceModel
+from cspine_kit.vision.tasks.kinds import task_of
+from cspine_kit.vision.tasks.task import Task
+from cspine_kit.vision.views import StudyView
 
 Outputs = dict[str, torch.Tensor]
+Name = TypeVar("Name", bound=Hashable)
 
 log = logging.getLogger(__name__)
 
@@ -52,154 +55,191 @@ def devices() -> list[str]:
     return [f"cuda:{i}" for i in range(count)] or ["cpu"]
 
 
-def vertebra_view(volume: Volume, config: ModelConfig, stride: int = 1) -> StudyView:
-    """What the vertebra stage sees: the middle of a coarse volume, slices a step apart."""
-    rows = spaced_slices(volume.z_mm, config.slice_step_mm * stride)
-    return study_view(volume, rows, np.tile(volume.middle_mm, (len(rows), 1)), config)
-
-
-def fracture_view(
-    volume: Volume, levels: pd.DataFrame, config: ModelConfig, stride: int = 1
-) -> StudyView:
-    """What a member sees of a fine volume: the slices of C1..C7, along the spine.
-
-    Raises:
-        StudyError: no slice lies inside the levels.
-    """
-    rows = spaced_slices(volume.z_mm, config.slice_step_mm * stride)
-    rows = rows[shows_spine(levels, volume.z_mm[rows])]
-    if len(rows) == 0:
-        raise StudyError(volume.study_uid, "no slice lies inside the decoded levels")
-    return study_view(volume, rows, spine_centers(levels, volume.z_mm[rows]), config)
-
-
-def _batches(view: StudyView, model: SliceModel, batch_size: int) -> Iterator[torch.Tensor]:
-    """Stacks (b, channels, size, size) uint8; the next batch is drawn while one is used."""
-    windows = model.config.windows
-
-    def drawn(start: int) -> torch.Tensor:
-        patches = view.patches[start : start + batch_size]
-        return torch.from_numpy(np.stack([draw(view.volume, patch, windows) for patch in patches]))
-
-    starts = range(0, len(view), batch_size)
-    with ThreadPoolExecutor(1) as pool:
-        following = pool.submit(drawn, starts[0])
-        for start in starts[1:]:
-            batch, following = following.result(), pool.submit(drawn, start)
-            yield batch
-        yield following.result()
-
-
 def is_out_of_memory(error: Exception) -> bool:
     """True for what torch raises where a GPU or the CPU has no room for a batch."""
     text = str(error).lower()
     return isinstance(error, MemoryError) or "out of memory" in text or "not enough memory" in text
 
 
-def forward(model: SliceModel, batch: torch.Tensor) -> Outputs:
-    """Head outputs of one batch, float64 on the CPU: half precision on a GPU, halves of the batch
-    where memory does not suffice, single precision where half precision overflows."""
-    device = next(model.parameters()).device
-    on_gpu = device.type == "cuda"
+def forward(model: SliceModel, batch: torch.Tensor, *, half: bool = False) -> Outputs:
+    """Head outputs (float32) of one batch on its device; halves of it where memory is too short.
+
+    Args:
+        model: on the batch's device.
+        batch: uint8 (b, channels, rows, cols).
+        half: in half precision.
+    """
     try:
-        placed = batch.to(device, non_blocking=True)
-        with torch.autocast(device.type, torch.float16, enabled=on_gpu):
-            outputs = model(placed)
-        if on_gpu and not all(bool(value.isfinite().all()) for value in outputs.values()):
-            outputs = model(placed)
-        return {name: value.double().cpu() for name, value in outputs.items()}
+        with torch.autocast(batch.device.type, torch.float16, enabled=half):
+            outputs = model(batch)
+        return {name: value.float() for name, value in outputs.items()}
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error) or len(batch) == 1:
             raise
     # Outside the handler, so that the failed attempt's tensors are gone.
-    if on_gpu:
+    if batch.device.type == "cuda":
         torch.cuda.empty_cache()
-    half = len(batch) // 2
+    middle = len(batch) // 2
     log.warning("%s: no memory for a batch of %d, halved", model.config.backbone, len(batch))
-    first, second = forward(model, batch[:half]), forward(model, batch[half:])
+    first, second = (forward(model, part, half=half) for part in (batch[:middle], batch[middle:]))
     return {name: torch.cat([first[name], second[name]]) for name in first}
 
 
-@torch.inference_mode()
-def run_model(
-    model: SliceModel, view: StudyView, batch_size: int, *, views: int = 1
-) -> dict[str, FloatArray]:
-    """Outputs of every head for every chosen slice, {head: (n, width)} float64.
+class Drawn:
+    """Batches of a view, each drawn once, ahead of whoever looks at them, and kept for the next.
 
     Args:
-        model: on the device where it is to run.
-        view: the slices, at least one.
-        batch_size: slices at once; halved where memory does not suffice.
-        views: 1 as the slice is; 2 averages its outputs with those of the slice mirrored left to
-            right (only for heads that do not speak of left and right).
+        view: at least one patch.
+        windows: of the networks.
+        batch_size: patches at once at most; batches are about equally large.
+        device: where the batches go.
+    """
+
+    def __init__(
+        self,
+        view: StudyView,
+        windows: tuple[tuple[float, float], ...],
+        batch_size: int,
+        device: str,
+    ) -> None:
+        self._device = device
+        self._placed: dict[int, torch.Tensor] = {}
+        parts = np.array_split(np.arange(len(view)), -(-len(view) // batch_size))
+
+        def draw(rows: list[int]) -> torch.Tensor:
+            batch = torch.from_numpy(np.stack([view.drawn(row, windows) for row in rows]))
+            return batch.pin_memory() if device != "cpu" else batch
+
+        self._pool = ThreadPoolExecutor(1)
+        self._waiting: list[Future[torch.Tensor]] = [
+            self._pool.submit(draw, part.tolist()) for part in parts
+        ]
+        self._pool.shutdown(wait=False)
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        for k, waiting in enumerate(self._waiting):
+            if k not in self._placed:
+                self._placed[k] = waiting.result().to(self._device, non_blocking=True)
+            yield self._placed[k]
+
+    def stop(self) -> None:
+        """Draw no more."""
+        self._pool.shutdown(cancel_futures=True)
+
+
+@torch.inference_mode()
+def run_model(model: SliceModel, batches: Drawn, *, views: int = 1) -> dict[str, FloatArray]:
+    """Outputs of every head for every patch, {head: (n, width)} float64.
+
+    On a GPU in half precision, anew in single precision where that overflows.
+
+    Args:
+        model: on the device of the batches.
+        batches: of one study.
+        views: 1 as the patch is; 2 averages its outputs with those of the patch mirrored left to
+            right, for networks none of whose heads speaks of left and right.
 
     Raises:
-        StudyError: the network gave NaN or infinity.
+        ArithmeticError: the network gave NaN or infinity.
     """
-    parts: dict[str, list[FloatArray]] = {}
-    for batch in _batches(view, model, batch_size):
-        outputs = forward(model, batch)
-        if views == 2:
-            mirrored = forward(model, batch.flip(-1))
-            outputs = {name: (value + mirrored[name]) / 2 for name, value in outputs.items()}
-        for name, part in outputs.items():
-            parts.setdefault(name, []).append(part.numpy())
-    joined = {name: np.concatenate(values) for name, values in parts.items()}
-    for name, value in joined.items():
-        if not np.isfinite(value).all():
-            raise StudyError(view.volume.study_uid, f"{model.config.backbone} gave NaN in {name!r}")
-    return joined
+    on_gpu = next(model.parameters()).device.type == "cuda"
+    mirrored = views == 2 and not task_of(model.config).sided
+    for half in (True, False) if on_gpu else (False,):
+        parts = []
+        for batch in batches:
+            outputs = forward(model, batch, half=half)
+            if mirrored:
+                other = forward(model, batch.flip(-1), half=half)
+                outputs = {name: (value + other[name]) / 2 for name, value in outputs.items()}
+            parts.append(outputs)
+        joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        found = {name: value.double().cpu().numpy() for name, value in joined.items()}
+        if all(np.isfinite(value).all() for value in found.values()):
+            return found
+    bad = [name for name, value in found.items() if not np.isfinite(value).all()]
+    raise ArithmeticError(f"{model.config.backbone} gave NaN in {', '.join(map(repr, bad))}")
 
 
-def predict_vertebra(
-    model: SliceModel, volume: Volume, batch_size: int, *, stride: int = 1
-) -> pd.DataFrame:
-    """Visibility logits and the spine box (mm) of the slices `stride` steps apart."""
-    view = vertebra_view(volume, model.config, stride)
-    outputs = run_model(model, view, batch_size)
-    boxes = [
-        from_shares(volume, patch, shares.reshape(2, 2)[:, ::-1]).reshape(4)
-        for patch, shares in zip(view.patches, outputs["box"], strict=True)
-    ]
-    rows = pd.DataFrame(outputs["visible"], columns=list(VERTEBRA_COLUMNS))
-    rows[list(SPINE_BOX_COLUMNS)] = np.array(boxes)
-    rows.insert(0, "position", view.slice_idx)
-    rows.insert(1, "at_mm", view.at_mm)
-    return rows
+@dataclass(frozen=True)
+class Said:
+    """What one network says of a study, or the error that kept it from it; and its seconds."""
+
+    rows: pd.DataFrame | None
+    error: Exception | None
+    seconds: float
+
+    def require(self) -> pd.DataFrame:
+        """The rows.
+
+        Raises:
+            Exception: what went wrong.
+        """
+        if self.rows is None:
+            raise self.error or ValueError("neither rows nor an error")
+        return self.rows
 
 
-def decode_study(rows: pd.DataFrame) -> pd.DataFrame:
-    """Seven ordered levels from the vertebra rows of one study (`data.levels.decode_levels`)."""
-    columns = (["at_mm"], VERTEBRA_COLUMNS, SPINE_BOX_COLUMNS)
-    at, logits, boxes = (rows[list(names)].to_numpy() for names in columns)
-    return decode_levels(at[:, 0], logits, boxes)
-
-
-def predict_fracture(
-    model: SliceModel,
+def predict(
+    models: Mapping[Name, SliceModel],
     volume: Volume,
-    levels: pd.DataFrame,
+    levels: pd.DataFrame | None,
     batch_size: int,
     *,
-    views: int,
+    views: int = 1,
     stride: int = 1,
-) -> pd.DataFrame:
-    """Visibility and fracture logits of the slices of C1..C7.
+) -> dict[Name, Said]:
+    """What each network says of one study; one that fails costs no other.
 
     Args:
-        model: a fracture model.
-        volume: the study's fine one.
-        levels: its seven levels.
-        batch_size: slices at once.
-        views: of each slice (`run_model`).
+        models: by any name, all on one device and of one grid.
+        volume: the study's volume of that grid.
+        levels: its seven levels; None for the vertebra stage.
+        batch_size: patches at once; halved where memory does not suffice.
+        views: of each patch (`run_model`).
         stride: steps between slices; above 1 only where the kernel's time runs short.
     """
-    view = fracture_view(volume, levels, model.config, stride)
-    outputs = run_model(model, view, batch_size, views=views)
-    rows = pd.DataFrame(
-        np.column_stack([outputs["visible"], outputs["fracture"]]),
-        columns=[*VERTEBRA_COLUMNS, *FRACTURE_COLUMNS],
-    )
-    place = {"plane": AXIAL, "position": view.slice_idx, "slice_idx": view.slice_idx}
-    place |= {"at_mm": view.at_mm}
-    return pd.concat([pd.DataFrame(place), rows], axis=1)
+    alike: dict[str, dict[Name, Task]] = {}
+    for name, model in models.items():
+        task = task_of(model.config)
+        alike.setdefault(task.sight, {})[name] = task
+    said: dict[Name, Said] = {}
+    for tasks in alike.values():
+        mine = {name: (models[name], task) for name, task in tasks.items()}
+        said |= _predict_alike(
+            mine, volume, levels, batch_size=batch_size, views=views, stride=stride
+        )
+    return {name: said[name] for name in models}
+
+
+def _predict_alike(
+    models: dict[Name, tuple[SliceModel, Task]],
+    volume: Volume,
+    levels: pd.DataFrame | None,
+    *,
+    batch_size: int,
+    views: int,
+    stride: int,
+) -> dict[Name, Said]:
+    """`predict` of networks that see the same patches; the first one bears the time of drawing."""
+    start = time.monotonic()
+    model, task = next(iter(models.values()))
+    try:
+        view = task.view(volume, levels, stride)
+    except Exception as error:  # noqa: BLE001 - whoever asked decides what it costs
+        return {name: Said(None, error, time.monotonic() - start) for name in models}
+    device = str(next(model.parameters()).device)
+    batches = Drawn(view, model.config.windows, batch_size, device)
+    said: dict[Name, Said] = {}
+    for name, (one, its) in models.items():
+        rows: pd.DataFrame | None = None
+        fault: Exception | None = None
+        try:
+            rows = its.rows(view, run_model(one, batches, views=views))
+        except ArithmeticError as error:
+            fault = StudyError(volume.study_uid, str(error))
+        except Exception as error:  # noqa: BLE001 - the other networks still speak
+            fault = error
+        said[name] = Said(rows, fault, time.monotonic() - start)
+        start = time.monotonic()
+    batches.stop()
+    return said

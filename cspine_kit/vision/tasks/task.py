@@ -1,33 +1,96 @@
-"""What the training loop asks of a kind of network.
+"""What training, out-of-fold run and kernel ask of a kind of network.
 
-In: a network's section of the config. Out: an object as below. Example::
+In: a network's section of the config. Out: a `Task`. Example::
 
     task = task_of(config.vertebra)       # from tasks.kinds
-    task.heads                            # {"visible": 7, "box": 4}
+    view = task.view(volume, None)
+    task.heads, len(view)                 # {"visible": 7, "box": 4}, ...
+
+To add a kind: its class here, its section in `core.config`, its line in `tasks.kinds`.
 """
 
-from typing import Protocol
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from cspine_kit.core.config import ModelConfig
 from cspine_kit.core.numbers import FloatArray
+from cspine_kit.data.volumes.volume import Volume
+from cspine_kit.vision.views import StudyView
 
 Batch = dict[str, torch.Tensor]
 Term = tuple[torch.Tensor, torch.Tensor]
 """A part of a loss: a sum over a batch, and what it is to be divided by."""
 
 Outputs = dict[str, FloatArray]
+"""Of every head, (n, width)."""
+
+Targets = dict[str, NDArray[np.float32]]
+
+Grid = Literal["coarse", "fine"]
 
 
-class Task(Protocol):
-    """One kind of network."""
+@dataclass(frozen=True)
+class Lesson:
+    """What is known of a training study.
+
+    Attributes:
+        slices: its rows of the `slices` table.
+        label: its row of the `studies` table.
+        rows: what vertebra model k says of its slices; None in the vertebra stage itself.
+    """
+
+    slices: pd.DataFrame
+    label: "pd.Series"
+    rows: pd.DataFrame | None = None
+
+
+class Task(ABC):
+    """One kind of network.
+
+    Attributes:
+        grid: which volume of a study it looks at.
+        heads: widths of the network's heads.
+        sided: True where a head speaks of left and right, so that a mirrored image is another one.
+        config: the network.
+    """
+
+    grid: ClassVar[Grid]
+    heads: ClassVar[dict[str, int]]
+    sided: ClassVar[bool]
+
+    def __init__(self, config: ModelConfig) -> None:
+        self.config = config
 
     @property
-    def heads(self) -> dict[str, int]:
-        """Widths of the network's heads."""
+    def sight(self) -> str:
+        """Equal for networks that see the same patches of every study."""
+        seen = {"in_chans", "stack_step_mm", "slice_step_mm", "field_mm", "size_px", "windows"}
+        return f"{type(self).__name__} {self.config.model_dump_json(include=seen)}"
 
+    @abstractmethod
+    def view(self, volume: Volume, levels: pd.DataFrame | None, stride: int = 1) -> StudyView:
+        """What the network looks at in a study.
+
+        Args:
+            volume: of this task's grid.
+            levels: the study's seven levels; the vertebra stage has none yet.
+            stride: steps between slices; above 1 only where the kernel's time runs short.
+
+        Raises:
+            StudyError: there is nothing to look at.
+        """
+
+    @abstractmethod
+    def targets(self, view: StudyView, lesson: Lesson) -> Targets:
+        """What is to be learned, an array for each target with a row for each patch."""
+
+    @abstractmethod
     def losses(self, outputs: Batch, batch: Batch) -> dict[str, Term]:
         """Parts of the loss, each as (sum, weight); the loss is the sum of sum / weight.
 
@@ -35,6 +98,7 @@ class Task(Protocol):
         the weight of all. A weight depends on the batch alone, not on the outputs.
         """
 
+    @abstractmethod
     def figures(
         self, outputs: Outputs, targets: Outputs, study: NDArray[np.int64]
     ) -> dict[str, float]:
@@ -45,3 +109,7 @@ class Task(Protocol):
             targets: of the same rows.
             study: (n,) which study a row belongs to.
         """
+
+    @abstractmethod
+    def rows(self, view: StudyView, outputs: Outputs) -> pd.DataFrame:
+        """A study's rows of the table that this kind fills, without its name and folds."""

@@ -1,21 +1,28 @@
-"""The vertebra stage as a task: visibility of C1..C7, and the spine's box.
+"""The vertebra stage as a task: which of C1..C7 each slice shows, and where the spine is.
 
-In: its section of the config. Out: heads, loss, figures. Example::
+In: its section of the config. Out: what is seen, learned and said; and the seven levels. Example::
 
-    VertebraTask(config.vertebra).heads["box"]        # 4
+    task = VertebraTask(config.vertebra)
+    view = task.view(volume, None)
+    outputs = {name: rng.normal(size=(len(view), n)) for name, n in task.heads.items()}
+    levels = decode_study(task.rows(view, outputs))
 """
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from cspine_kit.core.anatomy import LEVELS
-from cspine_kit.core.config import VertebraConfig
 from cspine_kit.core.metric import auc
-from cspine_kit.vision.tasks.task import Batch, Outputs, Term
+from cspine_kit.core.tables import MASK_COLUMNS, SPINE_BOX_COLUMNS, VERTEBRA_COLUMNS
+from cspine_kit.data.levels import decode_levels
+from cspine_kit.data.volumes.patch import from_shares
+from cspine_kit.data.volumes.volume import Volume, nearest_slices
+from cspine_kit.vision.tasks.task import Batch, Grid, Lesson, Outputs, Targets, Task, Term
+from cspine_kit.vision.views import StudyView, spaced_slices, study_view
 
 BOX_LOSS = 2.0
 """Weight of the smooth-L1 box loss beside the visibility loss."""
@@ -28,12 +35,32 @@ def visible_term(outputs: Batch, batch: Batch, share: float = 1.0) -> Term:
     return share * loss, target.new_tensor(target.numel())
 
 
-@dataclass(frozen=True)
-class VertebraTask:
+def native_rows(view: StudyView, slices: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the native slices next to those that a network sees."""
+    return slices.iloc[nearest_slices(slices["z_mm"].to_numpy(np.float64), view.at_mm)]
+
+
+class VertebraTask(Task):
     """Visibility: binary cross-entropy. Box: smooth L1 where a box is known."""
 
-    config: VertebraConfig
+    grid: ClassVar[Grid] = "coarse"
     heads: ClassVar[dict[str, int]] = {"visible": 7, "box": 4}
+    sided: ClassVar[bool] = True
+
+    def view(
+        self, volume: Volume, levels: pd.DataFrame | None = None, stride: int = 1
+    ) -> StudyView:
+        """The middle of a coarse volume, slices a step apart."""
+        rows = spaced_slices(volume.z_mm, self.config.slice_step_mm * stride)
+        return study_view(volume, rows, np.tile(volume.middle_mm, (len(rows), 1)), self.config)
+
+    def targets(self, view: StudyView, lesson: Lesson) -> Targets:
+        """From the mask: "visible" (n, 7) and "box" (n, 4) in mm, NaN where there is no spine."""
+        shown = native_rows(view, lesson.slices)
+        return {
+            "visible": (shown[list(MASK_COLUMNS)].to_numpy() > 0).astype(np.float32),
+            "box": shown[list(SPINE_BOX_COLUMNS)].to_numpy(np.float32),
+        }
 
     def losses(self, outputs: Batch, batch: Batch) -> dict[str, Term]:
         """See `Task`."""
@@ -51,3 +78,22 @@ class VertebraTask:
             f"auc_{level}": auc(shown[:, k], outputs["visible"][:, k])
             for k, level in enumerate(LEVELS)
         }
+
+    def rows(self, view: StudyView, outputs: Outputs) -> pd.DataFrame:
+        """Table `vertebra`: visibility logits and the spine's box in mm."""
+        boxes = [
+            from_shares(view.volume, patch, shares.reshape(2, 2)[:, ::-1]).reshape(4)
+            for patch, shares in zip(view.patches, outputs["box"], strict=True)
+        ]
+        rows = pd.DataFrame(outputs["visible"], columns=list(VERTEBRA_COLUMNS))
+        rows[list(SPINE_BOX_COLUMNS)] = np.array(boxes)
+        rows.insert(0, "position", view.slice_idx)
+        rows.insert(1, "at_mm", view.at_mm)
+        return rows
+
+
+def decode_study(rows: pd.DataFrame) -> pd.DataFrame:
+    """Seven ordered levels from the vertebra rows of one study (`data.levels.decode_levels`)."""
+    columns = (["at_mm"], VERTEBRA_COLUMNS, SPINE_BOX_COLUMNS)
+    at, logits, boxes = (rows[list(names)].to_numpy() for names in columns)
+    return decode_levels(at[:, 0], logits, boxes)

@@ -22,7 +22,7 @@ from cspine_kit.core.runs import fingerprint, is_fresh
 from cspine_kit.data.levels import DECODE_VERSION
 from cspine_kit.vision.attempts import Attempts
 from cspine_kit.vision.inputs import Inputs
-from cspine_kit.vision.lineage import LINEAGE_FILE, check_lineage
+from cspine_kit.vision.lineage import LINEAGE_FILE
 from cspine_kit.vision.names import MODEL_FILE, VERTEBRA, WEIGHTS_FILE
 from cspine_kit.vision.predict import FRACTURE_ROWS_VERSION, VERTEBRA_ROWS_VERSION
 
@@ -126,13 +126,3 @@ class FoldChain:
         if name == VERTEBRA:
             return not (self.vertebra_rows.todo() or self.levels.todo())
         return not self.fracture_rows(name).todo()
-
-    def check_lineages(self) -> None:
-        """Refuse models of this fold that have seen its studies.
-
-        Raises:
-            ArtifactError: see `lineage.check_lineage`.
-        """
-        for name in (VERTEBRA, *self.config.members):
-            folder = self.paths.model(name, self.fold)
-            check_lineage(folder, self.inputs.studies_of(self.fold, training=False))

@@ -35,6 +35,7 @@ class SlicesTask(Task):
     Fracture of a level is what all levels share plus what is its own (`any_fracture`).
     """
 
+    rows_version: ClassVar[int] = 2
     grid: ClassVar[Grid] = "fine"
     heads: ClassVar[dict[str, int]] = {"visible": 7, "fracture": 7, "any_fracture": 1}
     sided: ClassVar[bool] = False

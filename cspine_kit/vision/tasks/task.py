@@ -57,9 +57,12 @@ class Task(ABC):
         grid: which volume of a study it looks at.
         heads: widths of the network's heads.
         sided: True where a head speaks of left and right, so that a mirrored image is another one.
+        rows_version: raised when the same network would give other rows of the same volume: another
+            choice or cut of patches, other means over views.
         config: the network.
     """
 
+    rows_version: ClassVar[int]
     grid: ClassVar[Grid]
     heads: ClassVar[dict[str, int]]
     sided: ClassVar[bool]

@@ -43,6 +43,7 @@ def native_rows(view: StudyView, slices: pd.DataFrame) -> pd.DataFrame:
 class VertebraTask(Task):
     """Visibility: binary cross-entropy. Box: smooth L1 where a box is known."""
 
+    rows_version: ClassVar[int] = 2
     grid: ClassVar[Grid] = "coarse"
     heads: ClassVar[dict[str, int]] = {"visible": 7, "box": 4}
     sided: ClassVar[bool] = True

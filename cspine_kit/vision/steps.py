@@ -1,0 +1,200 @@
+"""The steps of a fold's chain: each makes what is missing, and what it stands on.
+
+In: a `FoldChain`. Out: its models, rows and levels on disk. Example::
+
+    chain = FoldChain(config, paths, open_inputs(paths), fold=0)
+    make_vertebra(chain)
+    make_fracture(chain, member)
+
+Vertebra model k also labels the slices of its own training studies that have no mask; they were
+never in its training set, and nothing of fold k's studies reaches their labels.
+"""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pandas as pd
+
+from cspine_kit.core.errors import DataError, StudyError
+from cspine_kit.core.failures import FILES, TRAINING, Failure, write_failures
+from cspine_kit.core.runs import derive_seed
+from cspine_kit.data.volumes.store import in_memory
+from cspine_kit.vision.attempts import failure_of
+from cspine_kit.vision.chain import FoldChain
+from cspine_kit.vision.dataset import StackDataset
+from cspine_kit.vision.lineage import read_lineage, seal_model, write_lineage
+from cspine_kit.vision.names import VERTEBRA
+from cspine_kit.vision.nets.store import load_model
+from cspine_kit.vision.predict import predict, set_device_threads
+from cspine_kit.vision.tasks.kinds import task_of
+from cspine_kit.vision.tasks.task import Lesson
+from cspine_kit.vision.tasks.vertebra import decode_study
+from cspine_kit.vision.training.loop import train_model
+from cspine_kit.vision.training.processes import is_main
+from cspine_kit.vision.views import StudyView
+
+TRAINING_THREADS = 1
+"""Of a network on a CPU: small ones train faster as several processes of one thread each."""
+
+Build = Callable[[str], StudyView]
+
+
+def train_vertebra(chain: FoldChain) -> None:
+    """Train vertebra model k.
+
+    Raises:
+        DataError: no training study has a mask.
+    """
+    if not chain.masked:
+        raise DataError(
+            f"fold {chain.fold}: no training study has a segmentation, the vertebra stage cannot "
+            "learn; add masks under segmentations/ or use fewer folds"
+        )
+    task, inputs = task_of(chain.config.vertebra), chain.inputs
+
+    def build(uid: str) -> StudyView:
+        view = task.view(inputs.volume(uid, task.grid), None)
+        view.targets = task.targets(view, Lesson(inputs.slices[uid], inputs.studies.loc[uid]))
+        return view
+
+    _train(chain, VERTEBRA, chain.masked, chain.masked_here, build)
+
+
+def make_vertebra(chain: FoldChain) -> None:
+    """Rows and levels of vertebra model k on every study."""
+    train_vertebra(chain)
+    attempts, title = chain.vertebra_rows, f"{VERTEBRA} fold {chain.fold}"
+    if attempts.todo():
+        say = _speaker(chain, VERTEBRA, views=1)
+        attempts.make(lambda uid: say(uid, None), f"{title}: slices")
+    if chain.levels.todo():
+        rows = _by_study(attempts.frame())
+
+        def decode(uid: str) -> pd.DataFrame:
+            return decode_study(rows[uid]).assign(model_fold=chain.fold)
+
+        chain.levels.make(decode, f"{title}: levels")
+
+
+def train_fracture(chain: FoldChain, member: str) -> None:
+    """Train fracture model k of a member; vertebra stage and fine volumes are there.
+
+    Raises:
+        DataError: no training study has levels.
+    """
+    config, inputs = chain.config.members[member], chain.inputs
+    task = task_of(config)
+    rows, levels = _by_study(chain.vertebra_rows.frame()), _by_study(chain.levels.frame())
+
+    def build(uid: str) -> StudyView:
+        view = task.view(inputs.volume(uid, task.grid), levels[uid])
+        lesson = Lesson(inputs.slices[uid], inputs.studies.loc[uid], rows[uid])
+        view.targets = task.targets(view, lesson)
+        return view
+
+    learned, held = (
+        [uid for uid in inputs.studies_of(chain.fold, training=side) if uid in levels]
+        for side in (True, False)
+    )
+    upstream = chain.paths.model(VERTEBRA, chain.fold)
+    start = (upstream,) if config.warm_start else ()
+    taught_by = [read_lineage(upstream)]
+    _train(chain, member, learned, held, build, upstream=taught_by, start=start)
+
+
+def make_fracture(chain: FoldChain, member: str) -> None:
+    """Rows of fracture model k on the studies of fold k."""
+    train_fracture(chain, member)
+    attempts = chain.fracture_rows(member)
+    if attempts.todo():
+        levels = _by_study(chain.levels.frame())
+        say = _speaker(chain, member, views=chain.config.kernel.views)
+
+        def make(uid: str) -> pd.DataFrame:
+            if uid not in levels:
+                raise StudyError(uid, f"has no levels in fold {chain.fold}")
+            return say(uid, levels[uid])
+
+        attempts.make(make, f"{member} fold {chain.fold}: out-of-fold slices")
+
+
+def _speaker(
+    chain: FoldChain, name: str, *, views: int
+) -> Callable[[str, pd.DataFrame | None], pd.DataFrame]:
+    """What fold model k says of a study, given its levels."""
+    device = set_device_threads(chain.config, TRAINING_THREADS)
+    model = load_model(chain.paths.model(name, chain.fold)).to(device)
+    grid, batch = task_of(model.config).grid, chain.config.kernel.batch_size
+
+    def say(uid: str, levels: pd.DataFrame | None) -> pd.DataFrame:
+        volume = in_memory(chain.inputs.volume(uid, grid))
+        said = predict({name: model}, volume, levels, batch, views=views)[name]
+        return said.require().assign(member=name, model_fold=chain.fold)
+
+    return say
+
+
+def _train(
+    chain: FoldChain,
+    name: str,
+    studies: list[str],
+    held: list[str],
+    build: Build,
+    *,
+    upstream: Iterable[list[str]] = (),
+    start: tuple[Path, ...] = (),
+) -> None:
+    """Train a fold model unless it is there.
+
+    Args:
+        chain: of the fold.
+        name: of the member, or of the vertebra stage.
+        studies: what it learns from.
+        held: the fold's own studies: they are looked at, and decide nothing.
+        build: what the network sees of a study, with targets.
+        upstream: lineages of what it starts from or is taught by.
+        start: folders of networks whose weights it starts from.
+    """
+    folder, key = chain.paths.model(name, chain.fold), chain.model_key(name)
+    if not chain.has_model(name):
+        config = chain.config.networks[name]
+        set_device_threads(chain.config, TRAINING_THREADS)
+        views, failures = _views(chain, name, studies, build)
+        if not views:
+            raise DataError(f"fold {chain.fold}: {name} has no study to learn from")
+        if is_main():
+            write_failures(folder / FILES[TRAINING], failures, key)
+            own = [view.volume.study_uid for view in views]
+            write_lineage(folder, own, upstream=upstream, key=key)
+        others, _ = _views(chain, name, held, build)
+        train_model(
+            StackDataset(views, config),
+            config,
+            folder,
+            key=key,
+            training=chain.config.training,
+            seed=derive_seed(chain.config.seed, name, chain.fold, config.seed),
+            title=f"{name} fold {chain.fold}",
+            held=StackDataset(others, config) if others else None,
+            start=start,
+        )
+    if is_main():
+        seal_model(folder)
+
+
+def _views(
+    chain: FoldChain, name: str, studies: list[str], build: Build
+) -> tuple[list[StudyView], list[Failure]]:
+    """What a model learns from, and the studies that it cannot learn from."""
+    found, failures = list[StudyView](), list[Failure]()
+    for uid in studies:
+        try:
+            found.append(build(uid))
+        except Exception as error:  # noqa: BLE001 - one bad study must cost only itself
+            where = {"stage": TRAINING, "member": name, "state": chain.inputs.file_state(uid)}
+            failures.append(failure_of(error, uid, fold=chain.fold, **where))
+    return found, failures
+
+
+def _by_study(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    return {str(uid): group for uid, group in frame.groupby("study_uid", sort=True)}

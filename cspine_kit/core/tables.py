@@ -56,7 +56,7 @@ CONTRACTS: dict[str, Contract] = {
     "studies": Contract(
         key=("study_uid",),
         columns={
-            **_kinds("str", ("study_uid", "split", "transfer_syntax", "problems")),
+            **_kinds("str", ("study_uid", "split", "source", "transfer_syntax", "problems")),
             **_kinds("int", ("n_slices", "rows", "cols")),
             **_kinds("float", ("spacing_z", "spacing_y", "spacing_x")),
             **_kinds("bool", ("reversed", "irregular", "has_mask", "has_boxes")),

@@ -13,7 +13,7 @@ interrupted run resumes.
 """
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ import pandas as pd
 from cspine_kit.core.anatomy import LEVELS, OVERALL
 from cspine_kit.core.errors import StudyError
 from cspine_kit.core.execution import Backend, Outcome, map_studies, require_some
-from cspine_kit.core.paths import Competition, is_safe_uid
+from cspine_kit.core.paths import COMPETITION, Competition, is_safe_uid
 from cspine_kit.core.runs import (
     file_state,
     fingerprint,
@@ -34,8 +34,7 @@ from cspine_kit.core.runs import (
 )
 from cspine_kit.core.sheets import read_sheet
 from cspine_kit.core.tables import BOX_COLUMNS, CONTRACTS, MASK_COLUMNS, SPINE_BOX_COLUMNS
-from cspine_kit.data.boxes import BAD_BOXES, Remarks, join_boxes, read_boxes
-from cspine_kit.data.labels import parse_labels
+from cspine_kit.data.boxes import BAD_BOXES, Remarks, join_boxes
 from cspine_kit.data.masks import BAD_MASK, MASKS_VERSION, MaskArray, read_mask
 from cspine_kit.data.reader.dicom import READER_VERSION, Study, read_geometry, read_study
 from cspine_kit.data.reader.files import opened
@@ -43,6 +42,7 @@ from cspine_kit.data.reader.frames import Frames, LostFiles
 from cspine_kit.data.reader.geometry import Geometry
 from cspine_kit.data.reader.placing import to_grid
 from cspine_kit.data.reader.problems import PROBLEMS
+from cspine_kit.data.sources import read_sources
 from cspine_kit.data.twins import Thumbnail, group_studies, make_thumbnail, pack, unpack
 
 Job = tuple[Path, Path | None, str]
@@ -234,20 +234,6 @@ def _jobs(
     return wanted, failures
 
 
-def _unused(competition: Competition, boxes: Iterable[str], known: Collection[str]) -> Remarks:
-    """Masks and boxes that belong to no study with labels."""
-    names = sorted(path.name for path in competition.segmentations.glob("*.nii*"))
-    owner = {name: name.removesuffix(".gz").removesuffix(".nii") for name in names}
-    remarks: Remarks = {}
-    for name, uid in owner.items():
-        if uid not in known:
-            remarks.setdefault(uid, []).append(f"its mask {name} has no study in train.csv")
-    for uid in boxes:
-        if uid not in known:
-            remarks.setdefault(uid, []).append("its boxes have no study in train.csv")
-    return remarks
-
-
 def _tables(
     records: Mapping[str, Record],
     labels: pd.DataFrame,
@@ -257,7 +243,7 @@ def _tables(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Tables `studies` and `slices`; what is wrong with masks and boxes goes to `remarks`."""
     rows, slices = [], []
-    unlabelled = dict.fromkeys((OVERALL, *LEVELS), np.nan)
+    unlabelled = {"source": COMPETITION, **dict.fromkeys((OVERALL, *LEVELS), np.nan)}
     for uid, record in records.items():
         row, own = record["study"], pd.DataFrame(record["slices"])
         own.insert(0, "study_uid", uid)
@@ -294,7 +280,7 @@ def build_index(
     """Index every training and test study.
 
     Args:
-        competition: the folder.
+        competition: the folder, and others whose studies join the training data.
         exclude: study_uid to the reason it is left out.
         jobs: processes, 0 = usable cores.
         scratch: folder where finished studies are kept for the next run.
@@ -303,11 +289,7 @@ def build_index(
     Raises:
         DataError: train.csv cannot be used, or not one training study can be read.
     """
-    labels, failures = parse_labels(competition.train_csv)
-    boxes, remarks = read_boxes(competition.boxes_csv)
-    listed = {*labels.index, *failures}
-    for uid, lines in _unused(competition, boxes, listed).items():
-        remarks.setdefault(uid, []).extend(lines)
+    labels, boxes, failures, remarks = read_sources(competition)
     wanted, skipped = _jobs(competition, exclude, list(map(str, labels.index)))
     failures.update(skipped)
     records: dict[str, Record] = {}

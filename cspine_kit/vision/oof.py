@@ -283,7 +283,8 @@ def run_oof(config: Config, paths: RunPaths) -> list[Failure]:
     inputs = open_inputs(paths)
     chains = [FoldChain(config, paths, inputs, fold) for fold in range(config.folds.n)]
     jobs = config.execution.jobs if devices() == ["cpu"] else 1
-    run_tasks(_missing(config, paths, chains), jobs=jobs, title="models")
+    backend = config.execution.backend
+    run_tasks(_missing(config, paths, chains), jobs=jobs, title="models", backend=backend)
     vertebra = [chain.vertebra_rows for chain in chains]
     key = fingerprint([rows.content_key() for rows in vertebra])
     _collect([r.files[0] for r in vertebra], inputs, paths.table(VERTEBRA), VERTEBRA, key)

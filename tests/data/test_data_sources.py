@@ -16,7 +16,6 @@ from cspine_kit.data.folds import make_folds
 from cspine_kit.data.index import build_index
 from cspine_kit.data.sources import check_extra, read_sources
 
-
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 

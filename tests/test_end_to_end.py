@@ -47,8 +47,8 @@ def test_the_chain_leaves_what_the_contracts_say(run):
     oof = read_table(tables / "oof_slices.parquet", "oof_slices")
     assert set(oof["member"]) == {"resnet", "efficientnet"}
     assert oof["study_uid"].nunique() == 14
-    crops = read_table(tables / "crops.parquet", "crops")
-    assert (crops.groupby(["study_uid", "model_fold"]).size() == 7).all()
+    levels = read_table(tables / "levels.parquet", "levels")
+    assert (levels.groupby(["study_uid", "model_fold"]).size() == 7).all()
     for name in ("studies", "slices", "volumes", "vertebra", "features", "predictions"):
         assert len(read_table(tables / f"{name}.parquet", name)), name
 

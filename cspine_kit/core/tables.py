@@ -26,13 +26,16 @@ if TYPE_CHECKING:
 VERTEBRA_COLUMNS: tuple[str, ...] = tuple(f"vertebra_{level}" for level in LEVELS)
 FRACTURE_COLUMNS: tuple[str, ...] = tuple(f"fracture_{level}" for level in LEVELS)
 MASK_COLUMNS: tuple[str, ...] = tuple(f"mask_{level}" for level in LEVELS)
-SPINE_BOX_COLUMNS: tuple[str, ...] = ("spine_y0", "spine_x0", "spine_y1", "spine_x1")
-"""Box around C1..C7 on one slice, in pixels of the kit's own frame: rows run to the back, columns
-to the left, at the spacing of the `studies` table. All in-plane positions in tables are such
-pixels, which are those of the files wherever the reader has nothing to flip, move or resample."""
+SPINE_BOX_COLUMNS: tuple[str, ...] = (
+    *("spine_y0_mm", "spine_x0_mm", "spine_y1_mm", "spine_x1_mm"),
+)
+"""Box around C1..C7 on one slice. In-plane positions are mm in the study's own frame: y along the
+rows' index to the back, x along the columns' index to the left, 0 at the center of the first pixel.
+z is the position along the slice normal and descends with the slice index."""
 
 BOX_COLUMNS: tuple[str, ...] = ("box_x", "box_y", "box_w", "box_h")
-"""Fracture box on one slice, pixels of the kit's own frame."""
+"""Fracture box on one slice, pixels of the study's own frame: those of the files wherever the
+reader has nothing to flip, move or resample."""
 
 SHOWN_ROWS = 5
 
@@ -89,19 +92,22 @@ CONTRACTS: dict[str, Contract] = {
         },
     ),
     "vertebra": Contract(
-        key=("member", "study_uid", "slice_idx", "model_fold"),
+        key=("member", "study_uid", "position", "model_fold"),
         columns={
             **_kinds("str", ("member", "study_uid")),
-            **_kinds("int", ("slice_idx", "model_fold", "fold")),
-            **_kinds("float", VERTEBRA_COLUMNS, SPINE_BOX_COLUMNS),
+            **_kinds("int", ("position", "model_fold", "fold")),
+            **_kinds("float", ("at_mm",), VERTEBRA_COLUMNS, SPINE_BOX_COLUMNS),
         },
     ),
-    "crops": Contract(
+    "levels": Contract(
         key=("study_uid", "level", "model_fold"),
         columns={
-            **_kinds("str", ("study_uid", "level", "source")),
-            **_kinds("int", ("model_fold", "z0", "z1")),
-            **_kinds("float", ("center_z_mm", "center_y_px", "center_x_px", "confidence")),
+            **_kinds("str", ("study_uid", "level")),
+            **_kinds("int", ("model_fold",)),
+            **_kinds("bool", ("present",)),
+            **_kinds("float", ("z_top_mm", "z_bottom_mm")),
+            **_kinds("float", ("center_z_mm", "center_y_mm", "center_x_mm", "confidence")),
+            **_kinds("str", ("source",)),
         },
     ),
     "oof_slices": Contract(

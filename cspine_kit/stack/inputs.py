@@ -1,6 +1,6 @@
 """What the stack is fitted on: a run's tables and other people's files, checked and complete.
 
-In: tables `slices`, `studies`, `crops`, `oof_slices` and folds.csv of a run folder, the files that
+In: tables `slices`, `studies`, `levels`, `oof_slices` and folds.csv of a run folder, the files that
 `stack.external` and `stack.columns` name. Out: `Inputs`. Example::
 
     inputs = read_inputs(config.stack, paths)
@@ -83,7 +83,7 @@ class Inputs:
 
     labels: pd.DataFrame
     slices: pd.DataFrame
-    crops: pd.DataFrame
+    levels: pd.DataFrame
     headers: dict[str, Headers]
     imputer: Imputer
     given: list[Scores]
@@ -107,7 +107,7 @@ class Inputs:
 
     @cached_property
     def _statistics(self) -> pd.DataFrame:
-        return aggregate(self.slices, self.crops)
+        return aggregate(self.slices, self.levels)
 
     def features(self, dropped: tuple[str, ...] = ()) -> pd.DataFrame:
         """Out-of-fold features without the dropped members."""
@@ -133,7 +133,7 @@ class Inputs:
         if rest.empty:
             whole = self._statistics
             return whole[[c for c in whole if "__" not in c or signal_of(c) == SITE]]
-        return self._statistics if len(rest) == len(self.slices) else aggregate(rest, self.crops)
+        return self._statistics if len(rest) == len(self.slices) else aggregate(rest, self.levels)
 
     def labelled(self, features: pd.DataFrame) -> pd.DataFrame:
         """Features with the label of each level, as contract `features` wants them."""
@@ -151,7 +151,7 @@ def read_inputs(config: StackConfig, paths: RunPaths) -> Inputs:
         TableError: an input breaks its contract, or a study has no fold or labels.
     """
     slices = read_table(paths.table("oof_slices"), "oof_slices")
-    crops = read_table(paths.table("crops"), "crops")
+    levels = read_table(paths.table("levels"), "levels")
     labels = read_training(paths, slices)
     studies = read_table(paths.table("studies"), "studies")
     studies = studies[studies["study_uid"].isin(set(labels["study_uid"]))]
@@ -163,4 +163,4 @@ def read_inputs(config: StackConfig, paths: RunPaths) -> Inputs:
     columns = None if config.columns is None else read_columns(config.columns)
     imputer = fit_imputer(slices)
     complete, imputed = imputer.complete(slices)
-    return Inputs(labels, complete, crops, headers, imputer, given, columns, imputed)
+    return Inputs(labels, complete, levels, headers, imputer, given, columns, imputed)

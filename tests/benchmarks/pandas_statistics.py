@@ -1,9 +1,9 @@
 """The statistics of `aggregate`, column for column, as vectorized pandas says them.
 
-In: slice rows and crops in which every level's range holds a slice of every member. Out: the frame
+In: slice rows and levels in which every level's range holds a slice of every member. Out: the frame
 of `aggregate`, float64. Example::
 
-    pandas_aggregate(slices, crops).filter(like="__fracture__")
+    pandas_aggregate(slices, levels).filter(like="__fracture__")
 
 Groups are whole numbers, no Python function runs for a group: the fastest pandas we could write.
 Elementwise formulas (sigmoid, logit, decimals) are the kit's own.
@@ -27,13 +27,13 @@ UNIT = ["study_uid", "model_fold"]
 QUANTILES = {"q25": 0.25, "q50": 0.5, "q75": 0.75, "q90": 0.9}
 
 
-def pandas_aggregate(slices: pd.DataFrame, crops: pd.DataFrame) -> pd.DataFrame:
+def pandas_aggregate(slices: pd.DataFrame, levels: pd.DataFrame) -> pd.DataFrame:
     """What `aggregate` gives, sorted by (study_uid, level, model_fold)."""
     units = slices.groupby(UNIT)["fold"].first()
-    levels = crops.set_index([*UNIT, "level"]).sort_index()
+    levels = levels.set_index([*UNIT, "level"]).sort_index()
     wide = {
         name: levels[name].unstack().reindex(index=units.index, columns=list(LEVELS)).to_numpy()
-        for name in ("z0", "z1", "center_z_mm", "confidence")
+        for name in ("z_top_mm", "z_bottom_mm", "center_z_mm", "confidence")
     }
     columns, members = {}, {}
     for member, rows in slices.groupby("member"):
@@ -76,7 +76,7 @@ def _member(own: pd.DataFrame, unit: pd.Series, wide: dict[str, np.ndarray]) -> 
     yield "vertebra__slices", visible
     parts = []
     for j, level in enumerate(LEVELS):
-        inside = own["slice_idx"].between(wide["z0"][unit, j], wide["z1"][unit, j])
+        inside = own["z_mm"].between(wide["z_bottom_mm"][unit, j], wide["z_top_mm"][unit, j])
         part = {"key": unit[inside] * N_LEVELS + j, "p": p.loc[inside, level]}
         parts.append(pd.DataFrame({**part, "v": v.loc[inside, level]}))
     rows = pd.concat(parts).sort_values("key", kind="stable", ignore_index=True)
@@ -154,7 +154,7 @@ def _shared(members: dict[str, Columns], wide: dict[str, np.ndarray], native: Na
     yield "patient__max", np.tile(highest.to_numpy()[:, None], N_LEVELS)
     yield "patient__mean", np.tile(mean.mean(axis=1).to_numpy()[:, None], N_LEVELS)
     yield "patient__rank", mean.rank(axis=1, ascending=False, method="min") - 1
-    yield "level__slices", wide["z1"] - wide["z0"] + 1
+    yield "level__height", wide["z_top_mm"] - wide["z_bottom_mm"]
     yield "level__confidence", wide["confidence"]
     z = pd.DataFrame(wide["center_z_mm"])
     gap = z.diff(axis=1).abs()

@@ -34,7 +34,7 @@ def config() -> Config:
 def write_run(world: World, root: Path) -> RunPaths:
     paths = RunPaths(root)
     write_table(world.slices, paths.table("oof_slices"), "oof_slices", "k1")
-    write_table(world.crops, paths.table("crops"), "crops", "k2")
+    write_table(world.levels, paths.table("levels"), "levels", "k2")
     studies = world.labels.assign(
         split="train", source="competition", transfer_syntax="", problems="", n_slices=90
     )
@@ -236,7 +236,7 @@ def test_external_members_and_columns_join(
     # The kernel: with the partner's file, and without it.
     loaded = Stack.load(paths.stack / "models")
     kept = world.slices[world.slices["member"].isin(loaded.members)]
-    test = aggregate(kept, world.crops).assign(fold=-1, model_fold=0)
+    test = aggregate(kept, world.levels).assign(fold=-1, model_fold=0)
     absent = Extras.load(paths.stack)
     assert any("theirs" in problem for problem in absent.problems)
     theirs.to_csv(tmp_path / "test.csv")

@@ -6,7 +6,7 @@ with more columns. Example::
     from cspine_kit.stack.features.aggregate import aggregate
 
     extras = Extras.load(paths.stack)               # reads what files this kernel has
-    joined = extras.add(aggregate(oof_slices, crops))
+    joined = extras.add(aggregate(oof_slices, levels))
 
 Paths are looked up from the folder the process runs in: in a kernel that is where a partner's step
 leaves its file. An absent or unreadable file is said in `problems`, and what it would have told is

@@ -1,13 +1,13 @@
 """From slice tables to one row of statistics per (study, level, model_fold).
 
 In: slice rows of all members (contract `oof_slices`; for test studies the same columns with fold -1
-and every model_fold) and the levels' slice ranges (contract `crops`). Out: float32 feature columns
+and every model_fold) and where the levels lie (contract `levels`). Out: float32 feature columns
 `<member>__<signal>__<statistic>`; member `all` holds what members agree on, neighbors and geometry.
 Example::
 
     from cspine_kit.stack.features.names import feature_columns
 
-    statistics = aggregate(oof_slices, crops)
+    statistics = aggregate(oof_slices, levels)
     statistics[feature_columns(statistics.columns)]
 
 Out-of-fold rows and the kernel's test rows go through this one function. Every value is finite: a
@@ -16,7 +16,6 @@ level without a slice in its range is described by the slice nearest to the rang
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from cspine_kit.core.anatomy import LEVELS, N_LEVELS
 from cspine_kit.core.errors import TableError
@@ -29,7 +28,10 @@ from cspine_kit.stack.features.statistics import MAX_STEP_MM, MIN_STEP_MM, STATI
 from cspine_kit.stack.features.units import SHOWN, Levels, Units, find_levels, find_units
 
 SLICE_COLUMNS = ("member", "study_uid", "slice_idx", "model_fold", "fold", "z_mm")
-CROP_COLUMNS = ("study_uid", "level", "model_fold", "z0", "z1", "center_z_mm", "confidence")
+LEVEL_COLUMNS = (
+    *("study_uid", "level", "model_fold", "z_top_mm", "z_bottom_mm"),
+    *("center_z_mm", "confidence"),
+)
 
 
 def _require(frame: pd.DataFrame, columns: tuple[str, ...], name: str) -> None:
@@ -38,29 +40,30 @@ def _require(frame: pd.DataFrame, columns: tuple[str, ...], name: str) -> None:
         raise TableError(f"table {name}: " + (f"no column {missing}" if missing else "no rows"))
 
 
-def _inside(
-    unit: Segments, slice_idx: IntArray, z0: NDArray[np.float64], z1: NDArray[np.float64]
-) -> tuple[IntArray, Segments]:
+def _inside(unit: Segments, z_mm: FloatArray, levels: Levels) -> tuple[IntArray, Segments]:
     """Rows inside each level's range, concatenated in the order unit, level.
 
     A range without a row takes the row nearest to its middle.
     """
-    span = int(max(slice_idx.max(), z1.max(), 0)) + 2
-    ordered = unit.of_row * span + slice_idx
-    base = np.repeat(np.arange(len(unit.starts)), N_LEVELS) * span
-    limit = span - 1
-    low = np.clip(np.minimum(z0, z1), 0, limit).astype(np.int64)
-    high = np.clip(np.maximum(z0, z1), 0, limit).astype(np.int64)
-    first = np.searchsorted(ordered, base + low, "left")
-    last = np.searchsorted(ordered, base + high, "right")
+    depth, low, high = -z_mm, -levels.z_top_mm, -levels.z_bottom_mm
+    low, high = np.minimum(low, high), np.maximum(low, high)
+    middle = (low + high) / 2.0
+    # Ranks instead of millimeters: whole numbers order the rows of all units at once, exactly.
+    values, rank = np.unique(np.concatenate([depth, low, high, middle]), return_inverse=True)
+    of_depth, of_low, of_high, of_middle = np.split(
+        rank, np.cumsum([len(depth), len(low), len(high)])
+    )
+    ordered = unit.of_row * len(values) + of_depth
+    base = np.repeat(np.arange(len(unit.starts)), N_LEVELS) * len(values)
+    first = np.searchsorted(ordered, base + of_low, "left")
+    last = np.searchsorted(ordered, base + of_high, "right")
     empty = np.flatnonzero(first >= last)
     if len(empty):
-        owner = empty // N_LEVELS
-        middle = (low + high)[empty] // 2
-        above = np.searchsorted(ordered, base[empty] + middle, "left")
+        owner, wanted = empty // N_LEVELS, middle[empty]
+        above = np.searchsorted(ordered, (base + of_middle)[empty], "left")
         above = np.clip(above, unit.starts[owner], unit.ends[owner] - 1)
         below = np.maximum(above - 1, unit.starts[owner])
-        closer = np.abs(slice_idx[below] - middle) <= np.abs(slice_idx[above] - middle)
+        closer = np.abs(depth[below] - wanted) <= np.abs(depth[above] - wanted)
         first[empty] = np.where(closer, below, above)
         last[empty] = first[empty] + 1
     counts = last - first
@@ -91,7 +94,7 @@ def _native(unit: Segments, z_mm: FloatArray, slice_idx: IntArray) -> tuple[Floa
 
 
 def _level_slices(
-    logits: FloatArray, z_mm: FloatArray, slice_idx: IntArray, unit: Segments, levels: Levels
+    logits: FloatArray, z_mm: FloatArray, unit: Segments, levels: Levels
 ) -> LevelSlices:
     """One member's slices (ordered by unit and slice) as the input of every statistic.
 
@@ -99,7 +102,7 @@ def _level_slices(
     """
     probs = sigmoid(logits)
     v_all, p_all = probs[:, :N_LEVELS], probs[:, N_LEVELS:]
-    picked, inside = _inside(unit, slice_idx, levels.z0, levels.z1)
+    picked, inside = _inside(unit, z_mm, levels)
     level = np.tile(np.arange(N_LEVELS), len(unit.starts))[inside.of_row]
     joint = p_all * v_all
     visible = unit.sum(v_all)
@@ -140,7 +143,6 @@ def _shared(
     z = levels.center_z_mm.reshape(-1, N_LEVELS)
     gap = np.abs(np.diff(z, axis=1))
     wide = np.ones((1, N_LEVELS))
-    height = levels.z1 - levels.z0 + 1.0
     shared: dict[str, FloatArray] = {
         "fracture__odds": mean,
         "fracture__spread": odds["fracture__weighted"].std(axis=1),
@@ -153,7 +155,7 @@ def _shared(
         "patient__max": mean.max(axis=1, keepdims=True) * wide,
         "patient__mean": mean.mean(axis=1, keepdims=True) * wide,
         "patient__rank": (mean[:, :, None] < mean[:, None, :]).sum(axis=2).astype(np.float64),
-        "level__slices": height,
+        "level__height": np.abs(levels.z_top_mm - levels.z_bottom_mm),
         "level__confidence": levels.confidence,
         "level__gap_above": np.hstack([gap[:, :1], gap]),
         "level__gap_below": np.hstack([gap, gap[:, -1:]]),
@@ -164,13 +166,13 @@ def _shared(
     return {name: values.ravel() for name, values in shared.items()}
 
 
-def aggregate(slices: pd.DataFrame, crops: pd.DataFrame) -> pd.DataFrame:
+def aggregate(slices: pd.DataFrame, levels: pd.DataFrame) -> pd.DataFrame:
     """Statistics of every level of every study and fold model.
 
     Args:
         slices: rows (member, study_uid, slice_idx, model_fold), fold, z_mm (mm) and the logits
             vertebra_C1..C7, fracture_C1..C7. Infinite logits are cut, NaN is an error.
-        crops: rows (study_uid, level, model_fold), z0, z1 (slice index, inclusive), center_z_mm,
+        levels: rows (study_uid, level, model_fold), z_top_mm, z_bottom_mm (inclusive), center_z_mm,
             confidence; rows of other studies are ignored.
 
     Returns:
@@ -179,12 +181,12 @@ def aggregate(slices: pd.DataFrame, crops: pd.DataFrame) -> pd.DataFrame:
 
     Raises:
         TableError: a missing column, NaN, a member without some study that another member has, a
-            level without a crop, doubled keys, or a study with two folds.
+            level that is missing, doubled keys, or a study with two folds.
     """
     _require(slices, (*SLICE_COLUMNS, *VERTEBRA_COLUMNS, *FRACTURE_COLUMNS), "slices")
-    _require(crops, CROP_COLUMNS, "crops")
+    _require(levels, LEVEL_COLUMNS, "levels")
     units = find_units(slices)
-    levels = find_levels(crops, units)
+    ranges = find_levels(levels, units)
     member = slices["member"].to_numpy(dtype=object)
     slice_idx = slices["slice_idx"].to_numpy(np.int64)
     numbers = _finite_numbers(slices)
@@ -193,12 +195,10 @@ def aggregate(slices: pd.DataFrame, crops: pd.DataFrame) -> pd.DataFrame:
         own = np.flatnonzero(member == name)
         own = own[np.lexsort((slice_idx[own], units.of_row[own]))]
         unit = _segments_of(name, units, units.of_row[own], slice_idx[own], slices.iloc[own])
-        level_slices = _level_slices(
-            numbers[own, 1:], numbers[own, 0], slice_idx[own], unit, levels
-        )
+        level_slices = _level_slices(numbers[own, 1:], numbers[own, 0], unit, ranges)
         members[name] = {s: compute(level_slices) for s, compute in STATISTICS.items()}
     native = _native(unit, numbers[own, 0], slice_idx[own])
-    shared = _shared(members, levels, native)
+    shared = _shared(members, ranges, native)
     site = position_features(numbers[own, 0], unit, native[1], slice_idx[own])
     shared |= {f"{SITE}__{name}": np.repeat(value, N_LEVELS) for name, value in site.items()}
     columns = {

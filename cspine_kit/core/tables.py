@@ -230,9 +230,16 @@ def read_table(path: Path, name: str) -> pd.DataFrame:
     """Read a table and check it against its contract.
 
     Raises:
-        ArtifactError: the file is absent.
+        ArtifactError: the file is absent, or no whole table.
         TableError: the file breaks the contract.
     """
     if not path.exists():
         raise ArtifactError(f"table {name} not found at {path}; run make oof (or make stack) first")
-    return check_table(pd.read_parquet(path), name)
+    try:
+        frame = pd.read_parquet(path)
+    except (OSError, ValueError) as error:  # pyarrow's own errors are of these kinds
+        raise ArtifactError(
+            f"table {name} at {path} cannot be read: {error}; if it is empty or cut, remove it and "
+            "run make oof (or make stack) again"
+        ) from error
+    return check_table(frame, name)

@@ -33,14 +33,13 @@ from cspine_kit.core.runs import (
     publish,
 )
 from cspine_kit.core.sheets import read_sheet
-from cspine_kit.core.tables import BOX_COLUMNS, CONTRACTS, MASK_COLUMNS, SPINE_BOX_COLUMNS
+from cspine_kit.core.tables import CONTRACTS, MASK_COLUMNS, SPINE_BOX_COLUMNS
 from cspine_kit.data.boxes import BAD_BOXES, Remarks, join_boxes
 from cspine_kit.data.masks import BAD_MASK, MASKS_VERSION, MaskArray, read_mask
 from cspine_kit.data.reader.dicom import READER_VERSION, Study, read_geometry, read_study
 from cspine_kit.data.reader.files import opened
 from cspine_kit.data.reader.frames import Frames, LostFiles
 from cspine_kit.data.reader.geometry import Geometry
-from cspine_kit.data.reader.placing import to_grid
 from cspine_kit.data.reader.problems import PROBLEMS
 from cspine_kit.data.sources import read_sources
 from cspine_kit.data.twins import Thumbnail, group_studies, make_thumbnail, pack, unpack
@@ -110,25 +109,6 @@ def _thumbnail(folder: Path, geometry: Geometry) -> tuple[Thumbnail | None, set[
             return make_thumbnail(geometry, frames.hu), frames.codes
         except LostFiles:
             return None, set()
-
-
-def box_in_frame(slices: pd.DataFrame, to_stored: list[Any]) -> pd.DataFrame:
-    """Slices whose fracture boxes, drawn on the files as they are, lie in the kit's own frame.
-
-    Args:
-        slices: rows of one study in slice order, with `BOX_COLUMNS` in pixels of the files.
-        to_stored: `Geometry.to_stored` as lists.
-    """
-    moved = slices.copy()
-    for k in np.flatnonzero(slices["box_x"].notna()):
-        x, y, w, h = slices[list(BOX_COLUMNS)].iloc[k]
-        # Edges of a box lie between pixels, half a pixel before the center of the first one.
-        rows, cols = np.array([[y, y + h], [x, x + w]]) - 0.5
-        ends = np.array([(r, c, 1.0) for r in rows for c in cols])
-        placed = ends @ to_grid(np.array(to_stored[k])).T
-        (y0, x0), (y1, x1) = placed.min(axis=0) + 0.5, placed.max(axis=0) + 0.5
-        moved.iloc[k, [moved.columns.get_loc(c) for c in BOX_COLUMNS]] = x0, y0, x1 - x0, y1 - y0
-    return moved
 
 
 def _masked(mask_path: Path, study: Study) -> tuple[dict[str, list[float]] | None, str | None]:
@@ -249,9 +229,7 @@ def _tables(
         row, own = record["study"], pd.DataFrame(record["slices"])
         own.insert(0, "study_uid", uid)
         given = boxes.get(uid) if uid in training else None
-        own, bad = join_boxes(own, given, (row["rows"], row["cols"]))
-        if record["to_stored"] is not None:
-            own = box_in_frame(own, record["to_stored"])
+        own, bad = join_boxes(own, given, (row["rows"], row["cols"]), record["to_stored"])
         slices.append(own)
         problems = [row["problems"], BAD_BOXES if bad or uid in remarks else ""]
         if told := [*record["remarks"], *bad]:

@@ -150,7 +150,7 @@ def _predictions(
     A study that no member has seen gets what the kernel answers there: its header prediction.
     """
     form, fold = config.stack.form, inputs.fold
-    headers = fallback.out_of_fold(inputs.headers, fold)
+    headers = fallback.rows(inputs.headers, fold)
     parts = [
         constant_predictions(inputs.labels, fold, form),
         headers,

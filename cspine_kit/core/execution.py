@@ -15,9 +15,11 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
+from cspine_kit.core.cluster import map_on_cluster
 from cspine_kit.core.errors import CSpineError, DataError
 
 Item = TypeVar("Item")
@@ -31,8 +33,6 @@ Backend = Literal["local", "ray"]
 """Where a map runs: this machine's processes, or a Ray cluster."""
 
 Answer = tuple[str, Any, str | None]
-RAY_RETRIES = 5
-"""Times a study is tried again on another node after the one that held it died."""
 
 
 @dataclass
@@ -90,15 +90,20 @@ def tune_process() -> None:
         log.debug("no glibc here, malloc left as it is")
 
 
-def _guarded(function: Callable[[Any], Any], name: str, item: Any, folder: str) -> Answer:
+def _guarded(function: Callable[[Any], Any], pair: tuple[str, Any]) -> Answer:
+    name, item = pair
     try:
-        # A worker may have been started elsewhere; relative paths mean the caller's folder.
-        os.chdir(folder)
         return name, function(item), None
     except CSpineError as error:
         return name, None, str(error)
     except Exception as error:  # noqa: BLE001 - one bad study must cost only itself
         return name, None, f"study {name}: {type(error).__name__}: {error}"
+
+
+def _guarded_from(folder: str, function: Callable[[Any], Any], pair: tuple[str, Any]) -> Answer:
+    # A worker may have been started elsewhere; relative paths mean the caller's folder.
+    os.chdir(folder)
+    return _guarded(function, pair)
 
 
 def _local(function: Callable[[Any], Any], items: Mapping[str, Any], jobs: int) -> Iterator[Answer]:
@@ -108,31 +113,9 @@ def _local(function: Callable[[Any], Any], items: Mapping[str, Any], jobs: int) 
     jobs = min(jobs or usable_cores(), max(1, len(items)))
     folder = str(Path.cwd())
     stream: Iterator[Answer] = Parallel(n_jobs=jobs, return_as="generator")(
-        delayed(_guarded)(function, name, item, folder) for name, item in items.items()
+        delayed(_guarded_from)(folder, function, pair) for pair in items.items()
     )
     return stream
-
-
-def _on_ray(function: Callable[[Any], Any], items: Mapping[str, Any]) -> Iterator[Answer]:
-    """Answers in the order of `items`, from a Ray cluster; a dead node's studies run elsewhere.
-
-    Raises:
-        DataError: ray is not installed.
-    """
-    try:
-        import ray
-    except ImportError as error:
-        raise DataError(
-            "execution.backend is ray, but ray is not installed: pip install 'cspine-kit[ray]'"
-        ) from error
-    if not ray.is_initialized():
-        # The cluster of RAY_ADDRESS, a running local one, or one of this machine alone.
-        ray.init(logging_level=logging.ERROR, log_to_driver=False)
-    task = ray.remote(num_cpus=1, max_retries=RAY_RETRIES)(_guarded)
-    shared = ray.put(function)
-    folder = str(Path.cwd())
-    waiting = [task.remote(shared, name, item, folder) for name, item in items.items()]
-    return (ray.get(reference) for reference in waiting)
 
 
 def map_studies(
@@ -161,7 +144,11 @@ def map_studies(
     """
     from tqdm import tqdm
 
-    stream = _on_ray(function, items) if backend == "ray" else _local(function, items, jobs)
+    if backend == "ray":
+        guarded = partial(_guarded, function)
+        stream: Iterator[Answer] = map_on_cluster(guarded, list(items.items()), title=title)
+    else:
+        stream = _local(function, items, jobs)
     outcome: Outcome[Result] = Outcome()
     for name, result, problem in tqdm(stream, total=len(items), desc=title, unit="study"):
         if problem is None:

@@ -122,19 +122,23 @@ def bootstrap_interval(
     probs: NDArray[np.generic],
     form: Form = "per_exam",
     *,
+    others: NDArray[np.generic] | None = None,
     repeats: int = 1000,
     seed: int = 0,
-    coverage: float = 0.95,
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of the metric over studies."""
+    """95 % percentile bootstrap interval of the metric over studies.
+
+    With `others`, of metric(probs) - metric(others) on the same draws of studies.
+    """
     y = np.asarray(labels, dtype=np.float64)
-    weighted = weights(y)
-    loss, total = (weighted * log_losses(y, probs)).sum(axis=1), weighted.sum(axis=1)
+    weighted, losses = weights(y), log_losses(y, probs)
+    if others is not None:
+        losses = losses - log_losses(y, others)
+    loss, total = (weighted * losses).sum(axis=1), weighted.sum(axis=1)
     draws = np.random.default_rng(seed).integers(0, len(y), size=(repeats, len(y)))
     if form == "per_exam":
         values = (loss / total)[draws].mean(axis=1)
     else:
         values = loss[draws].sum(axis=1) / total[draws].sum(axis=1)
-    tail = (1.0 - coverage) / 2.0
-    low, high = np.quantile(values, [tail, 1.0 - tail])
+    low, high = np.quantile(values, [0.025, 0.975])
     return float(low), float(high)

@@ -28,6 +28,9 @@ SUBMISSION, KERNEL_LOG = "submission.csv", "kernel_log.jsonl"
 RESULTS, KERNEL_MARKER = "results.csv", "kernel.json"
 """What `cspine score` and `cspine kernel --config` leave beside a config's submission."""
 
+COMPETITION = "competition"
+"""Source, in table `studies`, of what lies in the competition's own folder."""
+
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 _UID_LIMIT = 64
 """DICOM PS3.5 section 9.1: digits and dots, at most 64 characters."""
@@ -64,12 +67,25 @@ def _unfolded(folder: Path) -> Path:
 
 @dataclass(frozen=True)
 class Competition:
-    """A folder in the layout of the RSNA 2022 competition.
+    """A folder in the layout of the RSNA 2022 competition, and others whose studies are learned
+    from beside its own.
 
     `train_images/train_images/` and the like, one folder too deep, are found.
     """
 
     root: Path
+    extra: tuple[Path, ...] = ()
+
+    @cached_property
+    def sources(self) -> "dict[str, Competition]":
+        """Every folder of training studies by the name that table `studies` gives it."""
+        return {COMPETITION: self, **{str(folder): Competition(folder) for folder in self.extra}}
+
+    def holder(self, study_uid: str) -> "Competition":
+        """The first folder that has the images of a training study; this one where none has."""
+        uid = safe_uid(study_uid)
+        places = self.sources.values() if self.extra else ()
+        return next((place for place in places if (place.train_images / uid).is_dir()), self)
 
     @cached_property
     def train_images(self) -> Path:
@@ -113,14 +129,14 @@ class Competition:
 
     def images(self, split: Split, study_uid: str) -> Path:
         """Folder of one study's DICOM files (`safe_uid` is enforced)."""
-        folder = self.train_images if split == "train" else self.test_images
+        train = split == "train"
+        folder = self.holder(study_uid).train_images if train else self.test_images
         return folder / safe_uid(study_uid)
 
     def segmentation(self, study_uid: str) -> Path:
         """NIfTI mask of one study, `.nii` or `.nii.gz`; most studies have none."""
-        plain, packed = (
-            self.segmentations / f"{safe_uid(study_uid)}{ending}" for ending in MASK_ENDINGS
-        )
+        folder = self.holder(study_uid).segmentations
+        plain, packed = (folder / f"{safe_uid(study_uid)}{ending}" for ending in MASK_ENDINGS)
         return packed if packed.exists() and not plain.exists() else plain
 
 

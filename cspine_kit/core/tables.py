@@ -77,7 +77,7 @@ CONTRACTS: dict[str, Contract] = {
     "studies": Contract(
         key=("study_uid",),
         columns={
-            **_kinds("str", ("study_uid", "split", "transfer_syntax", "problems")),
+            **_kinds("str", ("study_uid", "split", "source", "transfer_syntax", "problems")),
             **_kinds("int", ("n_slices", "rows", "cols")),
             **_kinds("float", ("spacing_z", "spacing_y", "spacing_x")),
             **_kinds("bool", ("reversed", "irregular", "has_mask", "has_boxes")),
@@ -289,9 +289,16 @@ def read_table(path: Path, name: str) -> pd.DataFrame:
     """Read a table and check it against its contract.
 
     Raises:
-        ArtifactError: the file is absent.
+        ArtifactError: the file is absent, or no whole table.
         TableError: the file breaks the contract.
     """
     if not path.exists():
         raise ArtifactError(f"table {name} not found at {path}; run make oof (or make stack) first")
-    return check_table(pd.read_parquet(path), name)
+    try:
+        frame = pd.read_parquet(path)
+    except (OSError, ValueError) as error:  # pyarrow's own errors are of these kinds
+        raise ArtifactError(
+            f"table {name} at {path} cannot be read: {error}; if it is empty or cut, remove it and "
+            "run make oof (or make stack) again"
+        ) from error
+    return check_table(frame, name)

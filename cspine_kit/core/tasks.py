@@ -21,15 +21,23 @@ from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import Any
 
-from cspine_kit.core.execution import tune_process, usable_cores
+from cspine_kit.core.cluster import ONE_THREAD, run_on_cluster
+from cspine_kit.core.execution import Backend, tune_process, usable_cores
 
 TICK_S = 0.5
 """What tasks tell is shown this often."""
 
 PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of sys/prctl.h
-ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
-_news: "SimpleQueue[str] | None" = None
+
+class _Nobody:
+    """Who hears what a task on another machine tells."""
+
+    def put(self, text: str) -> None:
+        """Forget it."""
+
+
+_news: "SimpleQueue[str] | _Nobody | None" = None
 """Where this process reports to; None in the process that the user started."""
 
 
@@ -70,13 +78,39 @@ def _start_worker(news: "SimpleQueue[str]", folder: str) -> None:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
 
 
-def run_tasks(tasks: Mapping[str, Task], *, jobs: int = 0, title: str) -> dict[str, Any]:
+def _run_elsewhere(task: Task) -> Any:
+    """Run a task in a worker of a cluster."""
+    global _news  # noqa: PLW0603 - a process has one parent to report to
+    _news = _Nobody()
+    os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
+    tune_process()
+    return task.run()
+
+
+def _on_cluster(tasks: Mapping[str, Task], title: str) -> dict[str, Any]:
+    from tqdm import tqdm
+
+    calls = {name: (_run_elsewhere, (task,), task.after) for name, task in tasks.items()}
+    results: dict[str, Any] = {}
+    with tqdm(total=len(tasks), desc=title, unit="task") as bar:
+        for name, result in run_on_cluster(calls, tick_s=TICK_S):
+            results[name] = result
+            bar.set_postfix_str(name)
+            bar.update()
+    return results
+
+
+def run_tasks(
+    tasks: Mapping[str, Task], *, jobs: int = 0, title: str, backend: Backend = "local"
+) -> dict[str, Any]:
     """Run every task as soon as those before it are done.
 
     Args:
         tasks: by name; `after` names tasks of this mapping, listed before their followers.
         jobs: processes; 0 means the usable cores, 1 runs them in order in this process.
         title: of the progress bar.
+        backend: "ray" runs them on the cluster of RAY_ADDRESS, whose nodes must see the same files,
+            each on one GPU where the cluster has any; `jobs` then counts for nothing.
 
     Returns:
         Results by name.
@@ -85,6 +119,8 @@ def run_tasks(tasks: Mapping[str, Task], *, jobs: int = 0, title: str) -> dict[s
         Exception: the first one that a task raised; the others are ended (what they finished is
             kept by whoever writes it).
     """
+    if backend == "ray" and tasks:
+        return _on_cluster(tasks, title)
     jobs = min(jobs or usable_cores(), len(tasks))
     if jobs <= 1:
         return {name: task.run() for name, task in tasks.items()}

@@ -8,14 +8,18 @@ remark for each box that was refused. Example::
     joined, more = join_boxes(own, boxes.get(uid), (512, 512))
 """
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from cspine_kit.core.numbers import FloatArray
 from cspine_kit.core.paths import BOXES_CSV_COLUMNS
 from cspine_kit.core.sheets import read_sheet, to_number
 from cspine_kit.core.tables import BOX_COLUMNS
+from cspine_kit.data.reader.placing import to_grid
 
 BAD_BOXES = "bad_boxes"
 """Problem code of a study some of whose boxes were refused."""
@@ -75,36 +79,52 @@ def read_boxes(path: Path) -> tuple[dict[str, pd.DataFrame], Remarks]:
 
 
 def join_boxes(
-    slices: pd.DataFrame, boxes: pd.DataFrame | None, shape: tuple[int, int]
+    slices: pd.DataFrame,
+    boxes: pd.DataFrame | None,
+    shape: tuple[int, int],
+    to_stored: Sequence[Any] | None = None,
 ) -> tuple[pd.DataFrame, list[str]]:
-    """Put a study's boxes on its slices by the number in the file's name.
+    """Put a study's boxes on its slices by the number in the file's name, in the kit's own frame.
 
     Args:
-        slices: rows of one study with `slice_number`.
-        boxes: its boxes (`read_boxes`), or None.
-        shape: rows and columns of the native frame.
+        slices: rows of one study in slice order, with `slice_number`.
+        boxes: its boxes (`read_boxes`), drawn on the files as they are, or None.
+        shape: rows and columns of the kit's frame.
+        to_stored: `Geometry.to_stored` (slices, 2, 3); None where pixels of files are the frame's.
 
     Returns:
         The slices with box_x, box_y, box_w, box_h (NaN where there is none), cut at the frame; and
         remarks: boxes on slices that do not exist, boxes outside the frame, boxes that were cut.
     """
-    if boxes is None:
-        return slices.assign(**dict.fromkeys(BOX_COLUMNS, np.nan)), []
-    numbers = set(slices["slice_number"].dropna())
-    kept, remarks = [], list[str]()
-    for line, number, *box in boxes[["line", "slice_number", *BOX_COLUMNS]].itertuples(index=False):
-        if number not in numbers:
-            remarks.append(f"box of line {line}: no slice has the number {number:g}")
-            continue
-        cut = _inside(box, shape)
-        if cut is None:
-            remarks.append(f"box of line {line}: outside the frame of {shape[0]} x {shape[1]}")
-            continue
-        if max(abs(a - b) for a, b in zip(box, cut, strict=True)) > EDGE_PX:
-            remarks.append(f"box of line {line}: cut at the frame of {shape[0]} x {shape[1]}")
-        kept.append((number, *cut))
-    known = pd.DataFrame(kept, columns=["slice_number", *BOX_COLUMNS], dtype=np.float64)
-    return slices.merge(known, on="slice_number", how="left"), remarks
+    placed = np.full((len(slices), len(BOX_COLUMNS)), np.nan)
+    numbers, remarks = slices["slice_number"].to_numpy(), list[str]()
+    frame = f"the frame of {shape[0]} x {shape[1]}"
+    given = () if boxes is None else boxes[["line", "slice_number", *BOX_COLUMNS]].to_numpy()
+    for line, number, *drawn in given:
+        places = np.flatnonzero(numbers == number)
+        if not len(places):
+            remarks.append(f"box of line {line:g}: no slice has the number {number:g}")
+        for k in places.tolist():
+            box = drawn if to_stored is None else _in_frame(drawn, np.array(to_stored[k]))
+            cut = _inside(box, shape)
+            if cut is None:
+                remarks.append(f"box of line {line:g}: outside {frame}")
+                continue
+            if max(abs(a - b) for a, b in zip(box, cut, strict=True)) > EDGE_PX:
+                remarks.append(f"box of line {line:g}: cut at {frame}")
+            placed[k] = cut
+    return slices.assign(**dict(zip(BOX_COLUMNS, placed.T, strict=True))), remarks
+
+
+def _in_frame(box: list[float], to_stored: FloatArray) -> list[float]:
+    """x, y, w, h in the kit's frame of a box drawn on a file; `to_stored` (2, 3) is its slice's."""
+    x, y, w, h = box
+    # Edges of a box lie between pixels, half a pixel before the center of the first one.
+    rows, cols = np.array([[y, y + h], [x, x + w]]) - 0.5
+    ends = np.array([(r, c, 1.0) for r in rows for c in cols])
+    found = ends @ to_grid(to_stored).T + 0.5
+    (y0, x0), (y1, x1) = found.min(axis=0), found.max(axis=0)
+    return [x0, y0, x1 - x0, y1 - y0]
 
 
 def _inside(box: list[float], shape: tuple[int, int]) -> list[float] | None:

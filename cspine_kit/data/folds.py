@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from cspine_kit.core.anatomy import LEVELS, OVERALL
 from cspine_kit.core.config import FoldsConfig
 from cspine_kit.core.errors import DataError
+from cspine_kit.core.paths import COMPETITION
 from cspine_kit.core.runs import derive_seed, publish
 from cspine_kit.core.sheets import read_sheet
 
@@ -79,7 +80,10 @@ def _deal(labels: NDArray[np.float64], sizes: NDArray[np.float64], n: int, seed:
 
 
 def make_folds(studies: pd.DataFrame, *, n: int, seed: int) -> pd.DataFrame:
-    """Deal studies to `n` folds.
+    """Deal studies to `n` folds, the competition's own as if there were no others.
+
+    So a run with `competition.extra` and one without it have the same folds where both have a
+    study, and their scores differ by what the others are worth.
 
     Args:
         studies: training rows of `studies`; an additional column `group` keeps studies of one
@@ -94,22 +98,42 @@ def make_folds(studies: pd.DataFrame, *, n: int, seed: int) -> pd.DataFrame:
         DataError: fewer groups than folds.
     """
     studies = studies.sort_values("study_uid", ignore_index=True)
-    group = studies["group"] if "group" in studies else studies["study_uid"]
-    names, member = np.unique(group.astype(str).to_numpy(), return_inverse=True)
-    if len(names) < n:
+    group = (studies["group"] if "group" in studies else studies["study_uid"]).astype(str)
+    own = studies["source"] == COMPETITION if "source" in studies else group.notna()
+    fold_of: dict[str, int] = {}
+    for part in (own, ~own):
+        left = part & ~group.isin(fold_of)
+        if left.any():
+            few = n if part is own else 1
+            fold_of |= _fold_of_group(studies[left], group[left], n=n, few=few, seed=seed)
+    return pd.DataFrame(
+        {
+            "study_uid": studies["study_uid"],
+            "group": group,
+            "stratum": _strata(studies),
+            "fold": group.map(fold_of),
+        }
+    )
+
+
+def _fold_of_group(
+    studies: pd.DataFrame, group: "pd.Series", *, n: int, few: int, seed: int
+) -> dict[str, int]:
+    """Fold by group.
+
+    Raises:
+        DataError: fewer groups than `few`.
+    """
+    # In the order of their first studies here, whatever studies from elsewhere they hold too.
+    first = studies.groupby(group)["study_uid"].transform("first")
+    names, member = np.unique(first.astype(str).to_numpy(), return_inverse=True)
+    if len(names) < few:
         raise DataError(_too_few(names, member, n))
     labels = _labels(studies)
     per_group = np.zeros((len(names), labels.shape[1]))
     np.add.at(per_group, member, labels)
     dealt = np.array(_deal(per_group, np.bincount(member).astype(float), n, seed))
-    return pd.DataFrame(
-        {
-            "study_uid": studies["study_uid"],
-            "group": names[member],
-            "stratum": _strata(studies),
-            "fold": dealt[member],
-        }
-    )
+    return dict(zip(group, (int(fold) for fold in dealt[member]), strict=True))
 
 
 def _too_few(names: NDArray[np.str_], member: NDArray[np.intp], n: int) -> str:

@@ -13,7 +13,7 @@ interrupted run resumes.
 """
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ import pandas as pd
 from cspine_kit.core.anatomy import LEVELS, OVERALL
 from cspine_kit.core.errors import StudyError
 from cspine_kit.core.execution import Backend, Outcome, map_studies, require_some
-from cspine_kit.core.paths import Competition, is_safe_uid
+from cspine_kit.core.paths import COMPETITION, Competition, is_safe_uid
 from cspine_kit.core.runs import (
     file_state,
     fingerprint,
@@ -33,16 +33,15 @@ from cspine_kit.core.runs import (
     publish,
 )
 from cspine_kit.core.sheets import read_sheet
-from cspine_kit.core.tables import BOX_COLUMNS, CONTRACTS, MASK_COLUMNS, SPINE_BOX_COLUMNS
-from cspine_kit.data.boxes import BAD_BOXES, Remarks, join_boxes, read_boxes
-from cspine_kit.data.labels import parse_labels
+from cspine_kit.core.tables import CONTRACTS, MASK_COLUMNS, SPINE_BOX_COLUMNS
+from cspine_kit.data.boxes import BAD_BOXES, Remarks, join_boxes
 from cspine_kit.data.masks import BAD_MASK, MASKS_VERSION, MaskArray, read_mask
 from cspine_kit.data.reader.dicom import READER_VERSION, Study, read_geometry, read_study
 from cspine_kit.data.reader.files import opened
 from cspine_kit.data.reader.frames import Frames, LostFiles
 from cspine_kit.data.reader.geometry import Geometry
-from cspine_kit.data.reader.placing import to_grid
 from cspine_kit.data.reader.problems import PROBLEMS
+from cspine_kit.data.sources import read_sources
 from cspine_kit.data.twins import Thumbnail, group_studies, make_thumbnail, pack, unpack
 
 Job = tuple[Path, Path | None, str]
@@ -110,25 +109,6 @@ def _thumbnail(folder: Path, geometry: Geometry) -> tuple[Thumbnail | None, set[
             return make_thumbnail(geometry, frames.hu), frames.codes
         except LostFiles:
             return None, set()
-
-
-def box_in_frame(slices: pd.DataFrame, to_stored: list[Any]) -> pd.DataFrame:
-    """Slices whose fracture boxes, drawn on the files as they are, lie in the kit's own frame.
-
-    Args:
-        slices: rows of one study in slice order, with `BOX_COLUMNS` in pixels of the files.
-        to_stored: `Geometry.to_stored` as lists.
-    """
-    moved = slices.copy()
-    for k in np.flatnonzero(slices["box_x"].notna()):
-        x, y, w, h = slices[list(BOX_COLUMNS)].iloc[k]
-        # Edges of a box lie between pixels, half a pixel before the center of the first one.
-        rows, cols = np.array([[y, y + h], [x, x + w]]) - 0.5
-        ends = np.array([(r, c, 1.0) for r in rows for c in cols])
-        placed = ends @ to_grid(np.array(to_stored[k])).T
-        (y0, x0), (y1, x1) = placed.min(axis=0) + 0.5, placed.max(axis=0) + 0.5
-        moved.iloc[k, [moved.columns.get_loc(c) for c in BOX_COLUMNS]] = x0, y0, x1 - x0, y1 - y0
-    return moved
 
 
 def _masked(mask_path: Path, study: Study) -> tuple[dict[str, list[float]] | None, str | None]:
@@ -235,20 +215,6 @@ def _jobs(
     return wanted, failures
 
 
-def _unused(competition: Competition, boxes: Iterable[str], known: Collection[str]) -> Remarks:
-    """Masks and boxes that belong to no study with labels."""
-    names = sorted(path.name for path in competition.segmentations.glob("*.nii*"))
-    owner = {name: name.removesuffix(".gz").removesuffix(".nii") for name in names}
-    remarks: Remarks = {}
-    for name, uid in owner.items():
-        if uid not in known:
-            remarks.setdefault(uid, []).append(f"its mask {name} has no study in train.csv")
-    for uid in boxes:
-        if uid not in known:
-            remarks.setdefault(uid, []).append("its boxes have no study in train.csv")
-    return remarks
-
-
 def _tables(
     records: Mapping[str, Record],
     labels: pd.DataFrame,
@@ -258,14 +224,12 @@ def _tables(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Tables `studies` and `slices`; what is wrong with masks and boxes goes to `remarks`."""
     rows, slices = [], []
-    unlabelled = dict.fromkeys((OVERALL, *LEVELS), np.nan)
+    unlabelled = {"source": COMPETITION, **dict.fromkeys((OVERALL, *LEVELS), np.nan)}
     for uid, record in records.items():
         row, own = record["study"], pd.DataFrame(record["slices"])
         own.insert(0, "study_uid", uid)
         given = boxes.get(uid) if uid in training else None
-        own, bad = join_boxes(own, given, (row["rows"], row["cols"]))
-        if record["to_stored"] is not None:
-            own = box_in_frame(own, record["to_stored"])
+        own, bad = join_boxes(own, given, (row["rows"], row["cols"]), record["to_stored"])
         slices.append(own)
         problems = [row["problems"], BAD_BOXES if bad or uid in remarks else ""]
         if told := [*record["remarks"], *bad]:
@@ -295,7 +259,7 @@ def build_index(
     """Index every training and test study.
 
     Args:
-        competition: the folder.
+        competition: the folder, and others whose studies join the training data.
         exclude: study_uid to the reason it is left out.
         jobs: processes, 0 = usable cores.
         scratch: folder where finished studies are kept for the next run.
@@ -304,11 +268,7 @@ def build_index(
     Raises:
         DataError: train.csv cannot be used, or not one training study can be read.
     """
-    labels, failures = parse_labels(competition.train_csv)
-    boxes, remarks = read_boxes(competition.boxes_csv)
-    listed = {*labels.index, *failures}
-    for uid, lines in _unused(competition, boxes, listed).items():
-        remarks.setdefault(uid, []).extend(lines)
+    labels, boxes, failures, remarks = read_sources(competition)
     wanted, skipped = _jobs(competition, exclude, list(map(str, labels.index)))
     failures.update(skipped)
     records: dict[str, Record] = {}

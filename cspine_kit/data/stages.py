@@ -35,6 +35,7 @@ from cspine_kit.data.folds import settle_folds
 from cspine_kit.data.index import build_index
 from cspine_kit.data.masks import MASKS_VERSION
 from cspine_kit.data.reader.dicom import READER_VERSION
+from cspine_kit.data.sources import check_extra
 from cspine_kit.data.volumes.cache import Cache
 from cspine_kit.data.volumes.cut import Cut, Sight, generous_cut, needed_cut
 from cspine_kit.data.volumes.shards import lay_in_shards
@@ -56,7 +57,7 @@ def require_competition(config: Config) -> Competition:
     Raises:
         DataError: it is absent or incomplete; names what to download and how.
     """
-    competition = Competition(config.competition.dir)
+    competition = Competition(config.competition.dir, config.competition.extra)
     needed = [
         competition.train_csv,
         competition.root / "train_images",
@@ -69,6 +70,7 @@ def require_competition(config: Config) -> Competition:
             f"competition data not found in {competition.root}: missing "
             f"{', '.join(path.name for path in missing)}. {_remedy(config, competition, missing)}"
         )
+    check_extra(competition)
     return competition
 
 
@@ -93,16 +95,20 @@ def index_key(config: Config, competition: Competition) -> str:
     """Fingerprint of everything the index reads, from listings alone."""
     tables = [
         file_hash(path) if path.exists() else None
-        for path in (competition.train_csv, competition.boxes_csv, competition.test_csv)
+        for source in competition.sources.values()
+        for path in (source.train_csv, source.boxes_csv)
     ]
+    test = file_hash(competition.test_csv) if competition.test_csv.exists() else None
+    images = [source.train_images for source in competition.sources.values()]
     folders = sorted(
-        f"{images.name}/{folder.name}" + listing_fingerprint(folder)
-        for images in (competition.train_images, competition.test_images)
-        for folder in images.glob("*")
+        f"{place.name}/{folder.name}" + listing_fingerprint(folder)
+        for place in (*images, competition.test_images)
+        for folder in place.glob("*")
     )
-    masks = listing_fingerprint(competition.segmentations)
+    masks = [listing_fingerprint(s.segmentations) for s in competition.sources.values()]
     versions = (READER_VERSION, INDEX_VERSION, MASKS_VERSION)
-    return fingerprint(versions, config.exclude, tables, folders, masks)
+    names = list(competition.sources)
+    return fingerprint(versions, config.exclude, names, tables, test, folders, masks)
 
 
 def run_index(config: Config, paths: RunPaths) -> None:
@@ -222,7 +228,7 @@ def _run_volumes(
     cuts = cuts_of(z_mm)
     if cuts is not None:
         studies = studies[studies["study_uid"].isin(list(cuts))]
-    competition = Competition(cache.config.competition.dir)
+    competition = Competition(cache.config.competition.dir, cache.config.competition.extra)
     with run_record(folder, f"{cache.name} volumes", inputs={"key": key}) as results:
         volumes, failures = cache.build(studies, slices, competition, cuts)
         write_json(folder / "failures.json", failures)

@@ -27,6 +27,9 @@ from cspine_kit.core.config import Config
 MEMORY = 0.15
 """Weight of the newest study in the averages."""
 
+MEMBER = "member "
+"""Begins the names of members' speeds."""
+
 MARGIN = 1.1
 """Estimates are raised by this much: a late end loses everything, an early one a little."""
 
@@ -127,8 +130,11 @@ class Governor:
     def seconds(self, effort: Effort, files: int, studies: int) -> float:
         """Estimated wall time of that many studies; 0 while nothing was measured."""
         rate = self._rates.get
+        known = [value for name, value in self._rates.items() if name.startswith(MEMBER)]
+        # One that never ran yet may be as slow as the slowest.
+        unknown = max(known, default=0.0)
         networks = rate("vertebra", 0.0) + effort.views * sum(
-            rate(f"member {name}", 0.0) for name in effort.members
+            rate(MEMBER + name, unknown) for name in effort.members
         )
         compute = files * effort.folds * networks / effort.stride + studies * rate("stack", 0.0)
         reading = files * rate("read", 0.0)
@@ -164,7 +170,7 @@ class Governor:
             "stack": costs.stack_s,
             **({"read": costs.read_s / max(files, 1)} if costs.read_s else {}),
             **{
-                f"member {name}": seconds / share / effort.views
+                MEMBER + name: seconds / share / effort.views
                 for name, seconds in costs.members_s.items()
             },
         }

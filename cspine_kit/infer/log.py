@@ -7,9 +7,10 @@ In: events. Out: `kernel_log.jsonl`, flushed as they happen; read back as `Kerne
     read_kernel_log(log.path).studies[["study_uid", "source", "cause", "decode_s"]]
 
 Events: `priors_written`, `origin`, `headers_written`, `bundle` (or `models_unusable`),
-`device_ready`, `device_lost`, `device_spare`, `study` (source `image`, `header_levels`, `header` or
-`priors`, with a `cause` where it is not `image`), `fault`, `degraded`, `stopped`, `end`, and
-outside a hidden rerun `proof`. A log that cannot be written costs nothing but itself.
+`external_absent` (a partner's file is not there), `device_ready`, `device_lost`, `device_spare`,
+`study` (source `image`, `header_levels`, `header` or `priors`, with a `cause` where it is not
+`image`), `fault`, `degraded`, `stopped`, `end`, and outside a hidden rerun `proof`. A log that
+cannot be written costs nothing but itself.
 """
 
 import json

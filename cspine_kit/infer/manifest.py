@@ -146,7 +146,13 @@ def _link(bundle: Path, scratch: Path, name: str, entry: dict[str, Any]) -> None
         source, fault = check_file(bundle, name + COPY, entry), error
     target = scratch / entry["place"]
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.symlink_to(source.resolve())
+    try:
+        target.symlink_to(source.resolve())
+    except FileExistsError as error:
+        raise ArtifactError(
+            f"{target} is there already: a bundle was opened in {scratch} before; open {bundle} in "
+            "a new folder"
+        ) from error
     if fault is not None:
         raise ArtifactError(f"{fault}; its copy stands in")
 
@@ -155,7 +161,8 @@ def open_bundle(bundle: Path, scratch: Path) -> Path:
     """Verify every hash of a bundle and lay it out as a tree of links under `scratch`.
 
     Raises:
-        ArtifactError: no manifest, a missing file, or bytes that are not what the manifest says.
+        ArtifactError: no manifest, a missing file, bytes that are not what the manifest says, or a
+            bundle was opened in `scratch` before.
     """
     for name, entry in read_manifest(bundle)["files"].items():
         _link(bundle, scratch, name, entry)

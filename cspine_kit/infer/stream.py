@@ -176,6 +176,8 @@ class Run:
             ensemble.check(drop=True)
             for stage, cause in ensemble.faults.items():
                 self.log.write("fault", stage=stage, device=name, cause=cause)
+            for cause in ensemble.extras.problems if ensemble.extras else ():
+                self.log.write("external_absent", device=name, cause=cause)
             return Worker(ensemble, governor, survey)
 
         self.log.write(

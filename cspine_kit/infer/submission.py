@@ -21,11 +21,12 @@ import pandas as pd
 from cspine_kit.core.anatomy import TARGETS
 from cspine_kit.core.errors import CSpineError, DataError, SubmissionError
 from cspine_kit.core.runs import publish
+from cspine_kit.core.sheets import read_sheet
 from cspine_kit.data.labels import ROW_COLUMNS
 from cspine_kit.infer.answer import Answer, cause_of
 from cspine_kit.infer.log import KernelLog
 
-TEST_COLUMNS = ["row_id", "StudyInstanceUID", "prediction_type"]
+TEST_COLUMNS = ("row_id", "StudyInstanceUID", "prediction_type")
 SHOWN_ROWS = 5
 
 WRITE_EVERY_S = 1.0
@@ -38,16 +39,22 @@ WRITTEN_AFTER_S = 0.005
 """A study is logged, then written: a file that is younger than its event holds its rows."""
 
 
-def _read_csv(path: Path, what: str) -> pd.DataFrame:
-    try:
-        return pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{what} {path} cannot be read: {error}") from error
-
-
 def _shown(rows: pd.Series) -> str:
     more = f" and {len(rows) - SHOWN_ROWS} more" if len(rows) > SHOWN_ROWS else ""
     return ", ".join(map(str, rows.head(SHOWN_ROWS))) + more
+
+
+def _read_test(test_csv: Path) -> tuple[pd.DataFrame, list[str]]:
+    """Rows of `read_wanted_rows`, and lines that cannot be used."""
+    sheet = read_sheet(test_csv, TEST_COLUMNS)
+    nameless = sheet.rows["row_id"] == ""
+    broken = [f"line {line} {why}" for line, why in sheet.broken.items()]
+    broken += [f"line {line} has no row_id" for line in sheet.rows.index[nameless]]
+    rows = sheet.rows.loc[~nameless, list(TEST_COLUMNS)]
+    if rows.empty:
+        raise DataError(f"{test_csv} has no rows")
+    wanted = rows.set_axis(["row_id", "study_uid", "target"], axis=1)
+    return wanted.drop_duplicates("row_id", ignore_index=True), broken
 
 
 def read_wanted_rows(test_csv: Path) -> pd.DataFrame:
@@ -56,14 +63,7 @@ def read_wanted_rows(test_csv: Path) -> pd.DataFrame:
     Raises:
         DataError: unreadable, wrong columns or no rows. Of a repeated row_id the first row counts.
     """
-    frame = _read_csv(test_csv, "test listing")
-    missing = [column for column in TEST_COLUMNS if column not in frame.columns]
-    if missing:
-        raise DataError(f"{test_csv} lacks columns {missing}; it has {list(frame.columns)}")
-    if frame.empty:
-        raise DataError(f"{test_csv} has no rows")
-    wanted = frame[TEST_COLUMNS].set_axis(["row_id", "study_uid", "target"], axis=1)
-    return wanted.drop_duplicates("row_id", ignore_index=True)
+    return _read_test(test_csv)[0]
 
 
 def listed_rows(test_csv: Path, sample_csv: Path) -> tuple[pd.DataFrame, str | None]:
@@ -72,22 +72,23 @@ def listed_rows(test_csv: Path, sample_csv: Path) -> tuple[pd.DataFrame, str | N
     Raises:
         DataError: test.csv cannot be used (a sample that cannot be read is only a difference).
     """
-    wanted = read_wanted_rows(test_csv)
-    if not sample_csv.exists():
-        return wanted, None
-    try:
-        ids = _read_csv(sample_csv, "sample submission")["row_id"].drop_duplicates()
-    except (DataError, KeyError) as error:
-        return wanted, f"{sample_csv} cannot be used: {error}"
+    wanted, broken = _read_test(test_csv)
+    said = [f"{test_csv}: {_shown(pd.Series(broken))}"] if broken else []
+    ids = wanted["row_id"]
+    if sample_csv.exists():
+        try:
+            ids = read_sheet(sample_csv, ("row_id",)).rows["row_id"].drop_duplicates()
+        except DataError as error:
+            said.append(f"{sample_csv} cannot be used: {error}")
     extra, lost = ids[~ids.isin(wanted["row_id"])], wanted["row_id"][~wanted["row_id"].isin(ids)]
-    if extra.empty and lost.empty:
-        return wanted, None
+    if len(extra) or len(lost):
+        said.append(
+            f"only in {sample_csv.name}: {len(extra)} rows ({_shown(extra)}); "
+            f"only in {test_csv.name}: {len(lost)} ({_shown(lost)}); all are predicted"
+        )
     parts = [(row, *(*row.split("_", 1), "")[:2]) for row in extra]
     rows = pd.concat([wanted, pd.DataFrame(parts, columns=wanted.columns)], ignore_index=True)
-    return rows, (
-        f"only in {sample_csv.name}: {len(extra)} rows ({_shown(extra)}); "
-        f"only in {test_csv.name}: {len(lost)} ({_shown(lost)}); all are predicted"
-    )
+    return rows, "; ".join(said) or None
 
 
 def write_submission(wanted: pd.DataFrame, probs: pd.Series, path: Path) -> None:
@@ -111,7 +112,11 @@ def read_submission(path: Path, row_ids: pd.Series) -> pd.Series:
         SubmissionError: wrong columns, missing, extra or duplicate rows, not a number, NaN, or a
             value outside [0, 1]; names the rows.
     """
-    frame = _read_csv(path, "submission")
+    try:
+        # No repairs here: what Kaggle would not read as it stands is wrong.
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise SubmissionError(f"submission {path} cannot be read: {error}") from error
     if tuple(frame.columns) != ROW_COLUMNS:
         raise SubmissionError(
             f"{path}: columns must be {list(ROW_COLUMNS)}, got {list(frame.columns)}"

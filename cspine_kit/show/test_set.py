@@ -37,16 +37,19 @@ def _header_predictions(paths: RunPaths, study_uids: list[str]) -> pd.DataFrame:
     studies = read_table(paths.table("studies"), "studies")
     studies = studies[studies["study_uid"].isin(study_uids)]
     headers = read_headers(read_table(paths.table("slices"), "slices"), studies)
-    return HeaderFallback.load(paths.stack / "header").test_rows(headers)
+    return HeaderFallback.load(paths.stack / "header").rows(
+        headers, pd.Series(-1, index=list(headers))
+    )
 
 
 def _fitted_baselines(config: Config, paths: RunPaths, features: pd.DataFrame) -> pd.DataFrame:
     """The fitted baselines on test features."""
-    from cspine_kit.stack.scores.fitted import fitted_baselines_on_test
+    from cspine_kit.stack.scores.fitted import fitted_baselines
 
     known = read_table(paths.table("features"), "features")
     labels = training_labels(read_table(paths.table("studies"), "studies"))
-    return fitted_baselines_on_test(known, labels, features, config.stack.form, seed=config.seed)
+    form, seed = config.stack.form, config.seed
+    return fitted_baselines(known, labels, form, seed=seed, unseen=features)
 
 
 def predictions_on_test(config: Config, paths: RunPaths, submission: Path) -> pd.DataFrame:

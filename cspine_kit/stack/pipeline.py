@@ -127,7 +127,7 @@ def run_stack(config: Config, paths: RunPaths) -> pd.DataFrame:
         left_out = tuple(stack.notes["left_out"])
         inputs.extras(left_out).save(paths.stack, config.stack)
         order = tuple(fit.worth.sort_values(config.stack.form)["member"])
-        write_json(paths.stack / IMPUTER, replace(inputs.imputer, order=order).to_json())
+        write_json(paths.stack / IMPUTER, vars(replace(inputs.imputer, order=order)))
         for name, frame in (("worth", fit.worth), ("operating", operating)):
             with publish(paths.stack / f"{name}.csv") as temporary:
                 frame.to_csv(temporary, index=False)
@@ -150,7 +150,7 @@ def _predictions(
     A study that no member has seen gets what the kernel answers there: its header prediction.
     """
     form, fold = config.stack.form, inputs.fold
-    headers = fallback.out_of_fold(inputs.headers, fold)
+    headers = fallback.rows(inputs.headers, fold)
     parts = [
         constant_predictions(inputs.labels, fold, form),
         headers,

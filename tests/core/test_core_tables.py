@@ -54,6 +54,16 @@ def test_nothing_is_written_when_the_check_fails(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("kept", [0, 3, 0.5, 0.99])
+def test_an_empty_or_cut_file_is_named_with_the_next_step(tmp_path, kept):
+    path = tmp_path / "p.parquet"
+    write_table(predictions(), path, "predictions")
+    data = path.read_bytes()
+    path.write_bytes(data[: int(kept * len(data)) if kept < 1 else kept])
+    with pytest.raises(ArtifactError, match=r"table predictions at .* cut, remove it and run make"):
+        read_table(path, "predictions")
+
+
 def test_rows_of_another_folds_model_are_refused():
     assert len(check_table(oof_rows(1, 1), "oof_slices")) == 1
     with pytest.raises(TableError, match="fold != model_fold"):

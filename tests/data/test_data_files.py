@@ -242,6 +242,48 @@ def test_enhanced_ct(tmp_path, parts):
     assert np.allclose(study.origins_mm, positions(24)) and len(set(study.files)) == 24
 
 
+def classic(**changes):
+    """A file of all slices whose frames say nothing about their places."""
+    ds = dataset(HU[0], positions(1)[0], NumberOfFrames=len(HU), **changes)
+    ds.PixelData = HU.astype("<i2").tobytes()
+    return ds
+
+
+def wide():
+    ds = dataset(HU[0], positions(1)[0], BitsAllocated=32, BitsStored=32, HighBit=31)
+    ds.PixelData = HU[0].astype("<i4").tobytes()
+    return ds
+
+
+def floating():
+    ds = dataset(HU[0], positions(1)[0], BitsAllocated=32, BitsStored=None, HighBit=None)
+    del ds.PixelData, ds.PixelRepresentation
+    ds.FloatPixelData = HU[0].astype("<f4").tobytes()
+    return ds
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (classic, "several_frames: 24 frames of 96 x 96.*; export single slices, or enhanced CT"),
+        (wide, "wide_pixels: .* of 32 bits; export them as 16-bit integers"),
+        (floating, "wide_pixels: pixels are floating-point numbers; export them as 16-bit"),
+    ],
+)
+def test_pixels_that_are_not_read_are_named(tmp_path, made, said):
+    alone, beside = tmp_path / "alone", tmp_path / "beside"
+    alone.mkdir()
+    made().save_as(alone / "1.dcm", enforce_file_format=True)
+    (alone / "notes.txt").write_text("no image")
+    (alone / "2.dcm").write_bytes((alone / "1.dcm").read_bytes())
+    with pytest.raises(StudyError, match=said):
+        read_study(alone)
+    write_scan(beside)
+    (beside / "99.dcm").write_bytes((alone / "1.dcm").read_bytes())
+    study = read_study(beside, "1.2.3")
+    assert study.problems == (said.split(":")[0],) and np.array_equal(study.hu, HU)
+
+
 def test_frames_of_a_compressed_enhanced_file(tmp_path):
     codecs = pytest.importorskip("imagecodecs")
     ds = enhanced(list(range(24)))

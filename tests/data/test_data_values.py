@@ -51,6 +51,18 @@ def test_a_constant_offset_and_a_sign_are_repaired(tmp_path, stored, changes, co
     assert codes <= set(study.problems) and not falls_back(study.problems)
 
 
+def test_air_that_lies_24_hu_too_high_is_said_and_left(tmp_path):
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, 12, HU.shape).round().astype(np.int16)
+    stored = (HU + noise + 1024).clip(0, 4095).astype(np.uint16)
+    for name, intercept in (("right", -1024), ("wrong", -1000)):
+        write(tmp_path / name, stored, RescaleIntercept=intercept)
+    assert read_study(tmp_path / "right").problems == ()
+    wrong = read_study(tmp_path / "wrong")
+    assert wrong.problems == ("high_air",) and not falls_back(wrong.problems)
+    assert np.array_equal(wrong.hu, stored.astype(np.int16) - 1000)
+
+
 def test_a_few_files_without_rescale_take_that_of_the_others(tmp_path):
     write(tmp_path, UNSIGNED, RescaleIntercept=-1024)
     for number in (3, 9, 15, 20):

@@ -120,6 +120,17 @@ def test_two_devices_halve_the_time_that_networks_take(config):
     assert one.seconds(efforts[0], 300, 1) == pytest.approx(2 * two.seconds(efforts[0], 300, 1))
 
 
+def test_a_member_without_a_measurement_counts_as_the_slowest_one(config):
+    efforts = ladder(config)
+    governor = Governor(efforts, deadline_s=1e9, files=300, studies=1)
+    weak = Effort(1, 1, ("weak",))
+    governor.measured(weak, 300, Costs(vertebra_s=1.0, members_s={"weak": 6.0}))
+    both = Effort(1, 1, ("strong", "weak"))
+    assert governor.seconds(both, 300, 1) == pytest.approx(1.1 * (1.0 + 6.0 + 6.0))
+    governor.measured(both, 300, Costs(vertebra_s=1.0, members_s={"weak": 6.0, "strong": 2.0}))
+    assert governor.seconds(both, 300, 1) == pytest.approx(1.1 * (1.0 + 6.0 + 2.0))
+
+
 def test_reading_bounds_the_time_where_the_networks_are_fast(config):
     efforts = ladder(config)
     governor = Governor(efforts, deadline_s=1e9, files=300, studies=1)

@@ -13,6 +13,8 @@ from faults import IMAGE, Ground, Result, read_result
 from cspine_kit.infer import manifest
 from cspine_kit.infer.patience import Patience
 from cspine_kit.infer.run import run_kernel
+from cspine_kit.stack.external.extras import Extras
+from cspine_kit.stack.external.features import ExternalModel
 from cspine_kit.vision import predict
 
 
@@ -110,3 +112,12 @@ def test_a_bundle_on_a_dead_disk_costs_the_wait(ground, monkeypatch):
     assert time.monotonic() - start < 10.0
     assert set(result.sources().values()) == {"priors"}
     assert "could not be read in time" in result.events.first("models_unusable")["cause"]
+
+
+def test_an_absent_file_of_a_partner_is_said_in_the_log(ground, monkeypatch):
+    absent = Extras(ExternalModel({}, {}), problems=("external member 'theirs': no file",))
+    monkeypatch.setattr(Extras, "load", classmethod(lambda cls, folder: absent))
+    result = go(ground, ground.bundle)
+    assert set(result.sources().values()) == {IMAGE}
+    event = result.events.first("external_absent")
+    assert event["cause"] == "external member 'theirs': no file" and event["device"] == "cpu"

@@ -159,6 +159,33 @@ def test_listings_that_agree_give_the_rows_of_test_csv(tmp_path):
     assert listed_rows(tmp_path / "test.csv", tmp_path / "s.csv")[1] is None
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\ufeffrow_id,StudyInstanceUID,prediction_type\n1.2_C1,1.2,C1\n1.2_C2,1.2,C2\n",
+        "row_id;StudyInstanceUID;prediction_type\n1.2_C1;1.2;C1\n1.2_C2;1.2;C2\n",
+        " Row_ID , StudyInstanceUID, prediction_type\n1.2_C1 , 1.2 ,C1\n\n1.2_C2,1.2, C2 \n,,\n",
+    ],
+    ids=["byte order mark", "semicolons", "blanks"],
+)
+def test_a_listing_that_a_spreadsheet_saved_is_read(tmp_path, text):
+    for name in ("test.csv", "s.csv"):
+        (tmp_path / name).write_text(text)
+    wanted, mismatch = listed_rows(tmp_path / "test.csv", tmp_path / "s.csv")
+    assert mismatch is None
+    expected = [["1.2_C1", "1.2", "C1"], ["1.2_C2", "1.2", "C2"]]
+    assert wanted.to_numpy().tolist() == expected
+
+
+def test_lines_of_the_listing_that_are_none_are_said(tmp_path):
+    listing(tmp_path, ["1.2_C1", "1.2_C2"], ["1.2_C1", "1.2_C2"])
+    with (tmp_path / "test.csv").open("a") as handle:
+        handle.write("1.3_C1,1.3,C1,C2\n,1.4,C1\n")
+    wanted, said = listed_rows(tmp_path / "test.csv", tmp_path / "s.csv")
+    assert wanted["row_id"].tolist() == ["1.2_C1", "1.2_C2"]
+    assert "line 4 has 4 cells" in said and "line 5 has no row_id" in said
+
+
 def test_rows_of_either_listing_are_predicted_and_the_difference_is_said(tmp_path):
     wanted, mismatch = listing(
         tmp_path, ["1.2_C1", "1.2_C2"], ["1.2_C1", "1.9_patient_overall", "odd"]

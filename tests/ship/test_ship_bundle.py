@@ -55,6 +55,8 @@ def test_a_bundle_holds_every_file_with_its_hash_and_opens_as_a_tree(built, tmp_
         assert (entry["sha256"], entry["bytes"]) == (file_hash(path), path.stat().st_size)
     assert manifest["score"] == {"model": "stack", "per_exam": 0.3, "global": 0.31}
     tree = open_bundle(built.paths.bundle, tmp_path)
+    with pytest.raises(ArtifactError, match=r"opened in .* before; open .* in a new folder"):
+        open_bundle(built.paths.bundle, tmp_path)
     weights = built.paths.model("vertebra", 1) / "weights.safetensors"
     same = tree / "models" / "vertebra" / "fold_1" / "weights.safetensors"
     assert same.read_bytes() == weights.read_bytes()

@@ -86,7 +86,7 @@ def test_a_site_that_sees_more_fractures_is_found_and_saved(tmp_path: Path) -> N
     headers, labels = draw_study(150, masked=False, signal=2.5)
     fallback = fit_fallback(headers, labels, CONFIG, seed=1, jobs=1)
     fold = labels.set_index("study_uid")["fold"]
-    rows = fallback.out_of_fold(headers, fold)
+    rows = fallback.rows(headers, fold)
     assert (rows["model"] == "headers").all()
     wide = rows.pivot(index="study_uid", columns="target", values="prob").loc[fold.index]
     y, p = labels[list(TARGETS)].to_numpy(), wide[list(TARGETS)].to_numpy()
@@ -110,7 +110,7 @@ def test_without_signal_the_constants_remain(n: int) -> None:
     for scan in list(headers.values())[:10]:
         probs = np.array([fallback.predict(scan)[t] for t in TARGETS])
         assert np.abs(probs - constant).max() < 0.1
-    probs = fallback.out_of_fold(headers, labels.set_index("study_uid")["fold"])
+    probs = fallback.rows(headers, labels.set_index("study_uid")["fold"])
     overall = probs[probs["target"] == TARGETS[-1]]["prob"].to_numpy()
     assert auc(labels[TARGETS[-1]].to_numpy(), overall) < 0.75
 

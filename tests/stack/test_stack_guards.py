@@ -17,14 +17,12 @@ from cspine_kit.stack.scores import fitted as fitted_room
 from cspine_kit.stack.scores.baselines import all_predictions
 from cspine_kit.stack.scores.fitted import (
     fitted_baselines,
-    fitted_baselines_on_test,
     metric_odds,
 )
 from cspine_kit.stack.scores.table import (
     auc,
     calibration_error,
     expected_interval,
-    paired_interval,
     render_scores,
     score_table,
     sensitivity_at,
@@ -82,9 +80,9 @@ def test_paired_interval_sees_small_certain_gains() -> None:
     worse = np.full(labels.shape, 0.45)
     better = np.clip(worse + 0.02 * (2 * labels - 1), 0, 1)
     for form in ("per_exam", "global"):
-        low, high = paired_interval(labels, better, worse, form)
+        low, high = bootstrap_interval(labels, better, form, others=worse)
         assert low < high < 0
-        assert paired_interval(labels, worse, worse, form) == (0.0, 0.0)
+        assert bootstrap_interval(labels, worse, form, others=worse) == (0.0, 0.0)
 
 
 def test_stack_certainly_beats_formulas_and_the_rebuilt_mlp(
@@ -125,12 +123,11 @@ def test_fitted_baselines_predict_test_studies_and_average_fold_models(
     uids = larger.labels["study_uid"].iloc[:40]
     test = features[features["study_uid"].isin(uids)]
     copies = pd.concat([test.assign(fold=-1, model_fold=k) for k in range(3)])
-    rows = fitted_baselines_on_test(features, larger.labels, copies, "per_exam", seed=0)
+    rows = fitted_baselines(features, larger.labels, "per_exam", seed=0, unseen=copies)
     assert (rows["fold"] == -1).all()
     assert rows.groupby("model").size().eq(40 * len(TARGETS)).all()
-    once = fitted_baselines_on_test(
-        features, larger.labels, test.assign(fold=-1, model_fold=0), "per_exam", seed=0
-    )
+    alone = test.assign(fold=-1, model_fold=0)
+    once = fitted_baselines(features, larger.labels, "per_exam", seed=0, unseen=alone)
     np.testing.assert_allclose(rows["prob"], once["prob"], rtol=1e-9)
 
 

@@ -245,7 +245,7 @@ def test_a_harmful_member_is_left_out_and_can_be_forced(
     def build(dropped: tuple[str, ...]) -> pd.DataFrame:
         return aggregate(world.slices[~world.slices["member"].isin(dropped)], world.levels)
 
-    monkeypatch.setattr(room, "paired_interval", lambda *_: (-0.2, -0.1))
+    monkeypatch.setattr(room, "bootstrap_interval", lambda *_, **__: (-0.2, -0.1))
     few = config.model_copy(update={"rounds": 10})
     fit = fit_stack(build(()), world.labels, few, seed=5, jobs=1, without=build)
     # Both look harmful: the better one stays, because something must.

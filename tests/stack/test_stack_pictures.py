@@ -3,11 +3,9 @@
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from slice_tables import World
 
-from cspine_kit.core.anatomy import TARGETS
-from cspine_kit.stack.scores.baselines import long_predictions
+from cspine_kit.stack.scores.baselines import all_predictions
 from cspine_kit.stack.scores.pictures import draw_calibration, draw_levels, reliability
 from cspine_kit.stack.scores.table import score_table
 
@@ -29,12 +27,8 @@ def test_bins_hold_the_truth_of_calibrated_probabilities() -> None:
 def test_pictures_are_written(world: World, tmp_path: Path) -> None:
     folds = world.folds.set_index("study_uid")["fold"]
     rng = np.random.default_rng(1)
-    rows = []
-    for name in ("one", "two"):
-        wide = pd.DataFrame(rng.uniform(0.05, 0.95, (len(folds), 8)), columns=list(TARGETS))
-        wide.insert(0, "study_uid", world.labels["study_uid"])
-        rows.append(long_predictions(name, wide, folds))
-    predictions = pd.concat(rows)
+    probs = {name: rng.uniform(0.05, 0.95, (len(folds), 8)) for name in ("one", "two")}
+    predictions = all_predictions(world.labels["study_uid"].to_numpy(), probs, folds)
     scores = score_table(predictions, world.labels, folds)
     draw_calibration(predictions, world.labels, ["one", "two"], tmp_path / "c.png")
     draw_levels(scores, ["one", "two"], tmp_path / "l.png")

@@ -36,8 +36,9 @@ def write_run(world: World, root: Path) -> RunPaths:
     write_table(world.slices, paths.table("oof_slices"), "oof_slices", "k1")
     write_table(world.levels, paths.table("levels"), "levels", "k2")
     studies = world.labels.assign(
-        split="train", transfer_syntax="", problems="", n_slices=90, rows=512, cols=512
+        split="train", source="competition", transfer_syntax="", problems="", n_slices=90
     )
+    studies = studies.assign(rows=512, cols=512)
     studies = studies.assign(spacing_z=2.0, spacing_y=0.5, spacing_x=0.5)
     flags = dict.fromkeys(("reversed", "irregular", "has_mask", "has_boxes"), False)
     write_table(studies.assign(**flags), paths.table("studies"), "studies", "k3")

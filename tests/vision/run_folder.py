@@ -65,8 +65,9 @@ def write_run(root: Path, studies: int, *, first_fold: int | None = None) -> Run
     uids = [f"1.2.{k}" for k in range(1, studies + 1)]
     volumes = [_write_volume(paths.cache / f"{uid}.npy", uid, rng) for uid in uids]
     write_table(pd.DataFrame(volumes), paths.table("volumes"), "volumes", "k1")
-    table = pd.DataFrame({"study_uid": uids, "split": "train", "transfer_syntax": ""})
+    table = pd.DataFrame({"study_uid": uids, "split": "train", "source": "competition"})
     table = table.assign(n_slices=NZ, rows=SIDE, cols=SIDE, problems="", reversed=False)
+    table["transfer_syntax"] = ""
     table = table.assign(spacing_z=STEP_MM, spacing_y=PIXEL_MM, spacing_x=PIXEL_MM)
     table = table.assign(irregular=False, has_mask=True, has_boxes=False)
     table = table.assign(**dict.fromkeys((OVERALL, *LEVELS), 0.0))

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from cspine_kit.data.volumes.mapped import MOST_OPEN, MappedVoxels, _mapped
 from run_folder import write_run
 
 from cspine_kit.core.errors import ArtifactError
 from cspine_kit.core.tables import read_table
-from cspine_kit.data.volumes.mapped import MOST_OPEN, MappedVoxels, _mapped
 from cspine_kit.data.volumes.volume import open_volume
 from cspine_kit.vision.names import WEIGHTS_FILE
 

@@ -24,10 +24,12 @@ class PhantomConfig(Section):
 
 
 class CompetitionConfig(Section):
-    """Which competition folder is read, and whether the kit writes it itself."""
+    """Which competition folder is read, what else is learned from, and whether the kit writes the
+    competition itself."""
 
     dir: Path
     slug: str
+    extra: tuple[Path, ...] = ()
     phantom: PhantomConfig | None = None
 
 

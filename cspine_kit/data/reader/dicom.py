@@ -24,6 +24,7 @@ from cspine_kit.data.reader.frames import Frames, LostFiles
 from cspine_kit.data.reader.geometry import Geometry
 from cspine_kit.data.reader.header import Header
 from cspine_kit.data.reader.problems import PROBLEMS, FileError
+from cspine_kit.data.reader.scans import modal
 from cspine_kit.data.reader.settle import settle_geometry
 from cspine_kit.data.reader.values import HuArray
 
@@ -32,7 +33,7 @@ __all__ = ["READER_VERSION", "Study", "gather", "list_files", "read_geometry", "
 
 Taken = TypeVar("Taken")
 
-READER_VERSION = 5
+READER_VERSION = 6
 """Raised whenever the same files give another study or volume, so that caches are made anew."""
 
 
@@ -45,7 +46,8 @@ class Study(Geometry):
 
 def _settle(study_uid: str, headers: list[Header], errors: list[FileError]) -> Geometry:
     if not headers and errors:
-        first = errors[0]
+        usual = modal([error.code for error in errors])
+        first = next(error for error in errors if error.code == usual)
         raise StudyError(
             study_uid,
             f"none of its {len(errors)} files can be used, the first: {first}",

@@ -154,9 +154,13 @@ def header_of(
     bits = _whole(get("BitsAllocated"), 16)
     samples = _whole(get("SamplesPerPixel"), 1)
     frames = 1 if frame is not None else _whole(get("NumberOfFrames"), 1)
-    if max(rows, cols) > MAX_SIDE_PX or bits not in (8, 16) or samples != 1 or frames > 1:
-        found = f"{frames} frames of {rows} x {cols}, {samples} samples of {bits} bits"
+    found = f"{frames} frames of {rows} x {cols}, {samples} samples of {bits} bits"
+    if max(rows, cols) > MAX_SIDE_PX or samples != 1 or bits not in (8, 16, 32, 64):
         raise FileError(file, "not_ct_image", found)
+    if frames > 1:
+        raise FileError(file, "several_frames", found)
+    if bits > 16:
+        raise FileError(file, "wide_pixels", found)
     signed = _whole(get("PixelRepresentation"), 0) == 1
     stored = _whole(get("BitsStored"), bits)
     stored = stored if 1 <= stored <= bits else bits

@@ -43,6 +43,8 @@ SAME_AS = {
 TEXT_VRS = {None, "DS", "IS", "UT", "UC", "LO", "SH", "ST", "LT", "CS"}
 NUMBERS = {"DS", "IS"}
 MOST_FRAMES = 10_000
+FLOAT_PIXELS = (b"\xe0\x7f\x08\x00", b"\xe0\x7f\x09\x00")
+"""How FloatPixelData and DoubleFloatPixelData begin."""
 
 
 def _value(dataset: Dataset, keyword: str) -> Any:
@@ -93,6 +95,8 @@ def _pixels(file: BinaryIO, syntax: str, name: str) -> tuple[int, int]:
         return 0, 0
     at = file.tell()
     head = file.read(12)
+    if head[:4] in FLOAT_PIXELS:
+        raise FileError(name, "wide_pixels", "pixels are floating-point numbers")
     if head[:4] != b"\xe0\x7f\x10\x00" or len(head) < 12:
         raise FileError(name, "no_pixels", "there is no PixelData")
     # No implicit length reads as these letters: it would be odd.

@@ -62,6 +62,12 @@ PROBLEMS: dict[str, Problem] = {
         DOUBT,
         "give the thin slices of the scan",
     ),
+    "high_air": Problem(
+        "air around the body lies more than 15 HU above -1000; RescaleIntercept may be off by 24 "
+        "(-1000 for -1024)",
+        DOUBT,
+        "compare air (-1000) and muscle (50) with another viewer",
+    ),
     "offset_repaired": Problem(
         "a constant offset, which a missing or wrong RescaleIntercept explains, taken off so that "
         "air lies near -1000",
@@ -93,6 +99,16 @@ PROBLEMS: dict[str, Problem] = {
         "a file is a link to nowhere; skipped", DOUBT, "fetch what the links point to"
     ),
     "no_pixels": Problem("a file holds no image; skipped", HANDLED, ""),
+    "several_frames": Problem(
+        "a file holds several frames and no functional groups that say where each lies; skipped",
+        DOUBT,
+        "export single slices, or enhanced CT",
+    ),
+    "wide_pixels": Problem(
+        "pixels are 32-bit or floating-point numbers; the file is skipped",
+        DOUBT,
+        "export them as 16-bit integers",
+    ),
     "not_ct_image": Problem(
         "a file holds no single grey 8- or 16-bit frame of a sane size; skipped", HANDLED, ""
     ),

@@ -41,6 +41,9 @@ OVERLAY_SHARE = 0.05
 """No overlay covers more of a frame; where more values need more bits, BitsStored is wrong."""
 DENSE_HU, DENSE_SHARE = 700, 0.3
 """No more of a scan than this share is as dense as cortical bone or metal."""
+AROUND_SHARE, MIDDLE_HU = 0.1, -985.0
+"""Where so much of a frame is air, it surrounds the body, and half of it lies below: a scanner is
+off by a few HU, an intercept of -1000 where -1024 was meant by 24."""
 BELOW_HU, NOTHING = -200, 0.001
 """In any scan of a neck something, if only the windpipe, lies below."""
 SAMPLED = 4
@@ -153,7 +156,7 @@ def hounsfield(
 
 class _Shares(NamedTuple):
     """Shares of pixels that are air, tissue, in between, below all tissue, below air and no
-    padding, denser than most bone; and whether bits above BitsStored were cut off."""
+    padding, denser than most bone; whether bits above BitsStored were cut off; median of air."""
 
     air: float
     tissue: float
@@ -162,6 +165,7 @@ class _Shares(NamedTuple):
     under: float
     dense: float
     cut: bool
+    middle: float
 
     @property
     def clear(self) -> bool:
@@ -201,6 +205,7 @@ def _shares(samples: Sequence[Stored], header: Header, meaning: Meaning) -> _Sha
     def share(low: int, high: int) -> float:
         return float(((hu >= low) & (hu <= high)).mean())
 
+    air = hu[(hu >= -1100) & (hu <= -900)]
     # The lowest value below air is padding, unless it is where the scale ends.
     lowest = int(hu.min()) + 1 if hu.min() > LOWEST_PADDING_HU else -32768
     return _Shares(
@@ -211,6 +216,7 @@ def _shares(samples: Sequence[Stored], header: Header, meaning: Meaning) -> _Sha
         under=share(lowest, -1101),
         dense=share(DENSE_HU, 32767),
         cut=any("excess_bits" in codes for _, codes in frames),
+        middle=float(np.median(air)) if len(air) else np.nan,
     )
 
 
@@ -262,7 +268,8 @@ def judge(
     if found.cut and _beyond(small, header) > OVERLAY_SHARE and _shares(small, header, whole).clear:
         return whole, codes | {"bits_repaired"}
     if found.plausible or found.clear:
-        return plain, codes
+        high = found.air >= AROUND_SHARE and found.middle > MIDDLE_HU
+        return plain, codes | {"high_air"} if high else codes
     # Turned upside down, tissue could pass for air.
     meanings = _meanings(header, usual_intercept) if _rescale(header)[0] > 0 else []
     ways = [way._replace(total=plain.total) for way in meanings]

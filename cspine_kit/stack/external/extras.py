@@ -58,7 +58,7 @@ class Extras:
     def save(self, folder: Path, config: StackConfig) -> None:
         """Write external.json: lines, names, and where a kernel looks for files."""
         tests = {e.name: str(e.test) for e in config.external if e.test is not None}
-        raw = {"model": self.model.to_json(), "columns": list(self.columns), "tests": tests}
+        raw = {"model": vars(self.model), "columns": list(self.columns), "tests": tests}
         raw |= {"stand_ins": self.stand_ins.to_json(), "table": str(config.columns or "")}
         write_json(folder / FILE, raw)
 
@@ -68,7 +68,7 @@ class Extras:
         error."""
         raw = read_json(folder / FILE)
         scores, problems = {}, []
-        model = ExternalModel.from_json(raw["model"])
+        model = ExternalModel(**raw["model"])
         for name in model.names:
             path = raw["tests"].get(name)
             if path is None or not Path(path).is_file():

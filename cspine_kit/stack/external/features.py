@@ -16,7 +16,6 @@ the kit's own slices, and counted.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -33,29 +32,21 @@ FEWEST = 5
 """Studies that two sources must share for a line between them."""
 
 
-@dataclass(frozen=True)
-class Line:
-    """log-odds = start + slope * what another source says, per target."""
-
-    start: tuple[float, ...]
-    slope: tuple[float, ...]
+Line = list[list[float]]
+"""Starts and slopes by target: log-odds = start + slope * what another source says."""
 
 
 @dataclass(frozen=True)
 class ExternalModel:
-    """How external members become features, with or without their files.
+    """How external members become features, with or without their files; plain values for JSON.
 
-    `alone`: mean log-odds (8,) of each member, in order. `lines[a][b]`: the line that gives member
-    a from source b, another member or `SLICES`.
+    `names`: the members, in order. `alone`: their mean log-odds (8,). `lines[a][b]`: the line that
+    gives member a from source b, another member or `SLICES`.
     """
 
-    alone: dict[str, tuple[float, ...]]
+    names: list[str]
+    alone: dict[str, list[float]]
     lines: dict[str, dict[str, Line]]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The members, in order."""
-        return tuple(self.alone)
 
     def add(
         self, features: pd.DataFrame, given: Mapping[str, pd.DataFrame]
@@ -67,21 +58,19 @@ class ExternalModel:
             given: probabilities by study_uid, of the members whose file is there.
         """
         ordered = features.sort_values(["study_uid", "model_fold", "level"], ignore_index=True)
-        if not self.alone:
+        if not self.names:
             return ordered, {}
         odds, counts = self._odds(ordered, given)
-        columns: dict[str, FloatArray] = {}
         wide = np.ones((1, N_LEVELS))
+        mean = np.mean(list(odds.values()), axis=0)
+        doubt = np.log1p(-sigmoid(mean[:, :N_LEVELS]))
+        others = logit(-np.expm1(doubt.sum(axis=1, keepdims=True) - doubt))
+        columns: dict[str, FloatArray] = {}
         for name, own in odds.items():
             columns[f"{name}__{EXTERNAL}__own"] = own[:, :N_LEVELS]
             columns[f"{name}__{EXTERNAL}__overall"] = own[:, N_LEVELS:] * wide
-        mean = np.mean(list(odds.values()), axis=0)
-        levels = mean[:, :N_LEVELS]
-        doubt = np.log1p(-sigmoid(levels))
-        columns[f"{ALL}__{EXTERNAL}__own"] = levels
-        columns[f"{ALL}__{EXTERNAL}__others"] = logit(
-            -np.expm1(doubt.sum(axis=1, keepdims=True) - doubt)
-        )
+        columns |= {f"{ALL}__{EXTERNAL}__own": mean[:, :N_LEVELS]}
+        columns |= {f"{ALL}__{EXTERNAL}__others": others}
         for j, target in enumerate(TARGETS):
             columns[f"{ALL}__{EXTERNAL}__{target}"] = mean[:, j : j + 1] * wide
         flat = {name: values.ravel() for name, values in columns.items()}
@@ -92,32 +81,18 @@ class ExternalModel:
     ) -> tuple[dict[str, FloatArray], dict[str, int]]:
         """Log-odds (units, 8) of every member, imputed where its file says nothing."""
         uid = ordered["study_uid"].to_numpy(dtype=object)[::N_LEVELS]
-        known = _sources(ordered, {name: given[name] for name in self.alone if name in given})
+        known = _sources(ordered, {name: given[name] for name in self.names if name in given})
         found, counts = {}, {}
-        for name, alone in self.alone.items():
+        for name in self.names:
             own = known.get(name, np.full((len(uid), len(TARGETS)), np.nan)).copy()
             counts[name] = int(pd.Series(uid[np.isnan(own[:, 0])]).nunique())
-            for source, line in self.lines[name].items():
+            for source, (start, slope) in self.lines[name].items():
                 if source in known:
                     lost = np.isnan(own[:, 0])
-                    own[lost] = np.array(line.start) + np.array(line.slope) * known[source][lost]
-            own[np.isnan(own[:, 0])] = alone
+                    own[lost] = np.array(start) + np.array(slope) * known[source][lost]
+            own[np.isnan(own[:, 0])] = self.alone[name]
             found[name] = own
         return found, counts
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values; `ExternalModel.from_json` reads them back."""
-        lines = {n: {o: vars(line) for o, line in own.items()} for n, own in self.lines.items()}
-        return {"names": list(self.alone), "alone": self.alone, "lines": lines}
-
-    @classmethod
-    def from_json(cls, raw: Mapping[str, Any]) -> "ExternalModel":
-        """Inverse of `to_json`."""
-        lines = {
-            n: {o: Line(tuple(v["start"]), tuple(v["slope"])) for o, v in own.items()}
-            for n, own in raw["lines"].items()
-        }
-        return cls({n: tuple(raw["alone"][n]) for n in raw["names"]}, lines)
 
 
 def _sources(ordered: pd.DataFrame, given: Mapping[str, pd.DataFrame]) -> dict[str, FloatArray]:
@@ -139,10 +114,10 @@ def _fit_line(x: FloatArray, y: FloatArray) -> Line:
     both = ~np.isnan(x[:, 0]) & ~np.isnan(y[:, 0])
     x, y = x[both], y[both]
     if len(x) < FEWEST:
-        return Line((np.nan,) * len(TARGETS), (np.nan,) * len(TARGETS))
+        return [[np.nan] * len(TARGETS)] * 2
     dx, dy = x - x.mean(axis=0), y - y.mean(axis=0)
     slope = (dx * dy).sum(axis=0) / np.maximum((dx * dx).sum(axis=0), 1e-9)
-    return Line(tuple((y.mean(axis=0) - slope * x.mean(axis=0)).tolist()), tuple(slope.tolist()))
+    return [(y.mean(axis=0) - slope * x.mean(axis=0)).tolist(), slope.tolist()]
 
 
 def fit_external(features: pd.DataFrame, scores: Sequence[Scores]) -> ExternalModel:
@@ -154,13 +129,9 @@ def fit_external(features: pd.DataFrame, scores: Sequence[Scores]) -> ExternalMo
     """
     ordered = features.sort_values(["study_uid", "model_fold", "level"])
     known = _sources(ordered, {s.name: s.probs for s in scores})
-    return ExternalModel(
-        {s.name: tuple(np.nanmean(known[s.name], axis=0).tolist()) for s in scores},
-        {
-            s.name: {o: _fit_line(x, known[s.name]) for o, x in known.items() if o != s.name}
-            for s in scores
-        },
-    )
+    names = [s.name for s in scores]
+    lines = {n: {o: _fit_line(x, known[n]) for o, x in known.items() if o != n} for n in names}
+    return ExternalModel(names, {n: np.nanmean(known[n], axis=0).tolist() for n in names}, lines)
 
 
 def add_columns(

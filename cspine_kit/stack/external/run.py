@@ -34,8 +34,7 @@ from cspine_kit.stack.external.features import fit_external
 from cspine_kit.stack.external.read import Scores, check_scores, read_scores
 from cspine_kit.stack.fallback.heads import HEADER_STACK
 from cspine_kit.stack.features.names import ALL, SITE
-from cspine_kit.stack.headers.features import header_features
-from cspine_kit.stack.headers.fractures import read_headers_file
+from cspine_kit.stack.headers.features import header_features, read_headers
 from cspine_kit.stack.model.fit import Fit, fit_stack
 from cspine_kit.stack.model.stack import SHIPPED, STACK
 from cspine_kit.stack.scores.baselines import (
@@ -91,7 +90,7 @@ def with_headers(features: pd.DataFrame, headers: Path) -> pd.DataFrame:
     Raises:
         DataError: unreadable headers, or studies without any.
     """
-    table = header_features(read_headers_file(headers)).set_index("study_uid")
+    table = header_features(read_headers(headers)).set_index("study_uid")
     lost = sorted(set(features["study_uid"]) - set(table.index))
     if lost:
         raise DataError(f"headers {headers} lack {len(lost)} studies, e.g. {lost[0]}")

@@ -4,7 +4,7 @@ In: `Scan`s, some of them labelled. Out: positions and probabilities. Example::
 
     below = np.arange(0.0, 200.0, 2.0)
     shown = np.abs(below[:, None] - 40.0 - 16.0 * np.arange(7)) < 8.0
-    scans = [Scan(f"1.{k}", below, below, np.full(7, k), np.roll(shown, k, 0)) for k in range(3)]
+    scans = [Scan(below, np.full(7, k), np.roll(shown, k, 0)) for k in range(3)]
     model = EndsModel(scans)
     one_peak(model.probs(scans[0]))            # (n, 7), one peak per level, in order
 
@@ -36,8 +36,6 @@ class Scan:
     `below_mm` (n,) is the distance below the top slice; `shown` (n, 7) bool or None; `facts` (7,).
     """
 
-    study_uid: str
-    slice_number: FloatArray
     below_mm: FloatArray
     facts: FloatArray
     shown: FloatArray | None = None

@@ -12,11 +12,9 @@ the header heads of each fold (`heads`), averaged last; where the inner folds sh
 chance these are the smoothed rates of the training labels.
 """
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -24,25 +22,23 @@ import pandas as pd
 from cspine_kit.core.anatomy import LEVELS, TARGETS
 from cspine_kit.core.config import StackConfig
 from cspine_kit.core.errors import ArtifactError, TableError
-from cspine_kit.core.execution import usable_cores
 from cspine_kit.core.numbers import FloatArray, logit
 from cspine_kit.core.runs import derive_seed, publish, read_json, write_json
 from cspine_kit.core.tables import MASK_COLUMNS
 from cspine_kit.data.levels import LEVEL_EXTENT_MM, LEVEL_PITCH_MM
+from cspine_kit.data.reader.geometry import Geometry
 from cspine_kit.stack.fallback.ends import EndsModel, Scan, one_peak
-from cspine_kit.stack.fallback.heads import SUPPORT_STACK, HeaderHeads, fit_header_heads
+from cspine_kit.stack.fallback.heads import SUPPORT_STACK, HeaderHeads, heads_by_fold, held_out
 from cspine_kit.stack.features.positions import position_features
 from cspine_kit.stack.features.segments import Segments
 from cspine_kit.stack.features.units import SHOWN
-from cspine_kit.stack.model.folds import deal_folds
-from cspine_kit.stack.model.linear import one_blas_thread
-from cspine_kit.stack.scores.baselines import long_predictions
+from cspine_kit.stack.model.folds import Progress
+from cspine_kit.stack.scores.baselines import all_predictions
 
 HEADERS = "headers"
 """Name of the header-only model among the predictions."""
 
 FILE = "header.json"
-INNER_FOLDS = 4
 PROB_EDGE = 0.005
 """Visibility probabilities end inside [0.005, 0.995]: headers are never surer than that."""
 
@@ -56,29 +52,12 @@ FEW_SCANS = 10
 """Below this many masked studies, typical scans are fitted beside them."""
 
 
-class Geometry(Protocol):
-    """What is read of a study: `data.reader.geometry.Geometry` or anything like it."""
-
-    @property
-    def z_mm(self) -> FloatArray:
-        """(nz,) positions, strictly descending."""
-
-    @property
-    def spacing_mm(self) -> tuple[float, float, float]:
-        """z, y, x."""
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Rows, columns."""
-
-    @property
-    def slice_numbers(self) -> FloatArray:
-        """File numbers (nz,), NaN where a name has none."""
-
-
 @dataclass(frozen=True)
 class Headers:
-    """One study of a run's tables in `Geometry`'s words; `shown` (nz, 7) where it is masked."""
+    """One study of a run's tables in `Geometry`'s words; `shown` (nz, 7) where it is masked.
+
+    `slice_numbers` (nz,) are file numbers, NaN where a name has none.
+    """
 
     z_mm: FloatArray
     spacing_mm: tuple[float, float, float]
@@ -87,7 +66,7 @@ class Headers:
     shown: FloatArray | None = None
 
 
-def _facts(geometry: Geometry) -> FloatArray:
+def _facts(geometry: Geometry | Headers) -> FloatArray:
     """What tells where in the scan the neck lies: extent, spacing, field and position grid."""
     z, (step, pitch, _) = geometry.z_mm, geometry.spacing_mm
     extent = float(z[0] - z[-1])
@@ -96,7 +75,7 @@ def _facts(geometry: Geometry) -> FloatArray:
     return np.array([extent, np.log(max(extent, 1.0)), step, field_mm, float(half)])
 
 
-def _site_features(geometry: Geometry) -> FloatArray:
+def _site_features(geometry: Geometry | Headers) -> FloatArray:
     """What tells sites and protocols apart: slice positions, file numbers, matrix and pixels."""
     z, (step, pitch_y, pitch_x) = geometry.z_mm, geometry.spacing_mm
     one = Segments(np.zeros(1, dtype=np.int64), len(z))
@@ -159,11 +138,6 @@ def read_headers(slices: pd.DataFrame, studies: pd.DataFrame) -> dict[str, Heade
     return headers
 
 
-def _scan(geometry: Geometry, facts: FloatArray, shown: FloatArray | None = None) -> Scan:
-    below = geometry.z_mm[0] - geometry.z_mm
-    return Scan("", np.arange(len(below), dtype=np.float64), below, facts, shown)
-
-
 @dataclass(frozen=True)
 class HeaderFallback:
     """Levels and probabilities from geometry; `low`, `high` (facts,) are the range fitted on."""
@@ -173,39 +147,28 @@ class HeaderFallback:
     high: FloatArray
     folds: dict[int, HeaderHeads]
 
-    def vertebra_logits(self, geometry: Geometry) -> FloatArray:
+    def vertebra_logits(self, geometry: Geometry | Headers) -> FloatArray:
         """Log-odds (nz, 7) that each slice shows C1..C7; each level has one peak, in order."""
         facts = np.clip(_facts(geometry), self.low, self.high)
-        probs = one_peak(self.ends.probs(_scan(geometry, facts)))
+        probs = one_peak(self.ends.probs(Scan(geometry.z_mm[0] - geometry.z_mm, facts)))
         return logit(np.clip(probs, PROB_EDGE, 1.0 - PROB_EDGE))
 
-    def predict(self, geometry: Geometry) -> dict[str, float]:
+    def predict(self, geometry: Geometry | Headers) -> dict[str, float]:
         """Probability in (0, 1) of each target: the mean over the folds' heads."""
-        x = _site_features(geometry)[None]
-        probs = np.mean([heads.predict(x)[0] for heads in self.folds.values()], axis=0)
-        return dict(zip(TARGETS, probs.tolist(), strict=True))
+        probs = held_out(self.folds, _site_features(geometry)[None], np.array([-1]))
+        return dict(zip(TARGETS, probs[0].tolist(), strict=True))
 
-    def out_of_fold(self, headers: dict[str, Headers], fold: pd.Series) -> pd.DataFrame:
-        """Rows of contract `predictions`, model `headers`: fold k by the heads without fold k.
+    def rows(self, headers: Mapping[str, Headers], fold: pd.Series) -> pd.DataFrame:
+        """Rows of contract `predictions`, model `headers`.
 
         Args:
             headers: of `read_headers`.
-            fold: fold by study_uid.
+            fold: fold by study_uid: k is predicted by the heads without fold k, -1 (a test study)
+                by all.
         """
         x = np.array([_site_features(headers[uid]) for uid in fold.index])
-        probs = np.zeros((len(x), len(TARGETS)))
-        for k, heads in self.folds.items():
-            rows = fold.to_numpy() == k
-            probs[rows] = heads.predict(x[rows])
-        wide = pd.DataFrame(probs, columns=list(TARGETS))
-        wide.insert(0, "study_uid", fold.index.to_numpy())
-        return long_predictions(HEADERS, wide, fold)
-
-    def test_rows(self, headers: dict[str, Headers]) -> pd.DataFrame:
-        """Rows of contract `predictions`, model `headers`, fold -1."""
-        wide = pd.DataFrame([self.predict(h) for h in headers.values()])
-        wide.insert(0, "study_uid", list(headers))
-        return long_predictions(HEADERS, wide, pd.Series(-1, index=list(headers)))
+        probs = held_out(self.folds, x, fold.to_numpy(np.int64))
+        return all_predictions(fold.index.to_numpy(dtype=object), {HEADERS: probs}, fold)
 
     def save(self, folder: Path) -> None:
         """Write header.json and the boosters as LightGBM text, atomically."""
@@ -254,7 +217,9 @@ def fit_ends(headers: list[Headers]) -> tuple[EndsModel, FloatArray, FloatArray]
     if len(scans) < FEW_SCANS or not seen.any(axis=0).all():
         scans = [*scans, *_typical_scans(headers[0].spacing_mm, headers[0].shape)]
     facts = np.array([_facts(h) for h in scans])
-    model = EndsModel([_scan(h, f, h.shown) for h, f in zip(scans, facts, strict=True)])
+    model = EndsModel(
+        [Scan(h.z_mm[0] - h.z_mm, f, h.shown) for h, f in zip(scans, facts, strict=True)]
+    )
     return model, facts.min(axis=0), facts.max(axis=0)
 
 
@@ -265,7 +230,7 @@ def fit_fallback(
     *,
     seed: int,
     jobs: int = 0,
-    progress: Callable[[], object] | None = None,
+    progress: Progress | None = None,
 ) -> HeaderFallback:
     """Fit the level model on all masked studies, and header heads on the others of each fold.
 
@@ -278,19 +243,8 @@ def fit_fallback(
         progress: called after each fold.
     """
     x = np.array([_site_features(headers[uid]) for uid in labels["study_uid"]])
-    y = labels[list(TARGETS)].to_numpy(np.float64)
     fold = labels["fold"].to_numpy(np.int64)
-    settings = SUPPORT_STACK.model_copy(update={"form": config.form, "clip": config.clip})
-
-    def fit(k: int) -> HeaderHeads:
-        own, rest = derive_seed(seed, HEADERS, k), fold != k
-        inner = deal_folds(labels[rest].reset_index(drop=True), own, INNER_FOLDS)
-        heads = fit_header_heads(x[rest], y[rest], inner, settings, seed=own)
-        if progress is not None:
-            progress()
-        return heads
-
-    folds = sorted(set(fold.tolist()))
-    with one_blas_thread(), ThreadPoolExecutor(min(jobs or usable_cores(), len(folds))) as pool:
-        fitted = dict(zip(folds, pool.map(fit, folds), strict=True))
+    own = SUPPORT_STACK.model_copy(update={"form": config.form, "clip": config.clip})
+    seeds = {k: derive_seed(seed, HEADERS, k) for k in set(fold.tolist())}
+    fitted = heads_by_fold(x, labels, fold, own, seeds=seeds, jobs=jobs, progress=progress)
     return HeaderFallback(*fit_ends(list(headers.values())), fitted)

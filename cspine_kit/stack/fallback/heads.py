@@ -11,17 +11,20 @@ The signal is weak and made of fine steps (a site's slice spacing): many shallow
 ridge, and a pull back to the constant where the inner folds do not prove a gain.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from cspine_kit.core.anatomy import N_LEVELS
+from cspine_kit.core.anatomy import N_LEVELS, TARGETS
 from cspine_kit.core.config import StackConfig
 from cspine_kit.core.metric import row_weights
 from cspine_kit.core.numbers import FloatArray, IntArray, log_losses, logit, sigmoid
 from cspine_kit.core.runs import derive_seed
+from cspine_kit.stack.model.folds import Progress, deal_folds, each_fold
 from cspine_kit.stack.model.head import Design, Head, Task, fit_head
 
 HEADER_STACK = StackConfig(
@@ -47,21 +50,20 @@ SUPPORT_STACK = HEADER_STACK.model_copy(update={"seeds": 1, "rounds": 200, "pati
 DOUBT = 1.0
 """Standard errors by which a gain must exceed chance: settings were chosen on the same rows."""
 
-FEW_STUDIES = 30
+FEW_STUDIES, INNER_FOLDS = 30, 4
 
 
 def header_designs(x: FloatArray) -> tuple[Design, Design]:
     """Features (n, columns) as the level head (seven rows per study) and the overall see them."""
-    columns = x.shape[1]
-    wide = np.repeat(x, N_LEVELS, axis=0)
+    free = np.zeros(x.shape[1], dtype=bool)
+
+    def design(rows: FloatArray, category: IntArray, kinds: int) -> Design:
+        tree = rows.astype(np.float32)
+        return Design(rows, tree, category, kinds, tuple(free), np.ones(len(free)), free)
+
     level = np.tile(np.arange(N_LEVELS), len(x))
-    alone = np.zeros(len(x), dtype=np.int64)
-    rising = (False,) * columns
-    free = {"doubt": np.ones(columns), "line_rising": np.zeros(columns, dtype=bool)}
-    return (
-        Design(wide, wide.astype(np.float32), level, N_LEVELS, rising, **free),
-        Design(x, x.astype(np.float32), alone, 1, rising, **free),
-    )
+    wide = design(np.repeat(x, N_LEVELS, axis=0), level, N_LEVELS)
+    return wide, design(x, np.zeros(len(x), dtype=np.int64), 1)
 
 
 @dataclass(frozen=True)
@@ -85,16 +87,15 @@ class HeaderHeads:
 
     def save(self, folder: Path, stem: str) -> dict[str, Any]:
         """Write the boosters into `folder`; returns the rest as plain values."""
-        heads = {name: getattr(self, name) for name in ("level", "overall")}
-        saved = {name: head.save(folder, f"{stem}_{name}") for name, head in heads.items()}
-        rest = {"constant": self.constant.tolist(), "trust": self.trust, "clip": self.clip}
-        return {**saved, **rest}
+        plain = {**vars(self), "constant": self.constant.tolist()}
+        heads = ("level", "overall")
+        return plain | {name: plain[name].save(folder, f"{stem}_{name}") for name in heads}
 
     @classmethod
     def load(cls, folder: Path, value: dict[str, Any]) -> "HeaderHeads":
         """Inverse of `save`."""
-        level, overall = (Head.load(folder, value[name]) for name in ("level", "overall"))
-        return cls(level, overall, np.asarray(value["constant"]), value["trust"], value["clip"])
+        heads = {name: Head.load(folder, value[name]) for name in ("level", "overall")}
+        return cls(**{**value, **heads, "constant": np.asarray(value["constant"])})
 
 
 def proven_share(y: FloatArray, probs: FloatArray, others: FloatArray, w: FloatArray) -> float:
@@ -150,3 +151,43 @@ def fit_header_heads(
     probs, flat = np.column_stack(held), np.column_stack(others)
     trust = proven_share(y, probs, flat, w)
     return HeaderHeads(heads[0], heads[1], np.concatenate(constant), trust, config.clip)
+
+
+def heads_by_fold(
+    x: FloatArray,
+    labels: pd.DataFrame,
+    fold: IntArray,
+    config: StackConfig,
+    *,
+    seeds: Mapping[int, int],
+    jobs: int = 0,
+    progress: Progress | None = None,
+) -> dict[int, HeaderHeads]:
+    """For each fold, heads fitted on the other studies.
+
+    Args:
+        x: (n, columns) finite features.
+        labels: study_uid, the eight targets, and optionally group, of the same n studies.
+        fold: (n,).
+        config: form, clip and the boosters' settings.
+        seeds: by fold.
+        jobs: folds fitted at once; 0 means the usable cores. Results do not depend on it.
+        progress: called after each fold.
+    """
+    y = labels[list(TARGETS)].to_numpy(np.float64)
+
+    def fit(k: int) -> HeaderHeads:
+        rest = fold != k
+        inner = deal_folds(labels[rest].reset_index(drop=True), seeds[k], INNER_FOLDS)
+        return fit_header_heads(x[rest], y[rest], inner, config, seed=seeds[k])
+
+    return each_fold(fit, seeds, jobs, progress)
+
+
+def held_out(heads: Mapping[int, HeaderHeads], x: FloatArray, fold: IntArray) -> FloatArray:
+    """Probabilities (n, 8) of each row by its fold's heads, else (fold -1) the mean of all."""
+    probs = np.mean([own.predict(x) for own in heads.values()], axis=0)
+    for k, own in heads.items():
+        rows = fold == k
+        probs[rows] = own.predict(x[rows])
+    return probs

@@ -15,7 +15,8 @@ take its place.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from itertools import permutations
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -35,8 +36,7 @@ FEWEST_ROWS = 50
 """Fewer slices that both members saw say too little: logits are then taken as they are."""
 
 
-@dataclass(frozen=True)
-class Line:
+class Line(NamedTuple):
     """logit of the missing member = start + slope * logit of the other; r is their correlation."""
 
     slope: float = 1.0
@@ -93,20 +93,9 @@ class Imputer:
                 counts[str(name)] = len(lost)
         return pd.concat(parts, ignore_index=True) if counts else slices, counts
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        lines = {
-            missing: {
-                other: {head: [line.slope, line.start, line.r] for head, line in heads.items()}
-                for other, heads in others.items()
-            }
-            for missing, others in self.lines.items()
-        }
-        return {"lines": lines, "order": list(self.order)}
-
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> "Imputer":
-        """What `to_json` gave."""
+        """What JSON made of `vars`."""
         lines = {
             missing: {
                 other: {head: Line(*values) for head, values in heads.items()}
@@ -137,15 +126,9 @@ def fit_imputer(slices: pd.DataFrame, order: tuple[str, ...] = ()) -> Imputer:
         order: members, the one least missed first.
     """
     members = {str(name): rows.set_index(KEY) for name, rows in slices.groupby("member")}
-    lines: dict[str, dict[str, dict[str, Line]]] = {}
-    for missing, target in members.items():
-        lines[missing] = {}
-        for other, rows in members.items():
-            if other == missing:
-                continue
-            both = target.index.intersection(rows.index)
-            x, y = rows.loc[both], target.loc[both]
-            lines[missing][other] = {
-                h: _line(x, y, columns) for h, columns in LOGIT_COLUMNS.items()
-            }
+    lines: dict[str, dict[str, dict[str, Line]]] = {name: {} for name in members}
+    for missing, other in permutations(members, 2):
+        both = members[missing].index.intersection(members[other].index)
+        x, y = members[other].loc[both], members[missing].loc[both]
+        lines[missing][other] = {h: _line(x, y, own) for h, own in LOGIT_COLUMNS.items()}
     return Imputer(lines, order)

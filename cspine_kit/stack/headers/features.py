@@ -3,16 +3,18 @@
 In: a table of slice headers, or positions of slices along the table. Out: one row of finite float64
 features per study. Example::
 
-    features = header_features(pd.read_parquet(slice_headers))
+    features = header_features(read_headers(slice_headers))
 
 Scanners differ in how they round, how far they scan and how densely they reconstruct; that is what
 these features catch.
 """
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 
-from cspine_kit.core.errors import TableError
+from cspine_kit.core.errors import DataError, TableError
 from cspine_kit.stack.features.positions import decimals, position_features
 from cspine_kit.stack.features.segments import Segments
 from cspine_kit.stack.features.units import SHOWN
@@ -21,6 +23,22 @@ COLUMNS = (
     *("StudyInstanceUID", "slice_number", "ImageHeight", "ImageWidth", "SliceThickness"),
     *("ImagePositionPatient_x", "ImagePositionPatient_y", "ImagePositionPatient_z"),
 )
+
+
+def read_headers(path: Path) -> pd.DataFrame:
+    """A parquet or CSV table of slices with ids as text.
+
+    Raises:
+        DataError: absent or unreadable.
+    """
+    try:
+        if path.suffix == ".parquet":
+            frame = pd.read_parquet(path)
+        else:
+            frame = pd.read_csv(path, dtype={"StudyInstanceUID": str})
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    return frame.astype({c: str for c in ("StudyInstanceUID",) if c in frame})
 
 
 def header_features(headers: pd.DataFrame) -> pd.DataFrame:

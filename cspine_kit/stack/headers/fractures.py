@@ -15,7 +15,6 @@ fitted: models `stack_per_exam` and `stack_global`; `stack` lies half-way in log
 to the best in both.
 """
 
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +23,9 @@ import pandas as pd
 from tqdm import tqdm
 
 from cspine_kit.core.anatomy import OVERALL, TARGETS
-from cspine_kit.core.config import StackConfig
-from cspine_kit.core.errors import DataError, TableError
-from cspine_kit.core.execution import usable_cores
-from cspine_kit.core.metric import Form, best_constant
-from cspine_kit.core.numbers import BoolArray, FloatArray, IntArray, logit, sigmoid
+from cspine_kit.core.errors import TableError
+from cspine_kit.core.metric import best_constant
+from cspine_kit.core.numbers import IntArray, logit, sigmoid
 from cspine_kit.core.runs import (
     derive_seed,
     file_hash,
@@ -41,21 +38,19 @@ from cspine_kit.core.runs import (
 )
 from cspine_kit.core.tables import write_table
 from cspine_kit.data.labels import read_labels
-from cspine_kit.stack.fallback.heads import HEADER_STACK, fit_header_heads
-from cspine_kit.stack.headers.features import header_features
-from cspine_kit.stack.model.folds import deal_folds
-from cspine_kit.stack.model.linear import one_blas_thread
-from cspine_kit.stack.scores.baselines import long_predictions
+from cspine_kit.stack.fallback.heads import HEADER_STACK, heads_by_fold, held_out
+from cspine_kit.stack.features.units import SHOWN
+from cspine_kit.stack.headers.features import header_features, read_headers
+from cspine_kit.stack.scores.baselines import all_predictions
 from cspine_kit.stack.scores.table import FORMS, score_table
 
-N_FOLDS, INNER_FOLDS = 5, 4
+N_FOLDS = 5
 FOLD_SEEDS = 3
 """Repeats of the whole cross-validation over other folds; the spread over them is reported."""
 
 STACK = "stack"
 
 VERSION = 2
-SHOWN = 5
 
 
 def outer_folds(labels: pd.DataFrame, seed: int, n: int = N_FOLDS) -> IntArray:
@@ -66,21 +61,6 @@ def outer_folds(labels: pd.DataFrame, seed: int, n: int = N_FOLDS) -> IntArray:
     fold = np.empty(len(labels), dtype=np.int64)
     fold[order] = np.arange(len(labels)) % n
     return fold
-
-
-def _fit_predict(
-    x: FloatArray,
-    y: FloatArray,
-    labels: pd.DataFrame,
-    held: BoolArray,
-    config: StackConfig,
-    *,
-    seed: int,
-) -> FloatArray:
-    """Probabilities (held, 8); everything is chosen and fitted on the other rows."""
-    inner = deal_folds(labels[~held].reset_index(drop=True), seed, INNER_FOLDS)
-    heads = fit_header_heads(x[~held], y[~held], inner, config, seed=seed)
-    return heads.predict(x[held])
 
 
 def header_predictions(
@@ -105,41 +85,21 @@ def header_predictions(
     x = features.set_index("study_uid").loc[labels["study_uid"]].to_numpy(np.float64)
     y = labels[list(TARGETS)].to_numpy(np.float64)
     fold = outer_folds(labels, seed)
-    shape = y.shape
-    tables = {f"best_constant_{form}": np.zeros(shape) for form in FORMS}
-    tables |= {f"{STACK}_{form}": np.zeros(shape) for form in FORMS}
-
-    def fit(job: tuple[int, Form]) -> FloatArray:
-        k, form = job
-        config = HEADER_STACK.model_copy(update={"form": form})
-        return _fit_predict(x, y, labels, fold == k, config, seed=derive_seed(seed, form, k))
-
-    todo = [(k, form) for k in range(N_FOLDS) for form in FORMS]
-    with one_blas_thread(), ThreadPoolExecutor(jobs or usable_cores()) as pool:
-        found = tqdm(pool.map(fit, todo), total=len(todo), desc=f"headers, seed {seed}", unit="fit")
-        for (k, form), probs in zip(todo, found, strict=True):
-            tables[f"{STACK}_{form}"][fold == k] = probs
-            tables[f"best_constant_{form}"][fold == k] = best_constant(y[fold != k], form)
-    tables[STACK] = sigmoid(np.mean([logit(tables[f"{STACK}_{form}"]) for form in FORMS], axis=0))
-    fold_of = pd.Series(fold, index=labels["study_uid"])
-    rows = []
-    for model, probs in tables.items():
-        wide = pd.DataFrame(probs, columns=list(TARGETS))
-        wide.insert(0, "study_uid", labels["study_uid"])
-        rows.append(long_predictions(model, wide, fold_of))
-    return pd.concat(rows, ignore_index=True)
-
-
-def read_headers_file(path: Path) -> pd.DataFrame:
-    """Slice headers of a parquet file.
-
-    Raises:
-        DataError: unreadable.
-    """
-    try:
-        return pd.read_parquet(path)
-    except (OSError, ValueError) as error:
-        raise DataError(f"headers {path} cannot be read as parquet: {error}") from error
+    constants = {f"best_constant_{form}": np.zeros(y.shape) for form in FORMS}
+    models = {}
+    with tqdm(total=N_FOLDS * len(FORMS), desc=f"headers, seed {seed}", unit="fit") as bar:
+        for form in FORMS:
+            config = HEADER_STACK.model_copy(update={"form": form})
+            seeds = {k: derive_seed(seed, form, k) for k in range(N_FOLDS)}
+            heads = heads_by_fold(
+                x, labels, fold, config, seeds=seeds, jobs=jobs, progress=bar.update
+            )
+            models[f"{STACK}_{form}"] = held_out(heads, x, fold)
+            for k in seeds:
+                constants[f"best_constant_{form}"][fold == k] = best_constant(y[fold != k], form)
+    middle = sigmoid(np.mean([logit(p) for p in models.values()], axis=0))
+    uid = labels["study_uid"].to_numpy(dtype=object)
+    return all_predictions(uid, {**constants, **models, STACK: middle}, pd.Series(fold, index=uid))
 
 
 def run_headers(
@@ -159,17 +119,14 @@ def run_headers(
         DataError: a file is absent or unreadable, or labels are faulty.
         TableError: headers are faulty, or a study is in one of the two tables only.
     """
-    for path in (headers, labels):
-        if not path.is_file():
-            raise DataError(f"{path} is not a file; see --help for the two tables that are needed")
+    frame, truth = read_headers(headers), read_labels(labels)
     key = fingerprint(VERSION, file_hash(headers), file_hash(labels), seed, HEADER_STACK)
     summary = out / "headers.json"
     if is_fresh(summary, key):
         result: dict[str, Any] = read_json(summary)
         return result
     with run_record(out, "headers", inputs={"headers": file_hash(headers)}) as results:
-        features = header_features(read_headers_file(headers))
-        truth = read_labels(labels)
+        features = header_features(frame)
         scores = []
         seeds = [seed + i for i in range(FOLD_SEEDS)]
         for fold_seed in seeds:

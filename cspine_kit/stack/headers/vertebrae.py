@@ -23,11 +23,12 @@ from tqdm import tqdm
 
 from cspine_kit.core.anatomy import LEVELS, N_LEVELS
 from cspine_kit.core.errors import DataError
-from cspine_kit.core.numbers import FloatArray
+from cspine_kit.core.numbers import FloatArray, IntArray
 from cspine_kit.core.runs import publish
 from cspine_kit.core.tables import VERTEBRA_COLUMNS
 from cspine_kit.data.position import scan_position
 from cspine_kit.stack.fallback.ends import EndsModel, Scan, one_peak
+from cspine_kit.stack.headers.features import read_headers
 
 HEADER_COLUMNS = (
     *("StudyInstanceUID", "slice_number", "SliceThickness"),
@@ -63,30 +64,19 @@ def _facts(x: float, y: float, z: FloatArray, thickness: float) -> FloatArray:
     return np.array([extent, np.log(max(extent, 1.0)), far, thickness, *place, float(half)])
 
 
-def _require(frame: pd.DataFrame, columns: tuple[str, ...], path: Path) -> None:
-    missing = [column for column in columns if column not in frame.columns]
-    if missing or frame.empty:
-        raise DataError(f"{path}: " + (f"no column {missing}" if missing else "no rows"))
-    if frame.duplicated(["StudyInstanceUID", "slice_number"]).any():
-        raise DataError(f"{path}: a slice (StudyInstanceUID, slice_number) is listed twice")
-
-
 def read_table_file(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     """A parquet or CSV table with ids as text.
 
     Raises:
         DataError: absent, unreadable, without a column, empty, or with a slice listed twice.
     """
-    try:
-        frame = (
-            pd.read_parquet(path)
-            if path.suffix == ".parquet"
-            else pd.read_csv(path, dtype={"StudyInstanceUID": str})
-        )
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
-    _require(frame, columns, path)
-    return frame.assign(StudyInstanceUID=frame["StudyInstanceUID"].astype(str))
+    frame = read_headers(path)
+    missing = [column for column in columns if column not in frame]
+    if missing or frame.empty:
+        raise DataError(f"{path}: " + (f"no column {missing}" if missing else "no rows"))
+    if frame.duplicated(["StudyInstanceUID", "slice_number"]).any():
+        raise DataError(f"{path}: a slice (StudyInstanceUID, slice_number) is listed twice")
+    return frame
 
 
 def level_order(shown: FloatArray) -> float:
@@ -100,8 +90,8 @@ def level_order(shown: FloatArray) -> float:
 
 def read_scans(
     headers: pd.DataFrame, presence: pd.DataFrame
-) -> tuple[dict[str, Scan], dict[str, str]]:
-    """Scans by study_uid, and what was corrected in the presence rows.
+) -> tuple[dict[str, Scan], dict[str, IntArray], dict[str, str]]:
+    """By study_uid: scans, their slices' numbers, and what was corrected in the presence rows.
 
     Presence rows that run against z (C1 recorded below C7) were numbered from the other end: they
     are turned round. Where even then levels lie in no clear order, the study is named as mixed.
@@ -110,35 +100,35 @@ def read_scans(
         uid: rows.set_index("slice_number")[list(LEVELS)]
         for uid, rows in presence.groupby("StudyInstanceUID")
     }
-    scans: dict[str, Scan] = {}
-    corrected: dict[str, str] = {}
-    for uid, rows in headers.groupby("StudyInstanceUID", sort=True):
+    scans, numbers, corrected = {}, {}, {}
+    for study, rows in headers.groupby("StudyInstanceUID", sort=True):
+        uid = str(study)
         ordered = rows.sort_values(
             ["ImagePositionPatient_z", "slice_number"], ascending=[False, True]
         )
         z = ordered["ImagePositionPatient_z"].to_numpy(np.float64)
-        number = ordered["slice_number"].to_numpy(np.float64)
+        numbers[uid] = ordered["slice_number"].to_numpy(np.int64)
         x, y = (float(ordered[f"ImagePositionPatient_{axis}"].median()) for axis in "xy")
         thickness = float(ordered["SliceThickness"].iloc[0])
         shown = None
         if uid in labels:
-            found = labels[uid].reindex(number)
+            found = labels[uid].reindex(numbers[uid])
             if found.isna().to_numpy().any():
                 raise DataError(f"study {uid}: presence rows do not cover its slices")
             shown = found.to_numpy(np.float64)
             rho = level_order(shown)
             if rho < 0:
                 shown = shown[::-1]
-                corrected[str(uid)] = "ran against z, turned round"
+                corrected[uid] = "ran against z, turned round"
             if abs(rho) < MIXED_RHO:
-                corrected[str(uid)] = corrected.get(str(uid), "kept") + f"; mixed ({rho:+.2f})"
-        scans[str(uid)] = Scan(str(uid), number, z[0] - z, _facts(x, y, z, thickness), shown)
+                corrected[uid] = corrected.get(uid, "kept") + f"; mixed ({rho:+.2f})"
+        scans[uid] = Scan(z[0] - z, _facts(x, y, z, thickness), shown)
     strangers = sorted(set(labels) - set(scans))
     if strangers:
         raise DataError(
             f"presence rows of {len(strangers)} studies without headers: {strangers[0]}"
         )
-    return scans, corrected
+    return scans, numbers, corrected
 
 
 def slice_features(scan: Scan, ends: FloatArray) -> FloatArray:
@@ -181,12 +171,6 @@ class HeaderModel:
         return one_peak((self.ends_.probs(scan) + boosted) / 2)
 
 
-def deal_folds(uids: list[str], folds: int, seed: int) -> list[list[str]]:
-    """Studies dealt to folds at random."""
-    order = np.random.default_rng(seed).permutation(len(uids))
-    return [[uids[i] for i in part] for part in np.array_split(order, folds)]
-
-
 def predict_all(scans: dict[str, Scan], folds: int, seed: int) -> dict[str, FloatArray]:
     """Probabilities (n, 7) of every scan; out-of-fold where it has labels.
 
@@ -197,7 +181,8 @@ def predict_all(scans: dict[str, Scan], folds: int, seed: int) -> dict[str, Floa
     if len(labelled) < 2 * folds:
         raise DataError(f"{len(labelled)} labelled studies are too few for {folds} folds")
     predicted: dict[str, FloatArray] = {}
-    dealt = tqdm(deal_folds(labelled, folds, seed), desc="vertebra headers", unit="fold")
+    order = np.array(labelled)[np.random.default_rng(seed).permutation(len(labelled))]
+    dealt = tqdm(np.array_split(order, folds), desc="vertebra headers", unit="fold")
     for fold, held_out in enumerate(dealt):
         model = HeaderModel([scans[u] for u in labelled if u not in set(held_out)], seed + fold)
         predicted.update({uid: model.probs(scans[uid]) for uid in held_out})
@@ -237,13 +222,12 @@ def run_vertebra_headers(
     """
     headers = read_table_file(slices, HEADER_COLUMNS)
     labels = read_table_file(presence, ("StudyInstanceUID", "slice_number", *LEVELS))
-    scans, corrected = read_scans(headers, labels)
+    scans, numbers, corrected = read_scans(headers, labels)
     predicted = predict_all(scans, folds, seed)
     parts = []
-    for uid, scan in scans.items():
-        rows = pd.DataFrame(predicted[uid].round(5), columns=list(VERTEBRA_COLUMNS))
-        rows.insert(0, "study_uid", uid)
-        rows.insert(1, "slice_number", scan.slice_number.astype(np.int64))
+    for uid, own in numbers.items():
+        rows = pd.DataFrame({"study_uid": uid, "slice_number": own})
+        rows[list(VERTEBRA_COLUMNS)] = predicted[uid].round(5)
         parts.append(rows.sort_values("slice_number"))
     table = pd.concat(parts, ignore_index=True)
     with publish(out) as temporary:
@@ -252,14 +236,9 @@ def run_vertebra_headers(
         else:
             table.to_csv(temporary, index=False)
     scores = {**accuracy(scans, predicted), "forest": np.array(FOREST)}
+    table_of = {n: dict(zip(LEVELS, v.tolist(), strict=True)) for n, v in scores.items()}
     return {
-        "accuracy": {
-            name: {
-                **dict(zip(LEVELS, map(float, values), strict=True)),
-                "mean": float(values.mean()),
-            }
-            for name, values in scores.items()
-        },
+        "accuracy": {n: own | {"mean": float(scores[n].mean())} for n, own in table_of.items()},
         "corrected": corrected,
         "studies": len(scans),
         "labelled": sum(scan.shown is not None for scan in scans.values()),

@@ -109,13 +109,13 @@ class FeatureTable:
 
     def take(self, rows: Any) -> "FeatureTable":
         """The same columns for some units."""
-        return replace(
-            self,
-            study_uid=self.study_uid[rows],
-            model_fold=self.model_fold[rows],
-            fold=self.fold[rows],
-            values=self.values[rows],
-        )
+        own = {name: getattr(self, name)[rows] for name in vars(self) if name != "columns"}
+        return replace(self, **own)
+
+    def only(self, columns: tuple[str, ...]) -> "FeatureTable":
+        """Some columns of all units."""
+        at = [self.columns.index(c) for c in columns]
+        return replace(self, values=self.values[..., at], columns=columns)
 
     def column(self, name: str) -> FloatArray:
         """One feature as (n, 7)."""

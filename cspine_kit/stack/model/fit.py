@@ -17,14 +17,14 @@ folds themselves (`stack_strict`: heads have never seen an output of the fold mo
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from cspine_kit.core.config import StackConfig
-from cspine_kit.core.metric import metric
+from cspine_kit.core.metric import bootstrap_interval, metric
 from cspine_kit.core.numbers import BoolArray, FloatArray, IntArray
 from cspine_kit.core.runs import derive_seed
 from cspine_kit.stack.features.names import (
@@ -36,19 +36,18 @@ from cspine_kit.stack.features.names import (
     signal_of,
     slice_members,
 )
-from cspine_kit.stack.model.folds import deal_folds
+from cspine_kit.stack.model.folds import Progress, deal_folds
 from cspine_kit.stack.model.linear import one_blas_thread
-from cspine_kit.stack.model.nested import Progress, Sample, cross_fit, fit_heads, sample_of
+from cspine_kit.stack.model.nested import Sample, cross_fit, fit_heads, sample_of
 from cspine_kit.stack.model.stack import (
     SHIPPED,
     SLICES_ONLY,
     STACK,
-    Heads,
     Stack,
     slice_columns,
 )
 from cspine_kit.stack.scores.baselines import MEAN_OF_MEMBERS, formulas
-from cspine_kit.stack.scores.table import FORMS, paired_interval
+from cspine_kit.stack.scores.table import FORMS
 
 STRICT = "stack_strict"
 ALL_MEMBERS = "stack_all_members"
@@ -110,7 +109,7 @@ def _member_worth(
     for name, other in without.items():
         row: dict[str, Any] = {"member": name}
         for form in FORMS:
-            low, high = paired_interval(y, other[rows], probs[rows], form)
+            low, high = bootstrap_interval(y, other[rows], form, others=probs[rows])
             gain = metric(y, other[rows], form) - metric(y, probs[rows], form)
             row |= {form: gain, f"{form}_low": low, f"{form}_high": high}
         harms = row[f"{sample.config.form}_high"] < 0.0
@@ -171,15 +170,19 @@ def fit_stack(
         probs |= formulas(features)
     if any(signal_of(c) == COLUMN for c in sample.table.columns):
         probs[COLUMNS_ABSENT] = absent
-    columns = {STACK: sample.table.columns}
+    samples = {STACK: sample}
     only = slice_columns(sample.table.columns)
     if only:
-        columns[SLICES_ONLY] = only
-        part = sample_of(_some(features, only), labels, config)
+        part = samples[SLICES_ONLY] = replace(sample, table=sample.table.only(only))
         probs[SLICES_ONLY] = cross_fit(part, fold, settings=settings, **common)[0]
     if len(np.unique(networks)) > 1:
         probs[STRICT] = cross_fit(sample, networks, **common)[0]
-    heads = _final_heads(features, labels, columns, config, seed=seed, progress=progress)
+    heads = {}
+    for name, own in samples.items():
+        with one_blas_thread():
+            heads[name], _ = fit_heads(own, seed=derive_seed(seed, "all"))
+        if progress is not None:
+            progress()
     ships, probs[SHIPPED] = _choose(sample, fold, probs, rest, dropped)
     stack = Stack(
         heads=heads,
@@ -192,30 +195,6 @@ def fit_stack(
         notes={"form": config.form, "left_out": list(dropped)},
     )
     return Fit(stack, sample.table.study_uid, fold, probs, worth)
-
-
-def _some(features: pd.DataFrame, columns: tuple[str, ...]) -> pd.DataFrame:
-    return features[["study_uid", "level", "model_fold", "fold", *columns]]
-
-
-def _final_heads(
-    features: pd.DataFrame,
-    labels: pd.DataFrame,
-    columns: Mapping[str, tuple[str, ...]],
-    config: StackConfig,
-    *,
-    seed: int,
-    progress: Progress | None,
-) -> dict[str, Heads]:
-    """Heads on all rows, by model."""
-    heads = {}
-    for name, own in columns.items():
-        sample = sample_of(_some(features, own), labels, config)
-        with one_blas_thread():
-            heads[name], _ = fit_heads(sample, seed=derive_seed(seed, "all"))
-        if progress is not None:
-            progress()
-    return heads
 
 
 def _choose(

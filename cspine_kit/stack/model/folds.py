@@ -9,12 +9,21 @@ Every stack fold then holds studies of every fold model, and the heads that pred
 from outputs of every fold model, as the heads that ship have.
 """
 
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
 import numpy as np
 import pandas as pd
 
 from cspine_kit.core.anatomy import LEVELS, OVERALL
+from cspine_kit.core.execution import usable_cores
 from cspine_kit.core.numbers import IntArray
 from cspine_kit.core.runs import fingerprint
+from cspine_kit.stack.model.linear import one_blas_thread
+
+Fitted = TypeVar("Fitted")
+Progress = Callable[[], object]
 
 
 def deal_folds(labels: pd.DataFrame, seed: int, n: int, strata: IntArray | None = None) -> IntArray:
@@ -37,3 +46,23 @@ def deal_folds(labels: pd.DataFrame, seed: int, n: int, strata: IntArray | None 
     dealt = of_group.assign(tie=tie).sort_values([*keys, "tie"]).index
     fold_of = dict(zip(dealt, np.arange(len(dealt)) % n, strict=True))
     return np.array([fold_of[name] for name in group], dtype=np.int64)
+
+
+def each_fold(
+    fit: Callable[[int], Fitted], folds: Iterable[int], jobs: int, progress: Progress | None
+) -> dict[int, Fitted]:
+    """What `fit` gives for every fold, `jobs` (0: the usable cores) at a time.
+
+    Threads suffice: LightGBM releases the lock, and each booster runs on one thread, so that
+    results do not depend on how many run at once.
+    """
+
+    def one(k: int) -> Fitted:
+        found = fit(k)
+        if progress is not None:
+            progress()
+        return found
+
+    order = sorted(set(folds))
+    with one_blas_thread(), ThreadPoolExecutor(min(jobs or usable_cores(), len(order))) as pool:
+        return dict(zip(order, pool.map(one, order), strict=True))

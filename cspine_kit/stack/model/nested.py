@@ -11,8 +11,7 @@ A row's features come from a network that never saw its study; `sample_of` check
 that predict it in `cross_fit` have never seen it either.
 """
 
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +21,6 @@ import pandas as pd
 from cspine_kit.core.anatomy import N_LEVELS, TARGETS
 from cspine_kit.core.config import StackConfig
 from cspine_kit.core.errors import TableError
-from cspine_kit.core.execution import usable_cores
 from cspine_kit.core.metric import row_weights
 from cspine_kit.core.numbers import BoolArray, FloatArray, IntArray
 from cspine_kit.core.runs import derive_seed
@@ -30,16 +28,13 @@ from cspine_kit.stack.features.names import COLUMN, feature_columns
 from cspine_kit.stack.features.units import SHOWN
 from cspine_kit.stack.model.design import FeatureTable, level_design, overall_design
 from cspine_kit.stack.model.finish import fit_slopes
-from cspine_kit.stack.model.folds import deal_folds
+from cspine_kit.stack.model.folds import Progress, deal_folds, each_fold
 from cspine_kit.stack.model.head import Settings, Task, fit_head
-from cspine_kit.stack.model.linear import one_blas_thread
 from cspine_kit.stack.model.stack import Heads
 
 INNER_FOLDS = 4
 BLANK = 0.5
 """Share of the training studies whose raw columns are blanked."""
-
-Progress = Callable[[], object]
 
 
 @dataclass(frozen=True)
@@ -123,16 +118,9 @@ def cross_fit(
 
     def fit(k: int) -> tuple[Heads, HeadSettings]:
         known = None if settings is None else settings[k]
-        found = fit_heads(sample.take(fold != k), seed=derive_seed(seed, k), settings=known)
-        if progress is not None:
-            progress()
-        return found
+        return fit_heads(sample.take(fold != k), seed=derive_seed(seed, k), settings=known)
 
-    # Threads suffice: LightGBM releases the lock, and each booster runs on one thread, so that
-    # results do not depend on how many run at once.
-    folds = sorted({int(k) for k in fold})
-    with one_blas_thread(), ThreadPoolExecutor(min(jobs or usable_cores(), len(folds))) as pool:
-        fitted = dict(zip(folds, pool.map(fit, folds), strict=True))
+    fitted = each_fold(fit, fold.tolist(), jobs, progress)
     probs, absent = np.zeros_like(sample.y), np.zeros_like(sample.y)
     for k, (heads, _) in fitted.items():
         held = fold == k

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from cspine_kit.core.anatomy import N_LEVELS, TARGETS
 from cspine_kit.core.errors import TableError
 from cspine_kit.core.metric import Form, best_constant
-from cspine_kit.core.numbers import FloatArray, IntArray, logit, noisy_or, sigmoid
+from cspine_kit.core.numbers import FloatArray, logit, noisy_or, sigmoid
 from cspine_kit.stack.features.names import (
     EXTERNAL,
     LEVEL_LOGIT,
@@ -88,20 +88,6 @@ def _slice_formulas(members: list[str], wide: Callable[[str], FloatArray]) -> di
     }
 
 
-def long_predictions(model: str, wide: pd.DataFrame, fold: pd.Series) -> pd.DataFrame:
-    """Rows of contract `predictions` from study_uid and eight target columns.
-
-    Args:
-        model: the name the rows carry.
-        wide: study_uid and the targets.
-        fold: fold by study_uid (-1 for test studies).
-    """
-    long = wide.melt("study_uid", list(TARGETS), var_name="target", value_name="prob")
-    long["model"] = model
-    long["fold"] = long["study_uid"].map(fold).astype("int64")
-    return long[["model", "study_uid", "target", "prob", "fold"]]
-
-
 def wide_predictions(predictions: pd.DataFrame, model: str) -> pd.DataFrame:
     """study_uid (index, sorted) by the eight targets of one model of contract `predictions`."""
     own = predictions[predictions["model"] == model]
@@ -112,22 +98,10 @@ def wide_predictions(predictions: pd.DataFrame, model: str) -> pd.DataFrame:
     return own.pivot(index="study_uid", columns="target", values="prob")[list(TARGETS)]
 
 
-def average_chains(code: IntArray, probs: FloatArray) -> FloatArray:
-    """(studies, 8) probabilities: the mean log-odds of each study's fold chains.
-
-    Args:
-        code: (n,) study 0..studies - 1 of each row.
-        probs: (n, 8).
-    """
-    total = np.zeros((int(code.max()) + 1, probs.shape[1]))
-    np.add.at(total, code, logit(probs))
-    return sigmoid(total / np.bincount(code)[:, None])
-
-
 def all_predictions(
     study_uid: NDArray[np.object_], models: Mapping[str, FloatArray], fold: pd.Series
 ) -> pd.DataFrame:
-    """Rows of contract `predictions`: every model averaged over the fold chains of each study.
+    """Rows of contract `predictions`: the mean log-odds of each study's fold chains, by model.
 
     Args:
         study_uid: of n rows.
@@ -135,7 +109,11 @@ def all_predictions(
         fold: fold by study_uid (-1 for test studies).
     """
     code, uids = pd.factorize(study_uid, sort=True)
-    probs = [np.clip(average_chains(code, p), EDGE, 1.0 - EDGE) for p in models.values()]
+    probs = []
+    for own in models.values():
+        total = np.zeros((len(uids), len(TARGETS)))
+        np.add.at(total, code, logit(own))
+        probs.append(np.clip(sigmoid(total / np.bincount(code)[:, None]), EDGE, 1.0 - EDGE))
     per_model, study = len(uids) * len(TARGETS), np.repeat(np.asarray(uids), len(TARGETS))
     own_fold = np.repeat(fold.loc[uids].to_numpy(np.int64), len(TARGETS))
     return pd.DataFrame(
@@ -162,6 +140,4 @@ def constant_predictions(labels: pd.DataFrame, folds: pd.Series, form: Form) -> 
     probs = np.zeros_like(y)
     for k in np.unique(fold):
         probs[fold == k] = best_constant(y[fold != k], form)
-    wide = pd.DataFrame(probs, columns=list(TARGETS))
-    wide.insert(0, "study_uid", labels["study_uid"].to_numpy())
-    return long_predictions(CONSTANT, wide, folds)
+    return all_predictions(labels["study_uid"].to_numpy(dtype=object), {CONSTANT: probs}, folds)

@@ -24,7 +24,7 @@ from cspine_kit.core.runs import derive_seed
 from cspine_kit.stack.features.names import ALL, feature_columns, slice_members
 from cspine_kit.stack.model.design import FeatureTable
 from cspine_kit.stack.model.linear import one_blas_thread
-from cspine_kit.stack.scores.baselines import all_predictions, long_predictions
+from cspine_kit.stack.scores.baselines import all_predictions
 
 LOGISTIC, MLP = "logistic_regression", "mlp_5th_place"
 LOGISTIC_C = 1.0
@@ -33,22 +33,17 @@ MLP_EPOCHS = 20
 EDGE = 1e-3
 
 
-def metric_ratio(y: FloatArray, form: Form) -> FloatArray:
-    """Mean weight of positives over that of negatives, by target (8,), in labels (n, 8)."""
-    w = row_weights(y, form)
-    positive = (w * y).sum(axis=0) / np.maximum(y.sum(axis=0), 1.0)
-    negative = (w * (1.0 - y)).sum(axis=0) / np.maximum((1.0 - y).sum(axis=0), 1.0)
-    known = (positive > 0) & (negative > 0)
-    return np.where(known, positive / np.maximum(negative, 1e-300), 1.0)
-
-
 def metric_odds(probs: FloatArray, y: FloatArray, form: Form) -> FloatArray:
     """Probabilities of an unweighted model, as the metric's weights want them.
 
     Minimizing a log loss in which positives weigh w1 and negatives w0 moves the best probability p
-    to w1 p / (w1 p + w0 (1 - p)); w0 and w1 are the mean weights in the training labels.
+    to w1 p / (w1 p + w0 (1 - p)); w0 and w1 are the mean weights in the labels y (n, 8).
     """
-    ratio = metric_ratio(y, form)
+    w = row_weights(y, form)
+    positive = (w * y).sum(axis=0) / np.maximum(y.sum(axis=0), 1.0)
+    negative = (w * (1.0 - y)).sum(axis=0) / np.maximum((1.0 - y).sum(axis=0), 1.0)
+    known = (positive > 0) & (negative > 0)
+    ratio = np.where(known, positive / np.maximum(negative, 1e-300), 1.0)
     shifted: FloatArray = ratio * probs / (ratio * probs + 1.0 - probs)
     return np.clip(shifted, EDGE, 1.0 - EDGE)
 
@@ -108,63 +103,40 @@ def _fit_mlp(x: FloatArray, y: FloatArray, unseen: FloatArray, seed: int) -> Flo
 BASELINES = {LOGISTIC: (_logistic_inputs, _fit_logistic), MLP: (_fifth_place_inputs, _fit_mlp)}
 
 
-def _table(features: pd.DataFrame) -> FeatureTable:
-    return FeatureTable.of(features, tuple(feature_columns(features.columns)))
-
-
-def _labels_of(table: FeatureTable, labels: pd.DataFrame) -> FloatArray:
-    own = labels.set_index("study_uid").loc[pd.Index(table.study_uid), list(TARGETS)]
-    return own.to_numpy(np.float64)
-
-
 def fitted_baselines(
-    features: pd.DataFrame, labels: pd.DataFrame, form: Form, *, seed: int
+    features: pd.DataFrame,
+    labels: pd.DataFrame,
+    form: Form,
+    *,
+    seed: int,
+    unseen: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
-    """Out-of-fold rows of both.
+    """Out-of-fold rows of both, or rows of test studies.
 
     Args:
         features: out-of-fold rows of `aggregate`.
         labels: study_uid and the eight targets of every study.
         form: metric form their probabilities are corrected for.
         seed: of the networks.
+        unseen: rows of `aggregate` of test studies: then both are fitted once on all rows, and
+            fold models are averaged.
     """
-    table = _table(features)
-    y = _labels_of(table, labels)
-    fold_of = pd.Series(table.model_fold, index=table.study_uid)
-    rows = []
-    with one_blas_thread():
-        for model, (inputs, fit) in BASELINES.items():
-            x, probs = inputs(table), np.zeros_like(y)
-            for k in tqdm(np.unique(table.model_fold), desc=model, unit="fold"):
-                train, held = table.model_fold != k, table.model_fold == k
-                fitted = fit(x[train], y[train], x[held], derive_seed(seed, model, int(k)))
-                probs[held] = metric_odds(fitted, y[train], form)
-            wide = pd.DataFrame(probs, columns=list(TARGETS))
-            wide.insert(0, "study_uid", table.study_uid)
-            rows.append(long_predictions(model, wide, fold_of))
-    return pd.concat(rows, ignore_index=True)
-
-
-def fitted_baselines_on_test(
-    features: pd.DataFrame,
-    labels: pd.DataFrame,
-    test_features: pd.DataFrame,
-    form: Form,
-    *,
-    seed: int,
-) -> pd.DataFrame:
-    """Rows of both for test studies: fitted once on all out-of-fold rows.
-
-    Args:
-        features, labels, form, seed: as for `fitted_baselines`.
-        test_features: rows of `aggregate` of test studies; fold models are averaged.
-    """
-    table, test = _table(features), _table(test_features)
-    y = _labels_of(table, labels)
-    fold_of = pd.Series(-1, index=np.unique(test.study_uid))
+    table = FeatureTable.of(features, tuple(feature_columns(features.columns)))
+    own = labels.set_index("study_uid").loc[pd.Index(table.study_uid), list(TARGETS)]
+    y, test = own.to_numpy(np.float64), table
+    fold = pd.Series(table.model_fold, index=table.study_uid)
+    splits: list[Any] = [
+        (int(k), table.model_fold != k, table.model_fold == k) for k in np.unique(table.model_fold)
+    ]
+    if unseen is not None:
+        test = FeatureTable.of(unseen, tuple(feature_columns(unseen.columns)))
+        fold, splits = pd.Series(-1, index=np.unique(test.study_uid)), [("test", ..., ...)]
     models = {}
     with one_blas_thread():
         for model, (inputs, fit) in BASELINES.items():
-            fitted = fit(inputs(table), y, inputs(test), derive_seed(seed, model, "test"))
-            models[model] = metric_odds(fitted, y, form)
-    return all_predictions(test.study_uid, models, fold_of)
+            x, new = inputs(table), inputs(test)
+            models[model] = np.zeros((test.n, len(TARGETS)))
+            for k, train, held in tqdm(splits, desc=model, unit="fold"):
+                found = fit(x[train], y[train], new[held], derive_seed(seed, model, k))
+                models[model][held] = metric_odds(found, y[train], form)
+    return all_predictions(test.study_uid, models, fold)

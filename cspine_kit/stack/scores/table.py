@@ -18,8 +18,8 @@ from tqdm import tqdm
 
 from cspine_kit.core.anatomy import LEVELS, OVERALL, TARGETS
 from cspine_kit.core.errors import TableError
-from cspine_kit.core.metric import Form, auc, bootstrap_interval, metric, weights
-from cspine_kit.core.numbers import FloatArray, IntArray, log_losses
+from cspine_kit.core.metric import Form, auc, bootstrap_interval, metric
+from cspine_kit.core.numbers import FloatArray, IntArray
 from cspine_kit.stack.features.units import SHOWN
 from cspine_kit.stack.scores.baselines import wide_predictions
 from cspine_kit.stack.scores.operating import BEST_F1, confusion, nested_calls
@@ -27,7 +27,6 @@ from cspine_kit.stack.scores.operating import BEST_F1, confusion, nested_calls
 FORMS: tuple[Form, Form] = ("per_exam", "global")
 SPECIFICITY = 0.9
 BINS = 10
-REPEATS = 1000
 
 
 def sensitivity_at(y: FloatArray, p: FloatArray, specificity: float = SPECIFICITY) -> float:
@@ -44,28 +43,6 @@ def calibration_error(y: FloatArray, p: FloatArray, bins: int = BINS) -> float:
     order = np.argsort(p, kind="stable")
     parts = [part for part in np.array_split(order, bins) if len(part)]
     return float(sum(abs(y[i].mean() - p[i].mean()) * len(i) for i in parts) / len(y))
-
-
-def paired_interval(
-    labels: FloatArray,
-    probs: FloatArray,
-    others: FloatArray,
-    form: Form,
-    *,
-    repeats: int = REPEATS,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """95 % bootstrap interval of metric(probs) - metric(others) on the same draws of studies."""
-    w = weights(labels)
-    gain = (w * (log_losses(labels, probs) - log_losses(labels, others))).sum(axis=1)
-    total = w.sum(axis=1)
-    draws = np.random.default_rng(seed).integers(0, len(gain), size=(repeats, len(gain)))
-    if form == "per_exam":
-        values = (gain / total)[draws].mean(axis=1)
-    else:
-        values = gain[draws].sum(axis=1) / total[draws].sum(axis=1)
-    low, high = np.quantile(values, [0.025, 0.975])
-    return float(low), float(high)
 
 
 def expected_interval(
@@ -91,14 +68,14 @@ def expected_interval(
         chains: fold models.
         seed: of the bootstrap.
     """
-    low, high = bootstrap_interval(y, shipped, form, seed=seed, repeats=REPEATS)
+    low, high = bootstrap_interval(y, shipped, form, seed=seed)
     return max(low - (1.0 - 1.0 / chains) * max(gap, 0.0), 0.0), high
 
 
 def _row(y: FloatArray, p: FloatArray, fold: IntArray, seed: int) -> dict[str, float]:
     row: dict[str, float] = {"n_studies": len(y)}
     for form in FORMS:
-        low, high = bootstrap_interval(y, p, form, seed=seed, repeats=REPEATS)
+        low, high = bootstrap_interval(y, p, form, seed=seed)
         per_fold = [metric(y[fold == k], p[fold == k], form) for k in np.unique(fold)]
         row |= {form: metric(y, p, form), f"{form}_low": low, f"{form}_high": high}
         row |= {f"{form}_fold_mean": float(np.mean(per_fold))}
@@ -162,7 +139,7 @@ def score_table(
         scores = table.set_index("model")[form]
         best = str(scores[known].astype(float).idxmin())
         intervals = [
-            paired_interval(held[m][0], held[m][1], held[best][1], form, seed=seed)
+            bootstrap_interval(*held[m], form, others=held[best][1], seed=seed)
             for m in table["model"]
         ]
         table[f"{form}_baseline"] = best

@@ -33,7 +33,6 @@ class Inputs:
         checksums: of their voxels.
         fold_of: fold of each study that has a coarse volume.
         key: fingerprint of all that the vertebra stage starts from.
-        fine_key: fingerprint of the fine volumes.
     """
 
     studies: pd.DataFrame
@@ -42,7 +41,6 @@ class Inputs:
     checksums: dict[str, dict[str, str]]
     fold_of: dict[str, int]
     key: str
-    fine_key: str
 
     def volume(self, study_uid: str, grid: str) -> Volume:
         """The coarse or the fine volume of a study, read when it is looked at.
@@ -108,5 +106,4 @@ def _read_inputs(paths: RunPaths, key: str, fine: str | None) -> Inputs:
         checksums={"fine": {}, **checksums},
         fold_of=fold_of,
         key=key,
-        fine_key=fingerprint(checksums.get("fine")),
     )

@@ -38,6 +38,7 @@ from cspine_kit.core.runs import (
 from cspine_kit.core.tables import write_table
 from cspine_kit.core.tasks import Task, run_tasks
 from cspine_kit.data.stages import run_fine
+from cspine_kit.data.volumes.cache import Cache
 from cspine_kit.data.volumes.store import in_memory
 from cspine_kit.vision.attempts import Attempts
 from cspine_kit.vision.check import check_config
@@ -115,7 +116,8 @@ class FoldChain:
 
     def fracture_key(self, member: str) -> str:
         """What fracture model k of a member is made from."""
-        upstream = fingerprint(self.vertebra_key, self.inputs.fine_key)
+        # Voxels of fine volumes follow from the scans, whose coarse ones the vertebra key holds.
+        upstream = fingerprint(self.vertebra_key, Cache.fine(self.config, self.paths).recipe)
         return self._key(member, self.config.members[member], upstream)
 
     def rows_key(self, member: str) -> str:

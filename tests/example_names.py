@@ -154,11 +154,23 @@ def study(names: Names) -> Any:
 
 
 @ready
-def volume(names: Names) -> Any:
-    """its compact `Volume`"""
-    from cspine_kit.data.volumes.volume import read_volume
+def volumes(names: Names) -> Any:
+    """its `Volumes`, as the kernel reads them"""
+    from cspine_kit.data.volumes.read import read_both
 
-    return read_volume(names.folder, names.config.cache)[0]
+    return read_both(names.folder, names.config.volumes)[0]
+
+
+@ready
+def volume(names: Names) -> Any:
+    """its coarse `Volume`"""
+    return names.volumes.coarse
+
+
+@ready
+def fine(names: Names) -> Any:
+    """its fine `Volume`"""
+    return names.volumes.fine
 
 
 @ready
@@ -287,12 +299,12 @@ def ensemble(names: Names) -> Any:
 
 @ready
 def dataset(names: Names) -> Any:
-    """a `StackDataset` of `volume` with the fracture stage's targets"""
+    """a `StackDataset` of `fine` with the fracture stage's targets"""
     from cspine_kit.vision.dataset import StackDataset
     from cspine_kit.vision.predict import fracture_view
 
     model = next(iter(names.config.members.values()))
-    view = fracture_view(names.volume, names.own_levels, model.slice_step_mm)
+    view = fracture_view(names.fine, names.own_levels, model)
     ones = np.ones((len(view), 7), np.float32)
     view.targets = {"visible": ones, "fracture": np.zeros_like(ones)}
     return StackDataset([view], model)

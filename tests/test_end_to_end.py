@@ -17,7 +17,7 @@ from chain import CHAIN, CONFIG, folder_of
 from cspine_kit.cli import main
 from cspine_kit.core.anatomy import LEVELS, TARGETS
 from cspine_kit.core.tables import read_table
-from cspine_kit.data.volumes.volume import read_volume
+from cspine_kit.data.volumes.read import read_both
 from cspine_kit.infer.ensemble import Ensemble
 from cspine_kit.infer.manifest import open_bundle
 from cspine_kit.infer.run import run_kernel
@@ -49,7 +49,7 @@ def test_the_chain_leaves_what_the_contracts_say(run):
     assert oof["study_uid"].nunique() == 14
     levels = read_table(tables / "levels.parquet", "levels")
     assert (levels.groupby(["study_uid", "model_fold"]).size() == 7).all()
-    for name in ("studies", "slices", "volumes", "vertebra", "features", "predictions"):
+    for name in ("studies", "slices", "coarse", "fine", "vertebra", "features", "predictions"):
         assert len(read_table(tables / f"{name}.parquet", name)), name
 
 
@@ -100,7 +100,7 @@ def test_a_killed_run_ends_with_the_same_submission(run, tmp_path):
             cwd=folder, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         wanted = [
-            "cache/*.npy",
+            "cache/coarse/*.arrow",
             "models/vertebra/fold_0/checkpoint.pt",
             "models/resnet/fold_*/*.pt",
         ]
@@ -228,8 +228,8 @@ def test_kernel_and_out_of_fold_run_agree(run, bundle, tmp_path):
     expected = oof[oof["study_uid"] == uid].reset_index(drop=True)
     ensemble = Ensemble(open_bundle(bundle, tmp_path))
     folder = run / "competition" / "train_images" / uid
-    volume, _ = read_volume(folder, ensemble.config.cache, uid)
-    slices, _ = ensemble.tables(volume, folder)
+    volumes, _ = read_both(folder, ensemble.config.volumes, uid)
+    slices, _ = ensemble.tables(volumes, folder)
     slices = slices[slices["model_fold"] == expected["fold"].iloc[0]]
     slices = slices.sort_values(["member", "position"], ignore_index=True)
     logits = [c for c in expected.columns if c.startswith(("vertebra_", "fracture_"))]

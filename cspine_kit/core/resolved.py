@@ -25,7 +25,7 @@ Stage = Literal["oof", "stack"]
 
 PARTS: dict[Stage, tuple[str, ...]] = {
     "oof": (
-        *("seed", "competition", "exclude", "folds", "cache", "vertebra", "members", "training"),
+        *("seed", "competition", "exclude", "folds", "volumes", "vertebra", "members", "training"),
         "kernel.views",
     ),
     "stack": ("stack",),

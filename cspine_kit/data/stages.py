@@ -8,7 +8,7 @@ after it.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -217,9 +217,18 @@ def run_fine(config: Config, paths: RunPaths) -> None:
 def _run_volumes(
     cache: Cache, paths: RunPaths, key: str, cuts_of: Callable[[dict[str, FloatArray]], Cuts | None]
 ) -> None:
-    """Make the files of one kind of volumes and their table, unless all is there."""
+    """Make the files of one kind of volumes and their table, unless all is there; studies that
+    failed are tried again when their files change."""
     table, folder = paths.table(cache.name), cache.folder
-    if is_fresh(table, key) and not _damaged(table, cache.name):
+    competition = Competition(cache.config.competition.dir, cache.config.competition.extra)
+    ledger = folder / "failures.json"
+
+    def whole_key(failures: Iterable[str]) -> str:
+        states = cache.states(failures, competition)
+        return fingerprint(key, states) if states else key
+
+    failed = read_json(ledger) if ledger.exists() else {}
+    if is_fresh(table, whole_key(failed)) and not _damaged(table, cache.name):
         return
     studies = read_table(paths.table("studies"), "studies")
     slices = read_table(paths.table("slices"), "slices")
@@ -228,16 +237,15 @@ def _run_volumes(
     cuts = cuts_of(z_mm)
     if cuts is not None:
         studies = studies[studies["study_uid"].isin(list(cuts))]
-    competition = Competition(cache.config.competition.dir, cache.config.competition.extra)
     with run_record(folder, f"{cache.name} volumes", inputs={"key": key}) as results:
         volumes, failures = cache.build(studies, slices, competition, cuts)
-        write_json(folder / "failures.json", failures)
+        write_json(ledger, failures)
         require_some(Outcome(volumes.to_dict("index"), failures), f"{cache.name} volumes")
         results.update(volumes=len(volumes), failures=len(failures))
-        write_table(volumes, table, cache.name, key)
+        write_table(volumes, table, cache.name, whole_key(failures))
     if failures:
         count = len(failures)
-        log.warning("cache: %d studies left out, see %s", count, folder / "failures.json")
+        log.warning("cache: %d studies left out, see %s", count, ledger)
 
 
 def _damaged(table: Path, name: str) -> bool:

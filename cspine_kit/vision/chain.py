@@ -20,6 +20,7 @@ from cspine_kit.core.failures import LEVELS, ROWS
 from cspine_kit.core.paths import RunPaths
 from cspine_kit.core.runs import file_hash, fingerprint, is_fresh
 from cspine_kit.data.levels import DECODE_VERSION
+from cspine_kit.data.volumes.cache import Cache
 from cspine_kit.vision.attempts import Attempts
 from cspine_kit.vision.inputs import Inputs
 from cspine_kit.vision.lineage import LINEAGE_FILE
@@ -79,8 +80,8 @@ class FoldChain:
     @cached_property
     def _fracture_keys(self) -> dict[str, str]:
         """By member. A study's levels key stands for its volume and for vertebra model k too."""
-        masks, labels, volumes = self.inputs.masks, self.inputs.labels, self.config.volumes
-        grid = fingerprint(volumes.curve, volumes.fine.spacing_mm)
+        masks, labels = self.inputs.masks, self.inputs.labels
+        grid = Cache.fine(self.config, self.paths).recipe
         studies = {
             uid: [grid, self._levels_key(uid), masks[uid], labels[uid]]
             for uid in self.inputs.studies_of(self.fold, training=True)

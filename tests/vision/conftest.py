@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from cspine_kit.core.config import Config, ModelConfig, load_config
-from cspine_kit.data.volumes.volume import Volume
+from cspine_kit.data.volumes.curve import HuCurve
+from cspine_kit.data.volumes.lattice import Lattice
+from cspine_kit.data.volumes.volume import Held, Volume
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -33,11 +35,12 @@ def make_volume(seed: int, n_slices: int = 40, side: int = 64) -> Volume:
     voxels[n_slices // 3 : 2 * n_slices // 3, disk] = 220
     return Volume(
         study_uid=f"1.{seed}",
-        voxels=voxels,
+        voxels=Held(voxels),
         z_mm=100.0 - 2.0 * np.arange(n_slices),
-        spacing_mm=(2.0, 1.2, 1.2),
-        offset_px=(10.0, 20.0),
-        zoom=(2.4, 2.4),
+        step_mm=2.0,
+        lattice=Lattice((2 * side, 2 * side), (0.6, 0.6), (side, side)),
+        corner=(0, 0),
+        curve=HuCurve(((-500, 0), (1500, 255))),
     )
 
 

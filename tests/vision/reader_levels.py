@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cspine_kit.core.config import load_config
 from cspine_kit.core.paths import RunPaths
-from cspine_kit.data.volumes.volume import read_volume
+from cspine_kit.data.volumes.read import read_coarse
 from cspine_kit.vision.names import VERTEBRA
 from cspine_kit.vision.nets.store import load_model
 from cspine_kit.vision.predict import decode_study, predict_vertebra
@@ -25,7 +25,7 @@ def transfer_errors(run: Path, real_ct: Path) -> dict[str, NDArray[np.float64]]:
     """Signed errors (7,) in mm of each fold's vertebra model and of their averaged logits."""
     paths = RunPaths(run)
     config = load_config(paths.resolved_config)
-    volume, _ = read_volume(real_ct, config.cache)
+    volume, _ = read_coarse(real_ct, config.volumes)
     models = [load_model(paths.model(VERTEBRA, fold)) for fold in range(config.folds.n)]
     rows = [predict_vertebra(model, volume, config.kernel.batch_size) for model in models]
     mean = sum(frame.to_numpy(dtype=np.float64) for frame in rows) / len(rows)

@@ -1,4 +1,4 @@
-"""A run folder as the data room leaves it: tables, folds and tiny cached volumes.
+"""A run folder as it is shipped without the scans: tables, folds and tiny volumes of both kinds.
 
 In: a folder and a number of studies. Out: its paths, and a config that runs in seconds. Example::
 
@@ -6,7 +6,6 @@ In: a folder and a number of studies. Out: its paths, and a config that runs in 
     run_oof(tiny_config(), paths)
 """
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +13,13 @@ import pandas as pd
 
 from cspine_kit.core.anatomy import LEVELS, OVERALL
 from cspine_kit.core.config import Config, load_config
-from cspine_kit.core.paths import RunPaths
-from cspine_kit.core.tables import (
-    BOX_COLUMNS,
-    CONTRACTS,
-    MASK_COLUMNS,
-    SPINE_BOX_COLUMNS,
-    write_table,
-)
+from cspine_kit.core.paths import Competition, RunPaths
+from cspine_kit.core.tables import BOX_COLUMNS, MASK_COLUMNS, SPINE_BOX_COLUMNS, write_table
+from cspine_kit.data.volumes.cache import Cache
+from cspine_kit.data.volumes.curve import HuCurve
+from cspine_kit.data.volumes.lattice import Lattice
+from cspine_kit.data.volumes.store import write_volume
+from cspine_kit.data.volumes.volume import Held, Volume
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 NZ, SIDE, STEP_MM, PIXEL_MM = 21, 32, 6.0, 4.0
@@ -43,11 +41,21 @@ def tiny_config(workers: int = 0) -> Config:
         "slices_per_study": 3,
     }
     member = demo.model.model_copy(update=small)
+    grid = {"spacing_mm": PIXEL_MM, "field_mm": SIDE * PIXEL_MM}
+    volumes = demo.volumes.model_copy(
+        update={
+            "coarse": demo.volumes.coarse.model_copy(update=grid),
+            "fine": demo.volumes.fine.model_copy(update=grid),
+        }
+    )
+    nowhere = demo.competition.model_copy(update={"dir": Path("nowhere")})
     return demo.model_copy(
         update={
+            "competition": nowhere,
             "folds": demo.folds.model_copy(update={"n": 2}),
             "execution": demo.execution.model_copy(update={"jobs": 1}),
             "training": demo.training.model_copy(update={"workers": workers}),
+            "volumes": volumes,
             "vertebra": demo.vertebra.model_copy(update=small),
             "members": dict.fromkeys(("a", "b"), member),
         }
@@ -60,11 +68,14 @@ def write_run(root: Path, studies: int, *, first_fold: int | None = None) -> Run
     Two folds in turn, or the first `first_fold` studies in fold 0 and the others in fold 1.
     """
     paths = RunPaths(root)
-    paths.cache.mkdir(parents=True)
     rng = np.random.default_rng(0)
     uids = [f"1.2.{k}" for k in range(1, studies + 1)]
-    volumes = [_write_volume(paths.cache / f"{uid}.npy", uid, rng) for uid in uids]
-    write_table(pd.DataFrame(volumes), paths.table("volumes"), "volumes", "k1")
+    caches = Cache.coarse(tiny_config(), paths), Cache.fine(tiny_config(), paths)
+    for uid in uids:
+        volume = _volume(uid, rng)
+        for cache in caches:
+            path = cache.folder / f"{uid}.arrow"
+            write_volume(volume, path, {"recipe": cache.recipe, "source": "", "stand_ins": 0})
     table = pd.DataFrame({"study_uid": uids, "split": "train", "source": "competition"})
     table = table.assign(n_slices=NZ, rows=SIDE, cols=SIDE, problems="", reversed=False)
     table["transfer_syntax"] = ""
@@ -72,30 +83,30 @@ def write_run(root: Path, studies: int, *, first_fold: int | None = None) -> Run
     table = table.assign(irregular=False, has_mask=True, has_boxes=False)
     table = table.assign(**dict.fromkeys((OVERALL, *LEVELS), 0.0))
     table.loc[::3, [OVERALL, "C2"]] = 1.0
-    write_table(table, paths.table("studies"), "studies", "k2")
-    write_table(pd.concat([_slices(uid) for uid in uids]), paths.table("slices"), "slices", "k3")
+    table = write_table(table, paths.table("studies"), "studies", "k2")
+    slices = pd.concat([_slices(uid) for uid in uids])
+    write_table(slices, paths.table("slices"), "slices", "k3")
+    rows, _ = caches[0].build(table, slices, Competition(Path("nowhere")))
+    write_table(rows, paths.table("coarse"), "coarse", "k1")
     fold = [k % 2 if first_fold is None else int(k >= first_fold) for k in range(studies)]
     pd.DataFrame({"study_uid": uids, "fold": fold}).to_csv(paths.folds, index=False)
     return paths
 
 
-def _write_volume(path: Path, uid: str, rng: np.random.Generator) -> dict:
+def _volume(uid: str, rng: np.random.Generator) -> Volume:
+    """Noise in which a column of its own grey stands at each level."""
     voxels = rng.integers(0, 255, (NZ, SIDE, SIDE)).astype(np.uint8)
     for z in range(NZ):
         voxels[z, 10:20, 10:20] = 30 * (z // 3 + 1)
-    np.save(path, voxels)
-    row = {
-        "study_uid": uid,
-        "path": str(path),
-        "dtype": "uint8",
-        "checksum": hashlib.sha256(voxels.data).hexdigest(),
-        **dict(zip(("nz", "ny", "nx"), voxels.shape, strict=True)),
-        **dict(zip(("spacing_z", "spacing_y", "spacing_x"), (6.0, 4.0, 4.0), strict=True)),
-        **dict.fromkeys(("offset_y_px", "offset_x_px"), 0.0),
-        **dict.fromkeys(("zoom_y", "zoom_x"), 1.0),
-        **dict(zip(("hu_low", "hu_high"), (-200.0, 1000.0), strict=True)),
-    }
-    return {column: row[column] for column in CONTRACTS["volumes"].columns}
+    return Volume(
+        study_uid=uid,
+        voxels=Held(voxels),
+        z_mm=-STEP_MM * np.arange(NZ),
+        step_mm=STEP_MM,
+        lattice=Lattice((SIDE, SIDE), (PIXEL_MM, PIXEL_MM), (SIDE, SIDE)),
+        corner=(0, 0),
+        curve=HuCurve.of(tiny_config().volumes.curve),
+    )
 
 
 def _slices(uid: str) -> pd.DataFrame:
@@ -105,4 +116,4 @@ def _slices(uid: str) -> pd.DataFrame:
     frame = frame.assign(gap_mm=STEP_MM, **dict.fromkeys(BOX_COLUMNS, np.nan))
     for k, column in enumerate(MASK_COLUMNS):
         frame[column] = (z // 3 == k).astype(float)
-    return frame.assign(**dict(zip(SPINE_BOX_COLUMNS, (10.0, 10.0, 20.0, 20.0), strict=True)))
+    return frame.assign(**dict(zip(SPINE_BOX_COLUMNS, (40.0, 40.0, 80.0, 80.0), strict=True)))

@@ -1,11 +1,14 @@
 """Stacks: neighbors in millimeters, ends clamped, crops centered, draws reproducible."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from cspine_kit.data.volumes.patch import draw
 from cspine_kit.vision.augment import augment_batch
-from cspine_kit.vision.dataset import StackDataset, StudyView, nearest_slices, spaced_slices
+from cspine_kit.vision.dataset import StackDataset, spaced_slices, study_view
 
 
 def test_spaced_slices_are_spaced_in_mm():
@@ -13,6 +16,8 @@ def test_spaced_slices_are_spaced_in_mm():
     chosen = spaced_slices(z, 2.0)
     assert np.allclose(np.diff(z[chosen]), -2.0)
     assert chosen[0] == 0
+    # Points of the grid are whole multiples of the step.
+    assert np.allclose(z[chosen] % 2.0, 0)
 
 
 def test_a_coarse_study_keeps_all_its_slices_once():
@@ -25,57 +30,58 @@ def test_short_studies_have_slices(n):
     assert len(spaced_slices(-1.0 * np.arange(n), 2.0)) >= 1
 
 
-def test_nearest_slices_clamps_at_both_ends():
-    z = np.array([10.0, 8.0, 6.0])
-    assert nearest_slices(z, np.array([99.0, 10.0, 8.9, 6.1, -50.0])).tolist() == [0, 0, 1, 2, 2]
+def test_the_choice_of_slices_does_not_depend_on_which_ones_a_volume_keeps():
+    z = 103.7 - 0.6 * np.arange(300)
+    whole = spaced_slices(z, 2.5)
+    for first, last in ((0, 120), (37, 200), (150, 300)):
+        part = first + spaced_slices(z[first:last], 2.5)
+        inner = (whole > first + 3) & (whole < last - 4)
+        assert set(whole[inner]) <= set(part) and len(part) <= inner.sum() + 4
+        assert set(part[2:-2]) <= set(whole)
 
 
 def test_neighbors_are_chosen_by_mm_not_by_index(tiny, make_volume):
     volume = make_volume(1)
     for i in range(len(volume.z_mm)):
-        volume.voxels[i] = i
+        volume.voxels.array[i] = i
     config = tiny.model_copy(update={"stack_step_mm": 4.0, "in_chans": 3})
-    view = StudyView(volume, np.array([0, 20, 39]), np.full((3, 2), 31.5))
-    assert view.stack(1, config)[:, 16, 16].tolist() == [18, 20, 22]
-    assert view.stack(0, config)[:, 16, 16].tolist() == [0, 0, 2]
-    assert view.stack(2, config)[:, 16, 16].tolist() == [37, 39, 39]
+    view = study_view(volume, np.array([0, 20, 39]), np.tile(volume.middle_mm, (3, 1)), config)
+    middles = [draw(volume, patch, config.windows)[:, 16, 16].tolist() for patch in view.patches]
+    assert middles == [[0, 0, 2], [18, 20, 22], [37, 39, 39]]
 
 
-def test_a_crop_over_the_edge_is_padded(tiny, make_volume):
-    volume = make_volume(1)
-    view = StudyView(volume, np.array([5]), np.array([[0.0, 0.0]]))
-    stack = view.stack(0, tiny)
-    assert stack.shape == (3, 32, 32)
-    assert (stack[:, :15, :15] == 0).all() and (stack[:, 17:, 17:] > 0).all()
-
-
-def test_pixels_and_millimeters_are_inverse(make_volume):
-    volume = make_volume(1)  # pixels of 1.2 mm, 2.4 native ones each; the first lies at 10, 20
-    points = np.array([[0.0, 0.0], [31.5, 7.25]])
-    places = volume.to_mm(points)
-    assert np.allclose(places, [[5.0, 10.0], [5.0 + 31.5 * 1.2, 10.0 + 7.25 * 1.2]])
-    assert np.allclose(volume.to_px(places), points)
+def test_a_view_speaks_of_native_slices(tiny, make_volume):
+    fine = replace(make_volume(1), first_slice=7)
+    rows, centers = np.array([0, 5]), np.tile(fine.middle_mm, (2, 1))
+    view = study_view(fine, rows, centers, tiny)
+    assert view.slice_idx.tolist() == [7, 12] and view.at_mm.tolist() == [100.0, 90.0]
+    coarse = replace(make_volume(1), group=3)
+    assert study_view(coarse, rows, centers, tiny).slice_idx.tolist() == [0, 15]
 
 
 @pytest.fixture(name="data")
 def _data(tiny, make_volume):
-    """Three studies with a box 20 px wide and 16 px high; the first slice has none."""
+    """Three studies with a box 20 px (24 mm) wide and 16 px high; the first slice has none."""
     views = []
     for seed in range(3):
         volume = make_volume(seed)
         rows = np.arange(len(volume.z_mm))
+        # Its edges lie between pixels.
+        box = volume.to_mm(np.array([[23.5, 19.5], [39.5, 39.5]])).reshape(4)
         targets = {
             "visible": np.zeros((len(rows), 7), np.float32),
-            "box": np.tile(np.float32([24, 20, 40, 40]), (len(rows), 1)),
+            "box": np.tile(box, (len(rows), 1)).astype(np.float32),
         }
         targets["box"][0] = np.nan
-        views.append(StudyView(volume, rows, np.full((len(rows), 2), 31.5), targets))
+        view = study_view(volume, rows, np.tile(volume.middle_mm, (len(rows), 1)), tiny)
+        view.targets = targets
+        views.append(view)
     return StackDataset(views, tiny)
 
 
 def test_box_becomes_shares_of_the_crop(data):
     sample = data[1]
-    # The field of 64 px around 31.5 starts at pixel 0.
+    # The field of 64 px is the whole volume.
     assert sample["box"].tolist() == pytest.approx([20 / 64, 24 / 64, 40 / 64, 40 / 64])
     assert float(sample["box_weight"]) == 1
     assert float(data[0]["box_weight"]) == 0

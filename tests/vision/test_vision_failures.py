@@ -4,7 +4,9 @@ The out-of-fold run goes over a run folder whose volumes are damaged one by one.
 """
 
 import json
+from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 from run_folder import tiny_config, write_run
@@ -14,8 +16,10 @@ from cspine_kit.core.failures import FILES, ROWS, gather, read_failures, summary
 from cspine_kit.core.paths import RunPaths
 from cspine_kit.core.tables import read_table
 from cspine_kit.data.levels import decode_levels
+from cspine_kit.data.volumes.store import in_memory, open_volume, write_volume
 from cspine_kit.vision import oof, steps
 from cspine_kit.vision.attempts import Attempts
+from cspine_kit.vision.predict import Said
 
 BAD = "1.2.3"
 
@@ -110,8 +114,8 @@ def rubbish(path):
 
 
 @pytest.mark.parametrize("damage", [dead_link, cut, rubbish])
-def test_one_bad_volume_costs_itself_and_comes_back_when_mended(paths, damage):
-    volume = paths.cache / f"{BAD}.npy"
+def test_one_bad_coarse_volume_costs_itself_and_comes_back_when_mended(paths, damage):
+    volume = paths.cache / "coarse" / f"{BAD}.arrow"
     sound = volume.read_bytes()
     damage(volume)
     config = tiny_config()
@@ -128,7 +132,7 @@ def test_one_bad_volume_costs_itself_and_comes_back_when_mended(paths, damage):
         ("rows", "b", BAD, 0),
     }
     assert table["cause"].str.contains(BAD).all()
-    told = "studies left out: rows vertebra 1, training vertebra 1, rows a 1, rows b 1\n  cached"
+    told = "studies left out: rows vertebra 1, training vertebra 1, rows a 1, rows b 1\n  volume"
     assert summary(failures).startswith(told)
     rows = read_table(paths.table("oof_slices"), "oof_slices")
     assert set(rows["study_uid"]) == {f"1.2.{k}" for k in range(1, 9)} - {BAD}
@@ -149,17 +153,45 @@ def test_one_bad_volume_costs_itself_and_comes_back_when_mended(paths, damage):
     assert set(read_table(paths.table("levels"), "levels")["study_uid"]) == set(mended["study_uid"])
 
 
+@pytest.mark.parametrize("damage", [dead_link, cut, rubbish])
+def test_one_bad_fine_volume_costs_the_members_and_comes_back_when_mended(paths, damage):
+    volume = paths.cache / "fine" / f"{BAD}.arrow"
+    sound = volume.read_bytes()
+    damage(volume)
+    config = tiny_config()
+    failures = oof.run_oof(config, paths)
+    # Without the scans it cannot be made again.
+    assert {(f.stage, f.member, f.study_uid, f.model_fold) for f in failures} == {
+        ("fine", "", BAD, -1),
+        ("training", "a", BAD, 1),
+        ("training", "b", BAD, 1),
+        ("rows", "a", BAD, 0),
+        ("rows", "b", BAD, 0),
+    }
+    rows = read_table(paths.table("oof_slices"), "oof_slices")
+    assert set(rows["study_uid"]) == {f"1.2.{k}" for k in range(1, 9)} - {BAD}
+    assert BAD in set(read_table(paths.table("levels"), "levels")["study_uid"])
+    weights = {p: p.stat().st_mtime_ns for p in paths.root.rglob("weights.safetensors")}
+    if volume.is_symlink():
+        volume.unlink()
+    volume.write_bytes(sound)
+    left = oof.run_oof(config, paths)
+    assert {(f.stage, f.member) for f in left} == {("training", "a"), ("training", "b")}
+    mended = read_table(paths.table("oof_slices"), "oof_slices")
+    assert set(mended["study_uid"]) == {f"1.2.{k}" for k in range(1, 9)}
+    assert weights == {p: p.stat().st_mtime_ns for p in weights}, "no model is trained again"
+
+
 def test_a_study_that_fails_in_one_member_is_kept_for_the_others(paths, monkeypatch):
-    real = steps.predict_fracture
-    asked = []
+    real = steps.predict
 
-    def picky(model, volume, *arguments, **named):
-        asked.append(volume.study_uid)
-        if volume.study_uid == BAD and asked.count(BAD) == 2:  # member a, then member b
-            raise StudyError(BAD, "gave NaN")
-        return real(model, volume, *arguments, **named)
+    def picky(models, volume, levels, *arguments, **named):
+        said = real(models, volume, levels, *arguments, **named)
+        if volume.study_uid == BAD and "b" in models:
+            return {"b": Said(None, StudyError(BAD, "gave NaN"), 0.0)}
+        return said
 
-    monkeypatch.setattr(steps, "predict_fracture", picky)
+    monkeypatch.setattr(steps, "predict", picky)
     (failure,) = oof.run_oof(tiny_config(), paths)
     assert (failure.stage, failure.member, failure.study_uid) == ("rows", "b", BAD)
     rows = read_table(paths.table("oof_slices"), "oof_slices")
@@ -174,10 +206,12 @@ def test_a_study_without_levels_costs_itself(paths, monkeypatch):
         levels = decode_levels(z_mm, visible, boxes)
         return levels.assign(z_top_mm=901.0, z_bottom_mm=900.0) if (z_mm[1] == -5.0) else levels
 
-    slices = read_table(paths.table("slices"), "slices")
-    slices.loc[(slices["study_uid"] == BAD) & (slices["slice_idx"] == 1), "z_mm"] = -5.0
-    slices.to_parquet(paths.table("slices"))
-    monkeypatch.setattr("cspine_kit.vision.predict.decode_levels", no_levels)
+    for grid in ("coarse", "fine"):
+        file = paths.cache / grid / f"{BAD}.arrow"
+        volume, facts = open_volume(file)
+        z_mm = np.where(np.arange(len(volume.z_mm)) == 1, -5.0, volume.z_mm)
+        write_volume(replace(in_memory(volume), z_mm=z_mm), file, facts)
+    monkeypatch.setattr("cspine_kit.vision.tasks.vertebra.decode_levels", no_levels)
     failures = oof.run_oof(tiny_config(), paths)
     assert {(f.stage, f.member, f.study_uid) for f in failures} == {
         ("training", "a", BAD),
@@ -188,17 +222,20 @@ def test_a_study_without_levels_costs_itself(paths, monkeypatch):
     assert all("no slice lies inside the decoded levels" in f.cause for f in failures)
 
 
-def test_failures_of_index_and_cache_stand_in_the_same_list(tmp_path):
+def test_failures_of_index_and_volumes_stand_in_the_same_list(tmp_path):
     paths = RunPaths(tmp_path)
-    for folder, uid in ((tmp_path / "index", "1.1"), (paths.cache, "1.2")):
-        folder.mkdir()
+    places = tmp_path / "index", paths.cache / "coarse", paths.cache / "fine"
+    for folder, uid in zip(places, ("1.1", "1.2", "1.3"), strict=True):
+        folder.mkdir(parents=True)
         (folder / "failures.json").write_text(json.dumps({uid: f"study {uid}: is gone"}))
     found = gather(paths, ("vertebra",), 5)
     assert [(f.stage, f.study_uid, f.model_fold) for f in found] == [
         ("index", "1.1", -1),
-        ("cache", "1.2", -1),
+        ("coarse", "1.2", -1),
+        ("fine", "1.3", -1),
     ]
     assert summary(found) == (
-        "studies left out: index 1, cache 1\n  study 1.1: is gone\n  study 1.2: is gone"
+        "studies left out: index 1, coarse 1, fine 1"
+        "\n  study 1.1: is gone\n  study 1.2: is gone\n  study 1.3: is gone"
     )
     assert summary([]) == ""

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from cspine_kit.data.volumes.patch import draw
 from cspine_kit.vision import predict
 from cspine_kit.vision.dataset import StudyView
 from cspine_kit.vision.nets.heads import SliceModel
@@ -19,8 +20,8 @@ def _model(tiny):
 
 
 @pytest.fixture(name="view")
-def _view(make_volume):
-    return vertebra_view(make_volume(0), 1.0)
+def _view(make_volume, tiny):
+    return vertebra_view(make_volume(0), tiny)
 
 
 def same(a, b):
@@ -69,7 +70,8 @@ def test_other_errors_are_not_taken_for_missing_memory(model, view, monkeypatch)
 
 def test_two_views_are_the_mean_of_a_slice_and_its_mirror_image(model, view):
     plain, both = run_model(model, view, 8), run_model(model, view, 8, views=2)
-    stacks = torch.from_numpy(np.stack([view.stack(r, model.config) for r in range(len(view))]))
+    drawn = [draw(view.volume, patch, model.config.windows) for patch in view.patches]
+    stacks = torch.from_numpy(np.stack(drawn))
     with torch.inference_mode():
         mirrored = predict.forward(model, stacks.flip(-1))["fracture"].numpy()
     assert np.allclose(both["fracture"], (plain["fracture"] + mirrored) / 2, atol=1e-6)
@@ -87,6 +89,6 @@ def test_a_stride_leaves_out_slices_and_changes_none(model, make_volume):
 
 
 def test_every_slice_has_its_own_row_whatever_the_order(model, view):
-    forward, backward = view, StudyView(view.volume, view.slice_idx[::-1], view.centers_px[::-1])
-    a, b = run_model(model, forward, 4), run_model(model, backward, 4)
+    backward = StudyView(view.volume, view.indices[::-1], view.patches[::-1])
+    a, b = run_model(model, view, 4), run_model(model, backward, 4)
     assert np.allclose(a["visible"], b["visible"][::-1], atol=1e-6)

@@ -14,7 +14,7 @@ one cannot be decoded, its neighbor stands in.
 
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -140,6 +140,18 @@ class Cache:
         if needed is not None and not Cut(volume.box, first, last).holds(needed):
             return None
         return _row(path, volume, facts)
+
+    def states(self, uids: Iterable[str], competition: Competition) -> dict[str, Any]:
+        """What would have to change before studies that failed are tried again."""
+        failed = list(uids)
+        there = finished(self.name, self.folder, *self.shipped) if failed else {}
+        return {
+            uid: (
+                listing_fingerprint(competition.images("train", uid)),
+                file_state(there[uid]) if uid in there else None,
+            )
+            for uid in failed
+        }
 
     def build(
         self,

@@ -301,10 +301,10 @@ def ensemble(names: Names) -> Any:
 def dataset(names: Names) -> Any:
     """a `StackDataset` of `fine` with the fracture stage's targets"""
     from cspine_kit.vision.dataset import StackDataset
-    from cspine_kit.vision.predict import fracture_view
+    from cspine_kit.vision.tasks.kinds import task_of
 
     model = next(iter(names.config.members.values()))
-    view = fracture_view(names.fine, names.own_levels, model)
+    view = task_of(model).view(names.fine, names.own_levels)
     ones = np.ones((len(view), 7), np.float32)
     view.targets = {"visible": ones, "fracture": np.zeros_like(ones)}
     return StackDataset([view], model)

@@ -16,7 +16,8 @@ from cspine_kit.core.paths import RunPaths
 from cspine_kit.data.volumes.read import read_coarse
 from cspine_kit.vision.names import VERTEBRA
 from cspine_kit.vision.nets.store import load_model
-from cspine_kit.vision.predict import decode_study, predict_vertebra
+from cspine_kit.vision.predict import predict
+from cspine_kit.vision.tasks.vertebra import decode_study
 
 READER_MM = np.array([-139.0, -157.0, -184.0, -204.0, -225.0, -244.5, -261.0])
 
@@ -26,8 +27,9 @@ def transfer_errors(run: Path, real_ct: Path) -> dict[str, NDArray[np.float64]]:
     paths = RunPaths(run)
     config = load_config(paths.resolved_config)
     volume, _ = read_coarse(real_ct, config.volumes)
-    models = [load_model(paths.model(VERTEBRA, fold)) for fold in range(config.folds.n)]
-    rows = [predict_vertebra(model, volume, config.kernel.batch_size) for model in models]
+    models = {k: load_model(paths.model(VERTEBRA, k)) for k in range(config.folds.n)}
+    said = predict(models, volume, None, config.kernel.batch_size)
+    rows = [one.require() for one in said.values()]
     mean = sum(frame.to_numpy(dtype=np.float64) for frame in rows) / len(rows)
     averaged = pd.DataFrame(mean, columns=rows[0].columns)
     averaged["at_mm"] = rows[0]["at_mm"].to_numpy()

@@ -16,6 +16,8 @@ from cspine_kit.core.paths import RunPaths
 from cspine_kit.core.tables import read_table, write_table
 from cspine_kit.vision import chain as chain_room
 from cspine_kit.vision.oof import run_oof
+from cspine_kit.vision.tasks.slices import SlicesTask
+from cspine_kit.vision.tasks.vertebra import VertebraTask
 
 IN_FOLD_0 = "1.2.3"
 """Folds alternate, so that odd studies are in fold 0: model 1 learns from them."""
@@ -67,7 +69,7 @@ def test_test_images_and_times_do_not_matter(made, paths):
         return pd.concat([studies, studies.head(1).assign(study_uid="9.9", split="test")])
 
     rewrite(paths, "studies", with_test_study)
-    for name in ("slices", "volumes"):
+    for name in ("slices", "coarse"):
         rewrite(paths, name, lambda table: table)
     for path in paths.root.rglob("*"):
         os.utime(path, (1e9, 1e9))
@@ -80,9 +82,10 @@ def test_a_copied_run_folder_is_as_good(made, paths, tmp_path):
     shutil.rmtree(paths.root)
 
     def moved(volumes):
-        return volumes.assign(path=[str(copy.cache / f"{uid}.npy") for uid in volumes["study_uid"]])
+        folder = copy.cache / "coarse"
+        return volumes.assign(path=[str(folder / f"{uid}.arrow") for uid in volumes["study_uid"]])
 
-    rewrite(copy, "volumes", moved)
+    rewrite(copy, "coarse", moved)
     run(copy)
     assert not made
 
@@ -129,7 +132,7 @@ def without(uid):
 
 def test_an_excluded_study_matters_to_those_who_learned_from_it(made, paths):
     before = read_table(paths.table("oof_slices"), "oof_slices")
-    for name in ("studies", "slices", "volumes"):
+    for name in ("studies", "slices", "coarse"):
         rewrite(paths, name, without(IN_FOLD_0))
     rows = run(paths)
     assert IN_FOLD_0 in set(before["study_uid"]) and IN_FOLD_0 not in set(rows["study_uid"])
@@ -142,7 +145,7 @@ def test_an_excluded_study_without_a_mask_leaves_the_vertebra_stage_alone(made, 
     rewrite(paths, "studies", lambda t: t.assign(has_mask=t["study_uid"] != IN_FOLD_0))
     run(paths)
     made.clear()
-    for name in ("studies", "slices", "volumes"):
+    for name in ("studies", "slices", "coarse"):
         rewrite(paths, name, without(IN_FOLD_0))
     run(paths)
     assert counts(made) == (0, 0, 2, 8) and {entry[2] for entry in made} == {1}
@@ -155,7 +158,7 @@ def of_one(column, value):
 
 
 def test_new_voxels_of_a_study_are_looked_at_again(made, paths):
-    rewrite(paths, "volumes", of_one("checksum", "0" * 64))
+    rewrite(paths, "coarse", of_one("checksum", "0" * 64))
     run(paths)
     of_fold_0 = [entry[1:] for entry in made if entry[2] == 0]
     assert of_fold_0 == [(name, 0, IN_FOLD_0) for name in ("vertebra", "a", "b")]
@@ -175,16 +178,16 @@ def test_a_mask_matters_to_all_who_learned_from_it(made, paths):
 
 
 @pytest.mark.parametrize(
-    ("version", "expected"),
+    ("code", "expected"),
     [
-        ("TRAIN_VERSION", (2, 16, 4, 16)),
-        ("VERTEBRA_ROWS_VERSION", (0, 16, 4, 16)),
-        ("DECODE_VERSION", (0, 0, 4, 16)),
-        ("FRACTURE_ROWS_VERSION", (0, 0, 0, 16)),
+        ((chain_room, "TRAIN_VERSION"), (2, 16, 4, 16)),
+        ((VertebraTask, "rows_version"), (0, 16, 4, 16)),
+        ((chain_room, "DECODE_VERSION"), (0, 0, 4, 16)),
+        ((SlicesTask, "rows_version"), (0, 0, 0, 16)),
     ],
 )
-def test_changed_code_makes_anew_what_it_makes(made, paths, monkeypatch, version, expected):
-    monkeypatch.setattr(chain_room, version, getattr(chain_room, version) + 1)
+def test_changed_code_makes_anew_what_it_makes(made, paths, monkeypatch, code, expected):
+    monkeypatch.setattr(*code, getattr(*code) + 1)
     run(paths)
     assert counts(made) == expected
     made.clear()

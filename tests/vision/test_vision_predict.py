@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from cspine_kit.data.volumes.patch import draw
-from cspine_kit.vision import predict
-from cspine_kit.vision.dataset import StudyView
+from cspine_kit.core.errors import StudyError
+from cspine_kit.vision import views
 from cspine_kit.vision.nets.heads import SliceModel
-from cspine_kit.vision.predict import run_model, vertebra_view
+from cspine_kit.vision.predict import Drawn, forward, predict, run_model
 from cspine_kit.vision.tasks.slices import SlicesTask
 from cspine_kit.vision.tasks.vertebra import VertebraTask
+from cspine_kit.vision.views import StudyView
 
 
 @pytest.fixture(name="model")
@@ -21,7 +21,11 @@ def _model(tiny):
 
 @pytest.fixture(name="view")
 def _view(make_volume, tiny):
-    return vertebra_view(make_volume(0), tiny)
+    return VertebraTask(tiny).view(make_volume(0))
+
+
+def run(model, view, batch_size, **how):
+    return run_model(model, Drawn(view, model.config.windows, batch_size, "cpu"), **how)
 
 
 def same(a, b):
@@ -29,14 +33,14 @@ def same(a, b):
 
 
 def test_the_size_of_batches_changes_nothing(model, view):
-    whole = run_model(model, view, len(view))
+    whole = run(model, view, len(view))
     assert whole["fracture"].shape == (len(view), 7)
     for size in (1, 3, 64):
-        assert same(whole, run_model(model, view, size))
+        assert same(whole, run(model, view, size))
 
 
 def test_a_batch_without_memory_is_halved_until_it_fits(model, view, monkeypatch):
-    expected, sizes = run_model(model, view, 16), []
+    expected, sizes = run(model, view, 16), []
     original = SliceModel.forward
 
     def hungry(self, stack):
@@ -46,7 +50,7 @@ def test_a_batch_without_memory_is_halved_until_it_fits(model, view, monkeypatch
         return original(self, stack)
 
     monkeypatch.setattr(SliceModel, "forward", hungry)
-    assert same(expected, run_model(model, view, 16))
+    assert same(expected, run(model, view, 16))
     assert max(sizes) > 3 and min(sizes) <= 3
 
 
@@ -56,7 +60,7 @@ def test_one_slice_without_memory_is_an_error(model, view, monkeypatch):
 
     monkeypatch.setattr(SliceModel, "forward", hungry)
     with pytest.raises(MemoryError):
-        run_model(model, view, 4)
+        run(model, view, 4)
 
 
 def test_other_errors_are_not_taken_for_missing_memory(model, view, monkeypatch):
@@ -65,30 +69,72 @@ def test_other_errors_are_not_taken_for_missing_memory(model, view, monkeypatch)
 
     monkeypatch.setattr(SliceModel, "forward", wrong)
     with pytest.raises(RuntimeError, match="shape"):
-        run_model(model, view, 4)
+        run(model, view, 4)
 
 
 def test_two_views_are_the_mean_of_a_slice_and_its_mirror_image(model, view):
-    plain, both = run_model(model, view, 8), run_model(model, view, 8, views=2)
-    drawn = [draw(view.volume, patch, model.config.windows) for patch in view.patches]
+    plain, both = run(model, view, 8), run(model, view, 8, views=2)
+    drawn = [view.drawn(row, model.config.windows) for row in range(len(view))]
     stacks = torch.from_numpy(np.stack(drawn))
     with torch.inference_mode():
-        mirrored = predict.forward(model, stacks.flip(-1))["fracture"].numpy()
+        mirrored = forward(model, stacks.flip(-1))["fracture"].numpy()
     assert np.allclose(both["fracture"], (plain["fracture"] + mirrored) / 2, atol=1e-6)
     assert not np.allclose(both["fracture"], plain["fracture"], atol=1e-6)
 
 
-def test_a_stride_leaves_out_slices_and_changes_none(model, make_volume):
-    model.widths = VertebraTask.heads
-    vertebra = SliceModel(model.config, VertebraTask.heads, pretrained=False).eval()
-    volume = make_volume(0)
-    every = predict.predict_vertebra(vertebra, volume, 8).set_index("position")
-    second = predict.predict_vertebra(vertebra, volume, 8, stride=2).set_index("position")
+@pytest.fixture(name="vertebra")
+def _vertebra(config):
+    """Three vertebra networks, the first two of which see the same patches."""
+    small = {"backbone": "test_resnet", "size_px": 32}
+    configs = [config.vertebra.model_copy(update=small | {"field_mm": f}) for f in (96, 96, 64)]
+    torch.manual_seed(1)
+    nets = [SliceModel(c, VertebraTask.heads, pretrained=False).eval() for c in configs]
+    return dict(zip("abc", nets, strict=True))
+
+
+def test_networks_that_see_the_same_patches_share_them(vertebra, make_volume, monkeypatch):
+    volume, drawn = make_volume(0), []
+    real = views.draw
+
+    def counted(*arguments):
+        drawn.append(arguments)
+        return real(*arguments)
+
+    monkeypatch.setattr(views, "draw", counted)
+    together = predict(vertebra, volume, None, 8)
+    n = len(together["a"].require())
+    assert len(drawn) == 2 * n, "a and b share theirs, c sees others"
+    assert list(together) == ["a", "b", "c"]
+    for name, model in vertebra.items():
+        alone = predict({name: model}, volume, None, 8)[name].require()
+        assert np.array_equal(alone, together[name].require())
+    assert not np.allclose(together["a"].require(), together["b"].require())
+
+
+def test_a_network_that_fails_costs_no_other(vertebra, make_volume):
+    torch.nn.init.constant_(vertebra["a"].heads["box"].bias, float("nan"))
+    said = predict(vertebra, make_volume(0), None, 8)
+    assert isinstance(said["a"].error, StudyError) and said["a"].rows is None
+    with pytest.raises(StudyError, match=r"1\.0.*test_resnet gave NaN in 'box'"):
+        said["a"].require()
+    assert len(said["b"].require()) == len(said["c"].require()) > 0
+
+
+def test_without_levels_a_member_says_why(tiny, make_volume):
+    model = SliceModel(tiny, SlicesTask.heads, pretrained=False).eval()
+    said = predict({0: model}, make_volume(0), None, 8)[0]
+    assert said.rows is None and "no levels" in str(said.error)
+
+
+def test_a_stride_leaves_out_slices_and_changes_none(vertebra, make_volume):
+    volume, one = make_volume(0), {"a": vertebra["a"]}
+    every = predict(one, volume, None, 8)["a"].require().set_index("position")
+    second = predict(one, volume, None, 8, stride=2)["a"].require().set_index("position")
     assert len(second) == -(-len(every) // 2)
     assert np.allclose(every.loc[second.index], second, atol=1e-4)
 
 
 def test_every_slice_has_its_own_row_whatever_the_order(model, view):
     backward = StudyView(view.volume, view.indices[::-1], view.patches[::-1])
-    a, b = run_model(model, view, 4), run_model(model, backward, 4)
+    a, b = run(model, view, 4), run(model, backward, 4)
     assert np.allclose(a["visible"], b["visible"][::-1], atol=1e-6)

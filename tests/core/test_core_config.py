@@ -43,10 +43,10 @@ def test_members_inherit_the_model_section():
         (lambda raw: raw["members"].update(a={"sise_px": 1}), "mean 'members.a.size_px'"),
         (lambda raw: raw["folds"].update(n=1), "folds.n"),
         (lambda raw: raw["model"].update(in_chans=4), "in_chans must be odd"),
-        (lambda raw: raw["cache"].update(hu_low=2000), "must lie below"),
-        (lambda raw: raw["model"].update(field_mm=500), "larger than cache.field_mm"),
+        (lambda raw: raw["model"].update(windows=[[400, 400]]), "must lie below"),
+        (lambda raw: raw["model"].update(field_mm=500), "larger than volumes.fine.field_mm"),
         (lambda raw: raw.update(name="../up"), "name"),
-        (lambda raw: raw.pop("cache"), "cache: Field required"),
+        (lambda raw: raw.pop("volumes"), "volumes: Field required"),
     ],
 )  # fmt: skip
 def test_faults_name_file_key_and_nearest(tmp_path, change, said):

@@ -1,250 +1,41 @@
 """The out-of-fold run: vertebra stage, ordered levels, fracture stage, per fold and resumable.
 
 In: the tables `studies`, `slices`, `coarse` and the folds. Out: fold models and the tables
-`vertebra`, `levels` and `oof_slices`. Example::
+`vertebra`, `levels`, `fine`, `oof_slices` and `failures`. Example::
 
     run_oof(config, paths)
 
-Fold k is one closed chain: vertebra model k -> levels k -> fracture models k. Vertebra model k also
-labels the slices of its own training studies that have no mask; they were never in its training
-set, and nothing of fold k's studies reaches their labels. Between the stages the data room cuts
-fine volumes, once for the levels of all folds: what a member k looks at in them follows from levels
-k alone.
+Fold k is one closed chain: vertebra model k -> levels k -> fracture models k (`vision.chain`).
+Between the stages the data room cuts fine volumes, once for the levels of all folds: what a member
+k looks at in them follows from levels k alone.
 """
 
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable
 
 import pandas as pd
 
-from cspine_kit.core.config import Config, ModelConfig
-from cspine_kit.core.errors import DataError, StudyError
-from cspine_kit.core.failures import (
-    FILES,
-    TRAINING,
-    Failure,
-    failures_table,
-    gather,
-    write_failures,
-)
+from cspine_kit.core.config import Config
+from cspine_kit.core.errors import DataError
+from cspine_kit.core.failures import Failure, failures_table, gather
 from cspine_kit.core.paths import RunPaths
-from cspine_kit.core.runs import (
-    derive_seed,
-    file_hash,
-    file_state,
-    fingerprint,
-    is_fresh,
-)
-from cspine_kit.core.tables import write_table
+from cspine_kit.core.runs import fingerprint, is_fresh
+from cspine_kit.core.tables import CONTRACTS, write_table
 from cspine_kit.core.tasks import Task, run_tasks
 from cspine_kit.data.stages import run_fine
-from cspine_kit.data.volumes.cache import Cache
-from cspine_kit.data.volumes.store import in_memory
 from cspine_kit.vision.attempts import Attempts
+from cspine_kit.vision.chain import FoldChain
 from cspine_kit.vision.check import check_config
-from cspine_kit.vision.dataset import StackDataset, StudyView
 from cspine_kit.vision.inputs import Inputs, open_inputs
-from cspine_kit.vision.names import VERTEBRA, WEIGHTS_FILE
-from cspine_kit.vision.nets.store import load_model
-from cspine_kit.vision.predict import (
-    decode_study,
-    devices,
-    predict_fracture,
-    predict_vertebra,
-    set_device_threads,
+from cspine_kit.vision.lineage import check_lineages
+from cspine_kit.vision.names import VERTEBRA
+from cspine_kit.vision.predict import devices
+from cspine_kit.vision.steps import (
+    make_fracture,
+    make_vertebra,
+    train_fracture,
+    train_vertebra,
 )
-from cspine_kit.vision.targets import fracture_targets, vertebra_targets
-from cspine_kit.vision.training.loop import train_model
-from cspine_kit.vision.training.processes import is_main, main_first, processes
-
-TRAINING_THREADS = 1
-"""Of a network on a CPU: small ones train faster as several processes of one thread each."""
-
-
-def _by_study(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    return {str(uid): group for uid, group in frame.groupby("study_uid", sort=True)}
-
-
-@dataclass(frozen=True)
-class FoldChain:
-    """Everything of one fold: vertebra model k, its rows and levels, the members' models and rows.
-
-    Each method does what is missing and returns what it made with the key it was made from.
-    """
-
-    config: Config
-    paths: RunPaths
-    inputs: Inputs
-    fold: int
-
-    def _key(self, name: str, model: ModelConfig, upstream: str) -> str:
-        precision = self.config.training.precision
-        start = file_hash(model.weights) if model.weights else ""
-        model = model.model_copy(update={"weights": None})
-        return fingerprint(name, self.fold, model, self.config.seed, precision, start, upstream)
-
-    def _train(
-        self,
-        name: str,
-        model: ModelConfig,
-        *,
-        found: tuple[list[StudyView], list[Failure]],
-        held: list[StudyView],
-        key: str,
-        start: tuple[Path, ...] = (),
-    ) -> None:
-        views, failures = found
-        folder = self.paths.model(name, self.fold)
-        if is_main():
-            write_failures(folder / FILES[TRAINING], failures, key)
-        train_model(
-            StackDataset(views, model),
-            model,
-            folder,
-            key=key,
-            training=self.config.training,
-            seed=derive_seed(self.config.seed, name, self.fold, model.seed),
-            title=f"{name} fold {self.fold}",
-            held=StackDataset(held, model) if held else None,
-            start=start,
-        )
-
-    @property
-    def vertebra_key(self) -> str:
-        """What vertebra model k, its rows and its levels are made from."""
-        return self._key(VERTEBRA, self.config.vertebra, self.inputs.key)
-
-    def fracture_key(self, member: str) -> str:
-        """What fracture model k of a member is made from."""
-        # Voxels of fine volumes follow from the scans, whose coarse ones the vertebra key holds.
-        upstream = fingerprint(self.vertebra_key, Cache.fine(self.config, self.paths).recipe)
-        return self._key(member, self.config.members[member], upstream)
-
-    def rows_key(self, member: str) -> str:
-        """What the out-of-fold rows of a member are made from."""
-        return fingerprint(self.fracture_key(member), self.config.kernel.views)
-
-    @property
-    def vertebra_rows(self) -> Attempts:
-        """Rows and levels of vertebra model k on every study."""
-        folder = self.paths.model(VERTEBRA, self.fold)
-        files = (folder / "slices.parquet", folder / "levels.parquet")
-
-        def state(uid: str) -> str:
-            return self.inputs.state(uid, "coarse")
-
-        return Attempts(VERTEBRA, self.fold, files, self.vertebra_key, state)
-
-    def fracture_rows(self, member: str) -> Attempts:
-        """Rows of fracture model k on the studies of fold k."""
-        levels = self.vertebra_rows.files[1]
-
-        def state(uid: str) -> str:
-            return fingerprint(self.inputs.state(uid, "coarse", "fine"), file_state(levels))
-
-        file = self.paths.model(member, self.fold) / "slices.parquet"
-        return Attempts(member, self.fold, (file,), self.rows_key(member), state)
-
-    def train_vertebra(self) -> None:
-        """Train vertebra model k."""
-        model, key = self.config.vertebra, self.vertebra_key
-        if not is_fresh(self.paths.model(VERTEBRA, self.fold) / WEIGHTS_FILE, key):
-            set_device_threads(self.config, TRAINING_THREADS)
-            masked = self.inputs.studies["has_mask"]
-            found, held = (
-                self.vertebra_rows.views(
-                    [
-                        uid
-                        for uid in self.inputs.studies_of(self.fold, training=side)
-                        if masked[uid]
-                    ],
-                    lambda uid: vertebra_targets(
-                        self.inputs.coarse(uid), self.inputs.slices[uid], model
-                    ),
-                )
-                for side in (True, False)
-            )
-            if not found[0]:
-                raise DataError(
-                    f"fold {self.fold}: no training study has a segmentation, the vertebra stage "
-                    "cannot learn; add masks under segmentations/ or use fewer folds"
-                )
-            self._train(VERTEBRA, model, found=found, held=held[0], key=key)
-
-    def vertebra(self) -> None:
-        """Rows and levels of vertebra model k on every study."""
-        self.train_vertebra()
-        if not self.vertebra_rows.done():
-            model = load_model(self.paths.model(VERTEBRA, self.fold)).to(
-                set_device_threads(self.config, TRAINING_THREADS)
-            )
-
-            def predict(uid: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-                volume = in_memory(self.inputs.coarse(uid))
-                rows = predict_vertebra(model, volume, self.config.kernel.batch_size)
-                levels = decode_study(rows)
-                return rows.assign(model_fold=self.fold), levels.assign(model_fold=self.fold)
-
-            self.vertebra_rows.make(
-                self.inputs.fold_of, predict, f"vertebra fold {self.fold}: slices and levels"
-            )
-
-    def _levels(self) -> tuple[dict[str, pd.DataFrame], dict[str, pd.DataFrame]]:
-        """Rows and levels of vertebra model k, by study."""
-        rows, levels = (_by_study(pd.read_parquet(path)) for path in self.vertebra_rows.files)
-        return rows, levels
-
-    def train_fracture(self, member: str) -> None:
-        """Train fracture model k of a member; the vertebra stage and fine volumes must be there."""
-        model, key = self.config.members[member], self.fracture_key(member)
-        if not is_fresh(self.paths.model(member, self.fold) / WEIGHTS_FILE, key):
-            set_device_threads(self.config, TRAINING_THREADS)
-            rows, levels = self._levels()
-            found, held = (
-                self.fracture_rows(member).views(
-                    [
-                        uid
-                        for uid in self.inputs.studies_of(self.fold, training=side)
-                        if uid in levels
-                    ],
-                    lambda uid: fracture_targets(
-                        self.inputs.fine(uid),
-                        self.inputs.slices[uid],
-                        self.inputs.studies.loc[uid],
-                        config=model,
-                        rows=rows[uid],
-                        levels=levels[uid],
-                    ),
-                )
-                for side in (True, False)
-            )
-            if not found[0]:
-                raise DataError(f"fold {self.fold}: {member} has no study to learn from")
-            start = (self.paths.model(VERTEBRA, self.fold),) if model.warm_start else ()
-            self._train(member, model, found=found, held=held[0], key=key, start=start)
-
-    def fracture(self, member: str) -> None:
-        """Rows of fracture model k on the studies of fold k."""
-        self.train_fracture(member)
-        kernel = self.config.kernel
-        if not self.fracture_rows(member).done():
-            model = load_model(self.paths.model(member, self.fold)).to(
-                set_device_threads(self.config, TRAINING_THREADS)
-            )
-            _, levels = self._levels()
-
-            def predict(uid: str) -> tuple[pd.DataFrame]:
-                if uid not in levels:
-                    raise StudyError(uid, f"has no levels in fold {self.fold}")
-                volume, batch = in_memory(self.inputs.fine(uid)), kernel.batch_size
-                rows = predict_fracture(model, volume, levels[uid], batch, views=kernel.views)
-                return (rows.assign(member=member, model_fold=self.fold),)
-
-            self.fracture_rows(member).make(
-                self.inputs.studies_of(self.fold, training=False),
-                predict,
-                f"{member} fold {self.fold}: out-of-fold slices",
-            )
+from cspine_kit.vision.training.processes import main_first, processes
 
 
 def train_member(config: Config, paths: RunPaths, member: str, fold: int) -> None:
@@ -261,58 +52,67 @@ def train_member(config: Config, paths: RunPaths, member: str, fold: int) -> Non
         raise DataError(f"fold {fold} is not in 0..{config.folds.n - 1}")
     check_config(config)
     if member == VERTEBRA:
-        FoldChain(config, paths, open_inputs(paths), fold).train_vertebra()
+        train_vertebra(FoldChain(config, paths, open_inputs(paths), fold))
     else:
-        _make_levels(config, paths)
-        FoldChain(config, paths, open_inputs(paths), fold).train_fracture(member)
-
-
-def _collect(files: list[Path], inputs: Inputs, path: Path, name: str, key: str) -> None:
-    """Join the fold files into one contract table with the `fold` each study belongs to."""
-    if is_fresh(path, key):
-        return
-    frame = pd.concat([pd.read_parquet(file) for file in files], ignore_index=True)
-    if name != "levels":
-        frame["fold"] = frame["study_uid"].map(inputs.fold_of)
-    if name == VERTEBRA:
-        frame["member"] = VERTEBRA
-    write_table(frame, path, name, key)
+        make_levels(config, paths)
+        train_fracture(FoldChain(config, paths, open_inputs(paths), fold), member)
 
 
 def _make_fold(config: Config, paths: RunPaths, fold: int, member: str) -> None:
     """One task of `run_oof`, in this process or in one of its own."""
     chain = FoldChain(config, paths, open_inputs(paths), fold)
     if member == VERTEBRA:
-        chain.vertebra()
+        make_vertebra(chain)
     else:
-        chain.fracture(member)
+        make_fracture(chain, member)
 
 
-def _jobs(config: Config) -> int:
-    """Fold models that run side by side: on a GPU one after the other."""
-    return config.execution.jobs if devices() == ["cpu"] else 1
-
-
-def _make_levels(config: Config, paths: RunPaths) -> None:
-    """The vertebra stage of every fold, its tables, and the fine volumes along its levels."""
+def _chains(config: Config, paths: RunPaths) -> list[FoldChain]:
     inputs = open_inputs(paths)
-    chains = [FoldChain(config, paths, inputs, fold) for fold in range(config.folds.n)]
-    several = processes().num_processes > 1
-    if several:  # they share each training; one of them does the rest
-        for chain in chains:
-            chain.train_vertebra()
+    return [FoldChain(config, paths, inputs, fold) for fold in range(config.folds.n)]
+
+
+def _make(config: Config, paths: RunPaths, names: Iterable[str]) -> None:
+    """What is missing of some members, or of the vertebra stage, in every fold."""
+    tasks = {
+        f"{name} fold {chain.fold}": Task(_make_fold, (config, paths, chain.fold, name))
+        for chain in _chains(config, paths)
+        for name in names
+        if not chain.is_done(name)
+    }
+    alone = devices() != ["cpu"] or processes().num_processes > 1
+    run_tasks(tasks, jobs=1 if alone else config.execution.jobs, title="models")
+
+
+def make_levels(config: Config, paths: RunPaths) -> None:
+    """The vertebra stage of every fold, its tables, and the fine volumes along its levels.
+
+    Raises:
+        ArtifactError: a vertebra model has seen studies of its own fold.
+    """
+    if processes().num_processes > 1:  # they share each training; one of them does the rest
+        for chain in _chains(config, paths):
+            train_vertebra(chain)
     with main_first():
-        tasks = {
-            f"{VERTEBRA} fold {chain.fold}": Task(_make_fold, (config, paths, chain.fold, VERTEBRA))
-            for chain in chains
-            if not chain.vertebra_rows.done()
-        }
-        run_tasks(tasks, jobs=1 if several else _jobs(config), title="vertebra models")
-        rows = [chain.vertebra_rows for chain in chains]
-        key = fingerprint([made.content_key() for made in rows])
-        _collect([made.files[0] for made in rows], inputs, paths.table(VERTEBRA), VERTEBRA, key)
-        _collect([made.files[1] for made in rows], inputs, paths.table("levels"), "levels", key)
+        _make(config, paths, [VERTEBRA])
+        chains = _chains(config, paths)
+        inputs = chains[0].inputs
+        check_lineages(paths, (), inputs.fold_of)
+        _collect([chain.vertebra_rows for chain in chains], inputs, paths, VERTEBRA)
+        _collect([chain.levels for chain in chains], inputs, paths, "levels")
         run_fine(config, paths)
+
+
+def _collect(parts: list[Attempts], inputs: Inputs, paths: RunPaths, name: str) -> None:
+    """Join the fold files into one contract table with the `fold` each study belongs to."""
+    path = paths.table(name)
+    key = fingerprint([[part.member, part.fold, part.content()] for part in parts])
+    if is_fresh(path, key):
+        return
+    frame = pd.concat([part.frame() for part in parts], ignore_index=True)
+    if "fold" in CONTRACTS[name].columns:
+        frame["fold"] = frame["study_uid"].map(inputs.fold_of)
+    write_table(frame, path, name, key)
 
 
 def run_oof(config: Config, paths: RunPaths) -> list[Failure]:
@@ -325,6 +125,7 @@ def run_oof(config: Config, paths: RunPaths) -> list[Failure]:
         What failed on the way, index and volumes included; also the table `failures`.
 
     Raises:
+        ArtifactError: a model has seen the studies that it is to be scored on.
         DataError: the tables of the data room are missing or hold no usable study; or
             `accelerate launch` started several processes.
         ConfigError: a network cannot be built, or this machine cannot train as asked.
@@ -332,20 +133,15 @@ def run_oof(config: Config, paths: RunPaths) -> list[Failure]:
     if processes().num_processes > 1:
         raise DataError("several processes share one training: accelerate launch `cspine train`")
     check_config(config)
-    _make_levels(config, paths)
-    inputs = open_inputs(paths)
-    chains = [FoldChain(config, paths, inputs, fold) for fold in range(config.folds.n)]
-    tasks = {
-        f"{member} fold {chain.fold}": Task(_make_fold, (config, paths, chain.fold, member))
-        for chain in chains
-        for member in config.members
-        if not chain.fracture_rows(member).done()
-    }
-    run_tasks(tasks, jobs=_jobs(config), title="models")
+    make_levels(config, paths)
+    _make(config, paths, config.members)
+    chains = _chains(config, paths)
+    inputs = chains[0].inputs
+    check_lineages(paths, config.members, inputs.fold_of)
     made = [chain.fracture_rows(member) for chain in chains for member in config.members]
-    key = fingerprint([rows.content_key() for rows in made])
-    _collect([r.files[0] for r in made], inputs, paths.table("oof_slices"), "oof_slices", key)
-    failures = gather(paths, (VERTEBRA, *config.members), config.folds.n)
+    _collect(made, inputs, paths, "oof_slices")
+    found = gather(paths, (VERTEBRA, *config.members), config.folds.n)
+    failures = [f for f in found if not f.member or f.study_uid in inputs.fold_of]
     table = failures_table(failures)
     key = fingerprint(table.to_dict("records"))
     if not is_fresh(paths.table("failures"), key):

@@ -72,7 +72,8 @@ def describe_plan(config: Config) -> str:
         pretrained = "pretrained" if network.pretrained else "from scratch"
         lines.append(
             f"  {name}: {network.backbone} ({pretrained}), "
-            f"{network.in_chans} x {network.size_px} px, {network.epochs} epochs x {n} folds, about {hours[name]:.1f} GPU h"
+            f"{network.in_chans} x {network.size_px} px, {network.epochs} epochs x {n} folds, "
+            f"about {hours[name]:.1f} GPU h"
         )
     lines.append(
         f"  total about {sum(hours.values()):.1f} GPU h, assuming {TRAIN_PER_S:.0f} training and "

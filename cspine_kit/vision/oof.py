@@ -78,29 +78,32 @@ def missing(config: Config, paths: RunPaths, stages: Sequence[str]) -> dict[str,
     }
 
 
-def _make(
-    config: Config, paths: RunPaths, stages: Sequence[str], *, jobs: int | None = None
-) -> None:
+def _make(config: Config, paths: RunPaths, stages: Sequence[str]) -> None:
     """Make what is missing: on a GPU one fold model after the other, on a CPU side by side."""
-    usual = config.execution.jobs if devices() == ["cpu"] else 1
+    alone = devices() != ["cpu"] or processes().num_processes > 1
     run_tasks(
         missing(config, paths, stages),
-        jobs=usual if jobs is None else jobs,
+        jobs=1 if alone else config.execution.jobs,
         title=f"{' and '.join(stages)} models",
         backend=config.execution.backend,
     )
 
 
 def _make_levels(config: Config, paths: RunPaths) -> None:
-    """The vertebra stage of every fold, its tables, and the fine volumes along its levels."""
-    folds, several = range(config.folds.n), processes().num_processes > 1
-    if several:  # they share each training; one of them does the rest
+    """The vertebra stage of every fold, its tables, and the fine volumes along its levels.
+
+    Raises:
+        ArtifactError: a vertebra model has seen studies of its own fold.
+    """
+    folds = range(config.folds.n)
+    if processes().num_processes > 1:  # they share each training; one of them does the rest
         for fold in folds:
             train_vertebra(FoldChain(config, paths, open_inputs(paths), fold))
     with main_first():
-        _make(config, paths, [VERTEBRA], jobs=1 if several else None)
+        _make(config, paths, [VERTEBRA])
         inputs = open_inputs(paths)
         chains = [FoldChain(config, paths, inputs, fold) for fold in folds]
+        check_lineages(paths, (), inputs.fold_of)
         _collect([chain.vertebra_rows for chain in chains], inputs, paths, VERTEBRA)
         _collect([chain.levels for chain in chains], inputs, paths, "levels")
         run_fine(config, paths)

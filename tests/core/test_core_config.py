@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 
-from cspine_kit.core.config import load_config, resolved_yaml
+from cspine_kit.core.config import RESERVED, load_config, parse_network, resolved_yaml
 from cspine_kit.core.errors import ConfigError
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -43,10 +44,16 @@ def test_members_inherit_the_model_section():
         (lambda raw: raw["members"].update(a={"sise_px": 1}), "mean 'members.a.size_px'"),
         (lambda raw: raw["folds"].update(n=1), "folds.n"),
         (lambda raw: raw["model"].update(in_chans=4), "in_chans must be odd"),
-        (lambda raw: raw["cache"].update(hu_low=2000), "must lie below"),
-        (lambda raw: raw["model"].update(field_mm=500), "larger than cache.field_mm"),
+        (lambda raw: raw["model"].update(windows=[[400, 400]]), "must lie below"),
+        (lambda raw: raw["model"].update(field_mm=500), "larger than volumes.fine.field_mm"),
         (lambda raw: raw.update(name="../up"), "name"),
-        (lambda raw: raw.pop("cache"), "cache: Field required"),
+        (lambda raw: raw.pop("volumes"), "volumes: Field required"),
+        (lambda raw: raw["vertebra"].update(visible_loss=2), "for kind 'vertebra', only for ['sl"),
+        (lambda raw: raw["vertebra"].update(fracture=1), "unknown key 'vertebra.fracture'"),
+        (lambda raw: raw["members"].update(a={"kind": "b"}), "a.kind: Input should be 'slices'"),
+        (lambda raw: raw["model"].update(weights="net.pt"), "weights must be a .safetensors file"),
+        (lambda raw: raw["training"].update(precision="half"), "precision: Input should be 'auto'"),
+        (lambda raw: raw["stack"].update(keep=["effnet"]), "['effnet'] are no members; there are"),
     ],
 )  # fmt: skip
 def test_faults_name_file_key_and_nearest(tmp_path, change, said):
@@ -62,6 +69,49 @@ def test_a_typo_in_model_is_said_once(tmp_path):
     with pytest.raises(ConfigError) as error:
         load_config(path)
     assert str(error.value).count("unknown key") == 1
+
+
+@pytest.mark.parametrize("name", ["a__b", "_a", "a_", "A", "../x", "a-b", "a.b", "", "ä"])
+def test_a_member_bears_a_plain_name(tmp_path, name):
+    path = changed(tmp_path, lambda raw: raw["members"].update({name: {}}))
+    with pytest.raises(ConfigError, match="is no name: lower-case letters, digits and single"):
+        load_config(path)
+
+
+@pytest.mark.parametrize("name", [*sorted(RESERVED), "stack", "stack_strict", "stack_2"])
+def test_names_of_the_kit_are_taken(tmp_path, name):
+    path = changed(tmp_path, lambda raw: raw["members"].update({name: {}}))
+    with pytest.raises(ConfigError, match=f"'{name}'.* names of the kit"):
+        load_config(path)
+    external = [{"name": name, "oof": "x.csv"}]
+    path = changed(tmp_path, lambda raw: raw["stack"].update(external=external))
+    with pytest.raises(ConfigError, match=f"'{name}'.* names of the kit"):
+        load_config(path)
+
+
+def test_models_of_the_score_table_are_reserved(chain):
+    """Every model the stack scored is a member, or a name that no member can have."""
+    members = load_config(chain / "configs" / "tiny.yaml").members
+    scores = pd.read_csv(chain / "oof" / "tiny" / "stack" / "scores.csv")
+    for name in set(scores["model"]) - set(members):
+        assert name in RESERVED or name.startswith("stack"), name
+
+
+def test_a_kind_takes_only_the_defaults_that_it_has():
+    config = load_config(CONFIGS / "base.yaml")
+    assert config.model.positive_weight == 2.0
+    assert not hasattr(config.vertebra, "positive_weight")
+    assert config.vertebra.kind == "vertebra" and config.vertebra.lr == config.model.lr
+    assert {member.kind for member in config.members.values()} == {"slices"}
+    assert list(config.networks) == ["vertebra", *config.members]
+
+
+def test_a_network_is_read_back_by_its_kind():
+    config = load_config(CONFIGS / "base.yaml")
+    for network in config.networks.values():
+        assert parse_network(network.model_dump(mode="json")) == network
+    with pytest.raises(ValueError, match="kind"):
+        parse_network({"kind": "boxes"})
 
 
 def test_absent_file_names_its_neighbors(tmp_path):

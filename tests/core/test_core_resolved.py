@@ -29,9 +29,10 @@ def with_stack(config: Config, rounds: int) -> Config:
     return config.model_copy(update={"stack": config.stack.model_copy(update={"rounds": rounds})})
 
 
-def with_cache(config: Config, spacing_mm: float) -> Config:
-    cache = config.cache.model_copy(update={"spacing_mm": spacing_mm})
-    return config.model_copy(update={"cache": cache})
+def with_volumes(config: Config, spacing_mm: float) -> Config:
+    fine = config.volumes.fine.model_copy(update={"spacing_mm": spacing_mm})
+    volumes = config.volumes.model_copy(update={"fine": fine})
+    return config.model_copy(update={"volumes": volumes})
 
 
 def with_kernel(config: Config, **values) -> Config:
@@ -60,7 +61,7 @@ def test_a_finished_run_is_the_whole_config_and_stays_untouched(config, made):
 def test_only_the_parts_that_differ_are_named_and_only_where_files_depend_on_them(config, made):
     assert changed(with_stack(config, 7), made) == ("stack",)
     assert changed(with_stack(config, 7), made, "oof") == ()
-    assert changed(with_cache(config, 3.0), made) == ("cache",)
+    assert changed(with_volumes(config, 3.0), made) == ("volumes.fine",)
     assert changed(with_kernel(config, views=2), made) == ("kernel.views",)
     assert changed(with_kernel(config, hours=1.0, readers=3), made) == ()
     renamed = config.bundle.model_copy(update={"owner": "me"})
@@ -69,21 +70,21 @@ def test_only_the_parts_that_differ_are_named_and_only_where_files_depend_on_the
 
 def test_a_stack_does_not_hide_that_the_tables_below_it_are_older(config, made):
     """Members and the stack change; only the stack is run again."""
-    newer = with_stack(with_cache(config, 3.0), 7)
+    newer = with_stack(with_volumes(config, 3.0), 7)
     begin(newer, made, "stack")
-    assert changed(newer, made) == ("cache", "stack"), "not before it is finished"
+    assert changed(newer, made) == ("volumes.fine", "stack"), "not before it is finished"
     finish(newer, made, "stack")
-    assert changed(newer, made) == ("cache",)
+    assert changed(newer, made) == ("volumes.fine",)
     begin(newer, made, "oof")
     finish(newer, made, "oof")
     assert changed(newer, made) == ()
-    assert changed(config, made) == ("cache", "stack")
+    assert changed(config, made) == ("volumes.fine", "stack")
 
 
 def test_an_interrupted_run_is_told_from_a_finished_one_whichever_config_comes_next(config, made):
-    newer = with_cache(config, 3.0)
+    newer = with_volumes(config, 3.0)
     begin(newer, made, "oof")
-    assert changed(newer, made) == ("cache",)
-    assert changed(config, made) == ("cache",), "the way back is not what is there either"
+    assert changed(newer, made) == ("volumes.fine",)
+    assert changed(config, made) == ("volumes.fine",), "the way back is not what is there either"
     finish(config, made, "oof")
     assert changed(config, made) == ()

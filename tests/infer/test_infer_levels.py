@@ -10,13 +10,17 @@ from scans import write_scan
 
 from cspine_kit.cli import main
 from cspine_kit.core.anatomy import LEVELS
-from cspine_kit.core.config import CacheConfig
-from cspine_kit.data.volumes.volume import read_volume
+from cspine_kit.core.config import FineConfig, GridConfig, VolumesConfig
+from cspine_kit.data.volumes.read import read_both
 from cspine_kit.infer import levels as levels_room
 from cspine_kit.infer.levels import StudyLevels
 from cspine_kit.show.levels import draw_levels
 
-CONFIG = CacheConfig(spacing_mm=2.0, field_mm=96.0, hu_low=-200.0, hu_high=1000.0)
+CONFIG = VolumesConfig(
+    curve=((-1000, 0), (1500, 255)),
+    coarse=GridConfig(spacing_mm=3.0, field_mm=96.0),
+    fine=FineConfig(spacing_mm=2.0, field_mm=60.0, margin_mm=5.0),
+)
 
 
 def levels_of(volume, confidence):
@@ -42,8 +46,8 @@ def found(tmp_path):
 
     def make(confidence=0.9, **changes):
         write_scan(tmp_path / "scan", **changes)
-        volume, geometry = read_volume(tmp_path / "scan", CONFIG)
-        return StudyLevels(volume, levels_of(volume, confidence), geometry)
+        volumes, geometry = read_both(tmp_path / "scan", CONFIG)
+        return StudyLevels(volumes.fine, levels_of(volumes.fine, confidence), geometry)
 
     return make
 

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from cspine_kit.core.config import CacheConfig, PhantomConfig
-from cspine_kit.data.volumes.volume import read_volume
+from cspine_kit.core.config import FineConfig, GridConfig, PhantomConfig, VolumesConfig
+from cspine_kit.data.volumes.read import read_both
+from cspine_kit.data.volumes.store import every_slice
 from cspine_kit.infer import reading
 from cspine_kit.infer.reading import ReadAhead, Reading, reader_memory
 from cspine_kit.phantom.competition.write import write_competition
@@ -28,7 +29,11 @@ def all_of(readings: ReadAhead, count: int) -> Iterator[Reading]:
         yield found
 
 
-CACHE = CacheConfig(spacing_mm=3.0, field_mm=96, hu_low=-500, hu_high=1500)
+VOLUMES = VolumesConfig(
+    curve=((-1000, 0), (1500, 255)),
+    coarse=GridConfig(spacing_mm=3.0, field_mm=96),
+    fine=FineConfig(spacing_mm=2.0, field_mm=60, margin_mm=5),
+)
 
 
 @pytest.fixture(scope="module", name="folders")
@@ -39,24 +44,28 @@ def _folders(tmp_path_factory):
     return {folder.name: folder for folder in sorted(images.iterdir())}
 
 
+def both(volumes):
+    return [every_slice(volume.voxels) for volume in (volumes.coarse, volumes.fine)]
+
+
 def test_every_study_comes_once_as_it_is_read_here(folders, tmp_path):
-    with ReadAhead(folders, CACHE, tmp_path, readers=2) as readings:
+    with ReadAhead(folders, VOLUMES, tmp_path, readers=2) as readings:
         seen = {}
         for found in all_of(readings, len(folders)):
-            seen[found.study_uid] = np.array(found.open().voxels)
+            seen[found.study_uid] = both(found.open())
             found.close()
     assert set(seen) == set(folders)
     assert not list(tmp_path.iterdir())
     for uid, voxels in seen.items():
-        volume, _ = read_volume(folders[uid], CACHE, uid)
-        assert np.array_equal(volume.voxels, voxels)
+        volumes, _ = read_both(folders[uid], VOLUMES, uid)
+        assert all(np.array_equal(a, b) for a, b in zip(both(volumes), voxels, strict=True))
 
 
 def test_a_study_that_cannot_be_read_says_why(folders, tmp_path):
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "1.dcm").write_bytes(b"nothing")
-    with ReadAhead({"1.2": broken, **folders}, CACHE, tmp_path, readers=1) as readings:
+    with ReadAhead({"1.2": broken, **folders}, VOLUMES, tmp_path, readers=1) as readings:
         found = {r.study_uid: r for r in all_of(readings, len(folders) + 1)}
     assert "1.dcm" in found["1.2"].cause
     assert all(found[uid].cause is None for uid in folders)
@@ -72,7 +81,7 @@ def test_a_killed_process_costs_nothing_but_time(folders, tmp_path, monkeypatch)
             started.append(self.process.pid)
 
     monkeypatch.setattr(reading, "_Process", Noted)
-    with ReadAhead(folders, CACHE, tmp_path, readers=1) as readings:
+    with ReadAhead(folders, VOLUMES, tmp_path, readers=1) as readings:
         for count, found in enumerate(all_of(readings, len(folders))):
             assert found.cause is None, found.cause
             if count == 0:
@@ -95,7 +104,7 @@ def test_a_study_that_kills_every_process_is_given_up(folders, tmp_path, monkeyp
         return read(self, uid, folder, patience_s)
 
     monkeypatch.setattr(reading._Process, "read", dies)
-    with ReadAhead(folders, CACHE, tmp_path, readers=1) as readings:
+    with ReadAhead(folders, VOLUMES, tmp_path, readers=1) as readings:
         found = {r.study_uid: r for r in all_of(readings, len(folders))}
     assert "died" in found[deadly].cause
     assert all(found[uid].cause is None for uid in folders if uid != deadly)
@@ -104,7 +113,7 @@ def test_a_study_that_kills_every_process_is_given_up(folders, tmp_path, monkeyp
 
 def test_a_process_that_hangs_is_replaced(folders, tmp_path):
     some = dict(list(folders.items())[:1])
-    with ReadAhead(some, CACHE, tmp_path, readers=1, patience_s=0.0) as readings:
+    with ReadAhead(some, VOLUMES, tmp_path, readers=1, patience_s=0.0) as readings:
         (found,) = all_of(readings, 1)
     assert "no answer" in found.cause
     assert not list(tmp_path.iterdir())
@@ -119,7 +128,7 @@ def test_a_reader_has_its_share_of_memory_and_no_more(folders, tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout == "refused\n", done.stderr
-    with ReadAhead(folders, CACHE, tmp_path, readers=1, memory=4 << 20) as readings:
+    with ReadAhead(folders, VOLUMES, tmp_path, readers=1, memory=4 << 20) as readings:
         assert all(found.cause for found in all_of(readings, len(folders)))
 
 
@@ -137,7 +146,7 @@ def test_after_the_stop_nothing_is_read_and_nobody_waits(folders, tmp_path, monk
         return read(self, uid, folder, patience_s)
 
     monkeypatch.setattr(reading._Process, "read", noted)
-    with ReadAhead({"9.9": fifo, **folders}, CACHE, tmp_path, readers=1) as readings:
+    with ReadAhead({"9.9": fifo, **folders}, VOLUMES, tmp_path, readers=1) as readings:
         while not taken:
             time.sleep(0.01)
         start = time.monotonic()
@@ -148,9 +157,9 @@ def test_after_the_stop_nothing_is_read_and_nobody_waits(folders, tmp_path, monk
 
 
 def test_only_a_few_studies_wait(folders, tmp_path):
-    with ReadAhead(folders, CACHE, tmp_path, readers=1) as readings:
+    with ReadAhead(folders, VOLUMES, tmp_path, readers=1) as readings:
         stream = all_of(readings, len(folders))
         next(stream)
         threading.Event().wait(3.0)
-        assert len(list(tmp_path.glob("*.npy"))) <= 3
+        assert len(list(tmp_path.glob("*.npy"))) <= 6  # two of each
         assert sum(1 for _ in stream) == len(folders) - 1

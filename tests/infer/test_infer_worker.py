@@ -9,7 +9,9 @@ import pytest
 from cspine_kit.core.anatomy import TARGETS
 from cspine_kit.core.errors import StudyError
 from cspine_kit.data.reader.problems import PROBLEMS, WORST
-from cspine_kit.data.volumes.volume import Volume
+from cspine_kit.data.volumes.curve import HuCurve
+from cspine_kit.data.volumes.lattice import Lattice
+from cspine_kit.data.volumes.volume import Held, Volume, Volumes
 from cspine_kit.infer.answer import Answer
 from cspine_kit.infer.ensemble import Ensemble
 from cspine_kit.infer.governor import Costs, Effort, Governor
@@ -36,11 +38,19 @@ class FakeEnsemble:
         return Prediction(table, table, Costs(0, 0.1, {"a": 0.2}, 0.01), faults, self.source)
 
 
+def bare() -> Volumes:
+    """Three slices whose voxels lie elsewhere."""
+    lattice, curve = Lattice((4, 4), (1.0, 1.0), (4, 4)), HuCurve(((-1000, 0), (1500, 255)))
+    nothing, z_mm = Held(np.zeros((3, 4, 4), np.uint8)), np.array([2.0, 1.0, 0.0])
+    volume = Volume(UID, nothing, z_mm, 1.0, lattice, (0, 0), curve)
+    return Volumes(volume, volume)
+
+
 @pytest.fixture(name="make")
 def _make(tmp_path):
-    np.save(tmp_path / "v.npy", np.zeros((3, 4, 4), np.uint8))
-    volume = Volume(UID, np.zeros(0), np.array([2.0, 1.0, 0.0]), (1, 1, 1), (0, 0), (1, 1))
-    read = Reading(UID, 0.5, volume, tmp_path / "v.npy", ("gap",))
+    file = tmp_path / "v.npy"
+    np.save(file, np.zeros((3, 4, 4), np.uint8))
+    read = Reading(UID, 0.5, bare(), (file, file), ("gap",))
     header = Answer(UID, "header", probs=pd.Series(dict.fromkeys(TARGETS, 0.1)))
 
     def make(reading=read, deadline=100.0, fallback=header, **changes):
@@ -155,8 +165,7 @@ def ensemble_of(
 
 def run_tables(made, effort):
     trace = Trace()
-    volume = Volume(UID, np.zeros(0), np.array([2.0, 1.0, 0.0]), (1, 1, 1), (0, 0), (1, 1))
-    slices, levels = made.tables(volume, None, effort, trace)
+    slices, levels = made.tables(bare(), None, effort, trace)
     return slices.groupby(["model_fold", "member"]).size(), levels, trace
 
 

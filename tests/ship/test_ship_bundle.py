@@ -260,9 +260,14 @@ def test_a_bundle_whose_network_gives_no_numbers_is_not_built(run):
 
 def test_no_bundle_of_another_configs_models(run):
     """The score is fresh, the models are not of this config: volumes of 2 mm, a kernel of 3 mm."""
-    cache = run.config.cache.model_copy(update={"spacing_mm": 3.0})
-    changed = Run(run.config.model_copy(update={"cache": cache}), run.paths, run.kernel, run.proof)
-    with pytest.raises(ArtifactError, match=r"not made from this config.*: cache; run make oof"):
+    fine = run.config.volumes.fine.model_copy(update={"spacing_mm": 3.0})
+    volumes = run.config.volumes.model_copy(update={"fine": fine})
+    changed = Run(
+        run.config.model_copy(update={"volumes": volumes}), run.paths, run.kernel, run.proof
+    )
+    with pytest.raises(
+        ArtifactError, match=r"not made from this config.*: volumes.fine; run make oof"
+    ):
         build(changed)
     assert not run.paths.bundle.exists()
 

@@ -28,16 +28,17 @@ def _made(tmp_path, monkeypatch) -> RunPaths:
     shutil.copy(ROOT / "tests" / "tiny.yaml", tmp_path / "configs")
     monkeypatch.setattr("cspine_kit.show.info.measure_gflops", lambda: 12.34)
     config, paths = load_config(CONFIG), RunPaths(Path("oof/tiny"))
-    submissions = Path("submissions/tiny")
+    submissions, folds = Path("submissions/tiny"), config.folds.n
     models = [
         paths.model(member, fold) / WEIGHTS_FILE
         for member in (VERTEBRA, *config.members)
-        for fold in range(config.folds.n)
+        for fold in range(folds)
     ]
     in_order = [
         config.competition.dir / "train.csv",
-        *(paths.table("slices"), paths.table("studies"), paths.folds, paths.table("volumes")),
-        *(*models, paths.table("oof_slices"), paths.stack / "scores.csv"),
+        *(paths.table("slices"), paths.table("studies"), paths.folds, paths.table("coarse")),
+        *(*models[:folds], paths.table("fine"), *models[folds:]),
+        *(paths.table("oof_slices"), paths.stack / "scores.csv"),
         *(paths.bundle / "manifest.json", submissions / "submission.csv"),
         submissions / "results.csv",
     ]
@@ -73,7 +74,7 @@ def test_a_finished_run_is_done(made, capsys):
     assert (state["config_changed"], state["changed_parts"], state["next"]) == (False, [], None)
 
 
-CACHE = ("field_mm: 128\nmodel", "field_mm: 130\nmodel")
+VOLUMES = ("field_mm: 112}\nmodel", "field_mm: 113}\nmodel")
 ROUNDS = ("rounds: 20", "rounds: 30")
 
 
@@ -81,7 +82,7 @@ ROUNDS = ("rounds: 20", "rounds: 30")
     ("change", "part", "stale"),
     [
         (("test_efficientnet}", "test_efficientnet, epochs: 3}"), "members", ["oof", "bundle"]),
-        (CACHE, "cache", ["oof", "bundle"]),
+        (VOLUMES, "volumes.fine", ["oof", "bundle"]),
         (ROUNDS, "stack", ["stack", "bundle"]),
         (("kernel: cspine-kit-tiny", "kernel: other"), None, ["bundle"]),
     ],
@@ -121,18 +122,20 @@ def test_a_verb_that_only_reads_does_not_hide_that_the_config_changed(made, caps
 @pytest.mark.parametrize("verb", [["index"], ["folds"], ["cache"], ["train", "--member", "x"]])
 def test_a_verb_that_makes_a_part_never_says_that_all_is_made(made, capsys, verb):
     """The verbs fail here, as the competition is not whole: what they began counts as changed."""
-    edit(*CACHE)
+    edit(*VOLUMES)
     assert main([*verb, "--config", str(CONFIG)]) == 1
-    assert info(capsys)["changed_parts"] == ["cache"]
-    edit(*reversed(CACHE))
-    assert info(capsys)["changed_parts"] == ["cache"]
+    assert info(capsys)["changed_parts"] == ["volumes.fine"]
+    edit(*reversed(VOLUMES))
+    assert info(capsys)["changed_parts"] == ["volumes.fine"]
 
 
 def test_a_stack_on_tables_of_an_older_config_says_so(made, caplog):
-    edit(*CACHE)
+    edit(*VOLUMES)
     made.table("oof_slices").unlink()
     assert main(["stack", "--config", str(CONFIG)]) == 1
-    assert "not made from this config (cache); make oof brings them up to date" in caplog.text
+    assert (
+        "not made from this config (volumes.fine); make oof brings them up to date" in caplog.text
+    )
 
 
 def test_a_run_folder_without_a_record_is_of_an_unfinished_run(made, capsys):

@@ -85,7 +85,8 @@ class Config(Section):
         both = sorted(set(external) & set(self.members))
         if both:
             raise ValueError(f"stack.external: {both} are names of members")
-        unknown = sorted(set(self.stack.keep) - {*external, *self.members})
+        known = [*self.members, *external]
+        unknown = sorted(set(self.stack.keep) - set(known))
         if unknown:
-            raise ValueError(f"stack.keep: {unknown} are no members")
+            raise ValueError(f"stack.keep: {unknown} are no members; there are {known}")
         return self

@@ -71,12 +71,14 @@ def _unknown_key(location: tuple[int | str, ...], raw: dict[str, Any]) -> str:
     """What is wrong with a key that its section does not have, and the nearest that it has."""
     *place, last = map(str, location)
     kind = _kind_of(location, raw)
-    elsewhere = any(last in other.model_fields for other in KINDS.values())
     wrong = f"{'.'.join([*place, last])!r}"
-    said = (
-        f"{wrong} does nothing for kind {kind!r}" if kind and elsewhere else f"unknown key {wrong}"
-    )
-    near = difflib.get_close_matches(last, _known_keys(location[:-1]), 1, 0.4)
+    holders = [name for name, other in KINDS.items() if last in other.model_fields]
+    alike = 0.4
+    if kind and holders:
+        said, alike = f"{wrong} does nothing for kind {kind!r}, only for {holders}", 0.6
+    else:
+        said = f"unknown key {wrong}"
+    near = difflib.get_close_matches(last, _known_keys(location[:-1]), 1, alike)
     return said + (f"; did you mean {'.'.join([*place, near[0]])!r}?" if near else "")
 
 

@@ -50,12 +50,17 @@ def torchvision_names() -> list[str]:
 
 def is_backbone(name: str) -> bool:
     """True for an architecture that can be built without asking a hub or a folder."""
-    return name == BASIC_CNN or timm.is_model(name) or name in torchvision_names()
+    return name == BASIC_CNN or _is_timm(name) or name in torchvision_names()
+
+
+def _is_timm(name: str) -> bool:
+    """True for an architecture of timm, with a tag of its weights or without."""
+    return timm.is_model(name) and ("." not in name or _has_weights(name))
 
 
 def _nearest(name: str) -> str:
     """A hint: the name most like one that is not known."""
-    if timm.is_model(name):
+    if timm.is_model(name):  # the tag is wrong
         known = timm.list_pretrained(f"{name.split('.', maxsplit=1)[0]}.*")
     else:
         known = [BASIC_CNN, *timm.list_models(), *timm.list_pretrained(), *torchvision_names()]
@@ -88,18 +93,27 @@ def check_backbone(config: ModelConfig, place: str) -> None:
             f"{key}: there are no pretrained weights of {name!r}{hint}; or set "
             f"{place}.pretrained: false"
         )
-    with torch.device("meta"), torch.inference_mode():
-        try:
-            backbone, width = create_backbone(config, pretrained=False)
-            shape = (2, config.channels, config.size_px, config.size_px)
-            features = tuple(backbone.eval()(torch.empty(shape)).shape)
-        except Exception as error:
-            raise ConfigError(
-                f"{key}: {name!r} cannot take {config.channels} x {config.size_px} x "
-                f"{config.size_px} px: {error}"
-            ) from error
+    shape = (2, config.channels, config.size_px, config.size_px)
+    try:
+        features, width = _features(config, shape)
+    except Exception as error:
+        raise ConfigError(
+            f"{key}: {name!r} cannot take {' x '.join(map(str, shape[1:]))} px: {error}"
+        ) from error
     if features != (2, width):
         raise ConfigError(f"{key}: {name!r} gives {features[1:]} in place of {width} features")
+
+
+def _features(config: ModelConfig, shape: tuple[int, ...]) -> tuple[tuple[int, ...], int]:
+    """Shape of the features of a batch, and the width they should have; nothing is computed."""
+    try:
+        with torch.device("meta"):
+            backbone, width = create_backbone(config, pretrained=False)
+    except Exception:  # noqa: BLE001 - a few compute their widths with tensors (RegNet)
+        backbone, width = create_backbone(config, pretrained=False)
+    with torch.inference_mode():
+        features: torch.Tensor = backbone.to("meta").eval()(torch.empty(shape, device="meta"))
+    return tuple(features.shape), width
 
 
 def _has_weights(name: str) -> bool:

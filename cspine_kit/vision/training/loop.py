@@ -83,7 +83,8 @@ def train_model(
         with recorded or nullcontext({}) as results:
             results["started_from"] = run.progress.started_from
             run.train(held)
-            results.update(run.progress.history[-1])
+            if main:
+                results.update(run.progress.history[-1])
         if main:
             save_model(run.average.module, folder, key, record)
             run.checkpoint.remove()

@@ -11,7 +11,7 @@ import pandas as pd
 
 from cspine_kit.core.config import Config
 from cspine_kit.core.errors import DataError
-from cspine_kit.core.execution import Outcome, require_some
+from cspine_kit.core.execution import Outcome, require_some, with_bar
 from cspine_kit.core.paths import Competition, RunPaths
 from cspine_kit.core.runs import (
     file_hash,
@@ -35,7 +35,7 @@ from cspine_kit.data.volumes.mapped import MappedVoxels
 log = logging.getLogger(__name__)
 
 SHOWN = 3
-INDEX_VERSION = 2
+INDEX_VERSION = 3
 """Raised when the same files give another index: labels, boxes and groups are read in its code."""
 
 
@@ -84,10 +84,11 @@ def index_key(config: Config, competition: Competition) -> str:
         file_hash(path) if path.exists() else None
         for path in (competition.train_csv, competition.boxes_csv, competition.test_csv)
     ]
+    images = (competition.train_images, competition.test_images)
+    found = [folder for place in images for folder in place.glob("*")]
     folders = sorted(
-        f"{images.name}/{folder.name}" + listing_fingerprint(folder)
-        for images in (competition.train_images, competition.test_images)
-        for folder in images.glob("*")
+        f"{folder.parent.name}/{folder.name}" + listing_fingerprint(folder)
+        for folder in with_bar(found, "listings")
     )
     masks = listing_fingerprint(competition.segmentations)
     versions = (READER_VERSION, INDEX_VERSION, MASKS_VERSION)
@@ -182,7 +183,9 @@ def run_cache(config: Config, paths: RunPaths) -> None:
 def _forget_damaged(paths: RunPaths) -> list[Path]:
     """Volumes of the table whose files are gone or cut; without their keys they are made again."""
     damaged = []
-    for path in map(Path, read_table(paths.table("volumes"), "volumes")["path"]):
+    for path in with_bar(
+        read_table(paths.table("volumes"), "volumes")["path"].map(Path), "volumes"
+    ):
         try:
             MappedVoxels.of(path)
         except (OSError, ValueError) as error:

@@ -13,7 +13,7 @@ import ctypes
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -33,6 +33,7 @@ Backend = Literal["local", "ray"]
 """Where a map runs: this machine's processes, or a Ray cluster."""
 
 Answer = tuple[str, Any, str | None]
+BAR_AFTER_S = 1.0
 
 
 @dataclass
@@ -157,6 +158,14 @@ def map_studies(
             outcome.failures[name] = problem
             log.warning(problem)
     return outcome
+
+
+def with_bar(items: Iterable[Item], title: str, *, unit: str = "study") -> Iterable[Item]:
+    """The same items, with a progress bar where going through them takes longer than a second."""
+    from tqdm import tqdm
+
+    bar: Iterable[Item] = tqdm(items, desc=title, unit=unit, delay=BAR_AFTER_S)
+    return bar
 
 
 def require_some(outcome: Outcome[Result], what: str) -> dict[str, Result]:

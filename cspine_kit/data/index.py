@@ -23,7 +23,7 @@ import pandas as pd
 
 from cspine_kit.core.anatomy import LEVELS, OVERALL
 from cspine_kit.core.errors import StudyError
-from cspine_kit.core.execution import Backend, Outcome, map_studies, require_some
+from cspine_kit.core.execution import Backend, Outcome, map_studies, require_some, with_bar
 from cspine_kit.core.paths import COMPETITION, Competition, is_safe_uid
 from cspine_kit.core.runs import (
     file_state,
@@ -195,7 +195,7 @@ def _jobs(
     wanted: dict[str, dict[str, Job]] = {"train": {}, "test": {}}
     failures: dict[str, str] = {}
     for split, uids in (("train", train), ("test", listed_test_studies(competition))):
-        for uid in uids:
+        for uid in with_bar(uids, f"files of {split}"):
             if uid in exclude:
                 failures[uid] = f"study {uid}: excluded: {exclude[uid]}"
             elif not is_safe_uid(uid):
@@ -225,7 +225,7 @@ def _tables(
     """Tables `studies` and `slices`; what is wrong with masks and boxes goes to `remarks`."""
     rows, slices = [], []
     unlabelled = {"source": COMPETITION, **dict.fromkeys((OVERALL, *LEVELS), np.nan)}
-    for uid, record in records.items():
+    for uid, record in with_bar(records.items(), "tables"):
         row, own = record["study"], pd.DataFrame(record["slices"])
         own.insert(0, "study_uid", uid)
         given = boxes.get(uid) if uid in training else None
@@ -273,7 +273,8 @@ def build_index(
     failures.update(skipped)
     records: dict[str, Record] = {}
     stale: dict[str, tuple[str, Job]] = {}
-    for uid, job in {**wanted["train"], **wanted["test"]}.items():
+    jobs_of = {**wanted["train"], **wanted["test"]}
+    for uid, job in with_bar(jobs_of.items(), "kept studies"):
         kept = scratch / f"{uid}.json" if scratch is not None else None
         if kept is not None and is_fresh(kept, job[2]):
             records[uid] = json.loads(kept.read_text())

@@ -16,7 +16,7 @@ import pandas as pd
 
 from cspine_kit.core.config import Config
 from cspine_kit.core.errors import ArtifactError, DataError
-from cspine_kit.core.execution import Outcome, require_some
+from cspine_kit.core.execution import Outcome, require_some, with_bar
 from cspine_kit.core.numbers import FloatArray
 from cspine_kit.core.paths import Competition, RunPaths
 from cspine_kit.core.runs import (
@@ -100,10 +100,10 @@ def index_key(config: Config, competition: Competition) -> str:
     ]
     test = file_hash(competition.test_csv) if competition.test_csv.exists() else None
     images = [source.train_images for source in competition.sources.values()]
+    found = [folder for place in (*images, competition.test_images) for folder in place.glob("*")]
     folders = sorted(
-        f"{place.name}/{folder.name}" + listing_fingerprint(folder)
-        for place in (*images, competition.test_images)
-        for folder in place.glob("*")
+        f"{folder.parent.name}/{folder.name}" + listing_fingerprint(folder)
+        for folder in with_bar(found, "listings")
     )
     masks = [listing_fingerprint(s.segmentations) for s in competition.sources.values()]
     versions = (READER_VERSION, INDEX_VERSION, MASKS_VERSION)
@@ -250,7 +250,7 @@ def _run_volumes(
 
 def _damaged(table: Path, name: str) -> bool:
     """True where a file of the table is gone or cut: it is made again."""
-    for path in map(Path, read_table(table, name)["path"]):
+    for path in with_bar(read_table(table, name)["path"].map(Path), f"{name} volumes"):
         try:
             open_volume(path)
         except ArtifactError as error:

@@ -24,6 +24,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from cspine_kit.core.execution import with_bar
 from cspine_kit.data.reader.geometry import Geometry
 from cspine_kit.data.reader.problems import FileError
 from cspine_kit.data.reader.values import HuArray
@@ -108,7 +109,7 @@ def similarities(thumbnails: list[Thumbnail]) -> NDArray[np.float32]:
     energy = np.square(detail).sum(axis=2)
     filled = (energy > 0).astype(np.float32)
     best = np.zeros((len(thumbnails), len(thumbnails)), np.float32)
-    for offset in range(OFFSETS):
+    for offset in with_bar(range(OFFSETS), "near-duplicates", unit="offset"):
         lower, upper = slice(offset, DEPTH), slice(0, DEPTH - offset)
         product = (
             detail[:, lower].reshape(len(detail), -1) @ detail[:, upper].reshape(len(detail), -1).T

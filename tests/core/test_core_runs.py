@@ -1,12 +1,14 @@
 """Atomic artifacts, fingerprints, seeds, safe ids and the guarded map."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 
+from cspine_kit.core import execution
 from cspine_kit.core.errors import CSpineError, DataError, StudyError
-from cspine_kit.core.execution import map_studies, require_some
+from cspine_kit.core.execution import map_studies, require_some, with_bar
 from cspine_kit.core.paths import Competition, is_safe_uid, safe_uid
 from cspine_kit.core.runs import (
     derive_seed,
@@ -131,3 +133,12 @@ def test_relative_paths_mean_the_callers_folder_in_reused_workers(tmp_path, monk
         monkeypatch.chdir(tmp_path / folder)
         outcome = map_studies(read_here, {"a": "note.txt", "b": "note.txt"}, jobs=2)
         assert outcome.results == {"a": folder, "b": folder}
+
+
+def test_a_bar_shows_only_where_items_take_long(monkeypatch, capsys):
+    assert list(with_bar(range(3), "short")) == [0, 1, 2]
+    assert "short" not in capsys.readouterr().err
+    monkeypatch.setattr(execution, "BAR_AFTER_S", 0.05)
+    for _ in with_bar(range(4), "long", unit="file"):
+        time.sleep(0.15)
+    assert "long: 100%" in capsys.readouterr().err

@@ -380,7 +380,7 @@ def test_a_wheel_must_be_pinned(wheels):
     ],
 )
 def test_wheels_are_checked_against_the_target_pythons_by_their_tags(tmp_path, names, words):
-    bundle = make_config(wheels=["python-gdcm==3.2.6"]).bundle
+    bundle = make_config(wheels=["python-gdcm==3.2.6"], hashes=[]).bundle
     for name in (KIT_WHEEL, *names):
         (tmp_path / name).touch()
     if words is None:
@@ -421,14 +421,19 @@ def test_the_wheelhouse_gets_a_wheel_for_every_python_or_says_what_is_missing(
     monkeypatch.setattr(
         "cspine_kit.ship.bundle.wheelhouse._build_kit_wheel", lambda to: (to / KIT_WHEEL).touch()
     )
-    bundle = make_config(wheels=["somelib==1.0"]).bundle
+    bundle = make_config(wheels=["somelib==1.0"], hashes=[]).bundle
     fake_wheel(index, "cp312")
     with pytest.raises(ArtifactError, match=r"pip download failed: .*somelib==1\.0"):
         fill_wheelhouse(bundle, house)
     fake_wheel(index, "cp313")
     fill_wheelhouse(bundle, house)
     check_wheels(bundle, house)
-    assert len(list(house.glob("somelib*.whl"))) == 2
+    made = list(house.glob("somelib*.whl"))
+    assert len(made) == 2
+    hashes = [file_hash(wheel) for wheel in made]
+    check_wheels(bundle.model_copy(update={"hashes": hashes}), house)
+    with pytest.raises(ArtifactError, match=r"not the one that bundle\.hashes names: its SHA-256"):
+        check_wheels(bundle.model_copy(update={"hashes": hashes[:1]}), house)
 
 
 def test_a_folder_with_other_things_is_not_overwritten(run):

@@ -20,6 +20,7 @@ class BundleConfig(Section):
     wheels: tuple[
         Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*==[0-9][0-9A-Za-z.]*$")], ...
     ]
+    hashes: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")], ...] = ()
     pythons: Annotated[
         tuple[Annotated[str, Field(pattern=r"^3\.[0-9]+$")], ...], Field(min_length=1)
     ]

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cspine_kit.core.errors import StudyError
-from cspine_kit.data.reader.header import Header, header_of
+from cspine_kit.data.reader.header import Alike, Header
 from cspine_kit.data.reader.parsed import parse
 from cspine_kit.data.reader.problems import FileError
 from cspine_kit.data.reader.walk import Found, walk
@@ -77,8 +77,13 @@ def _walked(path: str) -> Found | None:
         os.close(descriptor)
 
 
-def read_frames(folder: Path | str, name: str) -> list[Header]:
+def read_frames(folder: Path | str, name: str, alike: Alike | None = None) -> list[Header]:
     """Read one file of a folder up to its pixels: a header for each of its frames.
+
+    Args:
+        folder: where it lies.
+        name: of the file in it.
+        alike: knows the file before, which is often much the same.
 
     Raises:
         FileError: not DICOM, damaged, or without grey frames.
@@ -88,8 +93,8 @@ def read_frames(folder: Path | str, name: str) -> list[Header]:
         found = _walked(path)
         if found is None or "NumberOfFrames" in found.values:
             return parse(path, name)
-        get = found.values.get
-        return [header_of(get, name, syntax=found.syntax, at=found.at, length=found.length)]
+        values, syntax, at, length = found
+        return [(alike or Alike()).header_of(values, name, syntax=syntax, at=at, length=length)]
     except FileError:
         raise
     except FileNotFoundError as error:
@@ -135,11 +140,11 @@ def read_headers(folder: Path) -> tuple[list[Header], list[FileError]]:
         StudyError: there is no such folder, or it is one of many studies.
     """
     headers, errors = [], []
-    place, names = str(folder), list_files(folder)
+    place, names, alike = str(folder), list_files(folder), Alike()
     _refuse_many_studies(folder, names)
     for name in names:
         try:
-            headers += read_frames(place, name)
+            headers += read_frames(place, name, alike)
         except FileError as error:
             errors.append(error)
     return headers, errors

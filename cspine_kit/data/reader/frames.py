@@ -10,6 +10,7 @@ Whoever needs the whole volume and whoever needs only a windowed square of it sh
 neither holds frames besides its own result.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -65,7 +66,7 @@ def orient(frame: HuArray, flips: NDArray[np.bool_]) -> HuArray:
 
 def _kind(header: Header) -> tuple[object, ...]:
     """Files of one kind write their values alike."""
-    rescale = (np.isnan(header.slope), np.isnan(header.intercept))
+    rescale = (math.isnan(header.slope), math.isnan(header.intercept))
     bits = header.bits_allocated, header.bits_stored, header.high_bit, header.signed
     return (*bits, *rescale, header.photometric == "MONOCHROME1")
 
@@ -123,14 +124,14 @@ class Frames:
 
         def look(z: int) -> None:
             try:
-                self._samples[z] = decode(self.folder / headers[z].file, headers[z])
+                self._samples[z] = decode(f"{self.folder}/{headers[z].file}", headers[z])
             except FileError as error:
                 failed.append(error)
 
         self.each(look, [z for indices in looked.values() for z in indices])
         if not self._samples:
             raise LostFiles(failed)
-        told = [h.intercept for h in headers if not np.isnan(h.intercept)]
+        told = [h.intercept for h in headers if not math.isnan(h.intercept)]
         usual = modal(told) if told else -1024.0
         meanings = {}
         for kind, indices in looked.items():
@@ -162,7 +163,7 @@ class Frames:
             return out
         stored = self._samples.pop(index, None)
         if stored is None:
-            stored = decode(self.folder / header.file, header, out=out)
+            stored = decode(f"{self.folder}/{header.file}", header, out=out)
         in_place = bool(geometry.in_place[index])
         direct = in_place and not geometry.flips[index].any()
         meaning = self._meanings[index]

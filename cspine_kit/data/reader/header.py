@@ -10,7 +10,7 @@ In: the values of a parsed file. Out: a frozen `Header` for each frame. Example:
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from cspine_kit.data.reader.decimals import MISSING, first, meant, several
@@ -26,7 +26,8 @@ LEAST_MM, MOST_MM = 0.02, 20.0
 
 
 class Header(NamedTuple):
-    """What one frame says about itself; None, NaN or "" where it says nothing.
+    """What one frame says about itself; None, NaN or "" where it says nothing. The first fields, to
+    `pixels_length`, are those that differ inside a scan.
 
     `orientation` holds the direction of a row (increasing column), then of a column; `spacing_mm`
     the distance between rows, then between columns, as PixelSpacing has them. `pixels_at` is the
@@ -39,6 +40,11 @@ class Header(NamedTuple):
     file: str
     number: float
     instance: float
+    times: tuple[str, str]
+    position_mm: tuple[float, float, float] | None
+    location_mm: float
+    pixels_at: int
+    pixels_length: int
     patient_id: str
     study_uid: str
     series_uid: str
@@ -47,14 +53,11 @@ class Header(NamedTuple):
     sop_class: str
     rescale_type: str
     scan: tuple[str, ...]
-    times: tuple[str, str]
     syntax: str
-    position_mm: tuple[float, float, float] | None
     orientation: tuple[float, float, float, float, float, float] | None
     spacing_mm: tuple[float, float] | None
     thickness_mm: float
     step_mm: float
-    location_mm: float
     rows: int
     cols: int
     bits_allocated: int
@@ -65,8 +68,6 @@ class Header(NamedTuple):
     intercept: float
     padding: tuple[int, int] | None
     photometric: str
-    pixels_at: int
-    pixels_length: int
     frame: int | None = None
     notes: tuple[str, ...] = ()
 
@@ -80,6 +81,10 @@ RUN = ("AcquisitionNumber", "AcquisitionDate", "ContentDate", "TemporalPositionI
 """What tells one run of the scanner from another."""
 SCAN = (*RUN, "SeriesNumber", "SeriesDate", "SeriesTime", "SeriesDescription", "ConvolutionKernel")
 """Keywords of `Header.scan`; the kernel is the last."""
+
+
+OWN_FIELDS = Header._fields.index("pixels_length") + 1
+"""So many fields differ inside a scan."""
 
 
 def file_number(name: str) -> float:
@@ -222,3 +227,35 @@ def header_of(
         frame=frame,
         notes=tuple(odd),
     )
+
+
+class Alike:
+    """Headers of one file after the other; what a file shares with the one before is read once."""
+
+    OWN = (
+        *("InstanceNumber", "AcquisitionTime", "ContentTime"),
+        *("ImagePositionPatient", "SliceLocation"),
+    )
+    """What each file of a scan says for itself."""
+
+    def __init__(self) -> None:
+        self._shared: dict[str, Any] = {}
+        self._rest: tuple[Any, ...] = ()
+
+    def header_of(
+        self, values: Mapping[str, Any], file: str, *, syntax: str, at: int, length: int
+    ) -> Header:
+        """`header_of` for the values by keyword of a file of one frame."""
+        shared = {**values, "TransferSyntaxUID": syntax}
+        instance, began, shown, position, location = [shared.pop(name, None) for name in self.OWN]
+        place = several(position, 3)
+        depth = (MISSING,) if location is None else several(location, 1)
+        if place is None or depth is None or shared != self._shared:
+            header = header_of(values.get, file, syntax=syntax, at=at, length=length)
+            self._shared, self._rest = shared, header[OWN_FIELDS:]
+            if "odd_numbers" in header.notes:  # perhaps only of this file
+                self._shared = {}
+            return header
+        times = _text(began), _text(shown)
+        own = file, file_number(file), first(instance), times, place, *depth, at, length
+        return Header._make((*own, *self._rest))

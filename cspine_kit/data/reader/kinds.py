@@ -11,6 +11,7 @@ An absent tag is never evidence: the competition's files carry neither Modality 
 """
 
 from collections import Counter
+from functools import lru_cache
 
 from cspine_kit.core.errors import StudyError
 from cspine_kit.data.reader.header import Header
@@ -53,20 +54,25 @@ SCOUT_WORDS = ("LOCALIZER", "SCOUT", "TOPOGRAM", "SURVIEW", "SCANOGRAM")
 
 def no_ct_because(header: Header) -> str:
     """What in a header says that this is no CT slice in Hounsfield units; "" where nothing does."""
-    other_class = header.sop_class.startswith(tuple(f"{c}." for c in OTHER_CLASSES)) or (
-        header.sop_class in OTHER_CLASSES
+    return _no_ct(header.sop_class, header.modality, header.rescale_type, header.image_type)
+
+
+@lru_cache(maxsize=64)
+def _no_ct(sop_class: str, modality: str, rescale_type: str, image_type: str) -> str:
+    """`no_ct_because`, asked once for all files that say the same."""
+    other_class = sop_class.startswith(tuple(f"{c}." for c in OTHER_CLASSES)) or (
+        sop_class in OTHER_CLASSES
     )
-    if other_class and header.sop_class not in CT_CLASSES:
-        return f"its SOP class is {header.sop_class}, Modality {header.modality or 'absent'}"
-    other = header.modality in OTHER_MODALITIES - NO_EVIDENCE
-    if other and header.sop_class not in CT_CLASSES:
-        return f"Modality is {header.modality}"
-    if header.rescale_type in OTHER_VALUES:
-        return f"RescaleType is {header.rescale_type}"
-    image_type = header.image_type.upper()
-    words = set(image_type.replace("\\", " ").replace("_", " ").split())
-    map_like = not MAP_WORDS.isdisjoint(words) or any(part in image_type for part in MAP_PHRASES)
-    return f"ImageType is {header.image_type}" if map_like else ""
+    if other_class and sop_class not in CT_CLASSES:
+        return f"its SOP class is {sop_class}, Modality {modality or 'absent'}"
+    if modality in OTHER_MODALITIES - NO_EVIDENCE and sop_class not in CT_CLASSES:
+        return f"Modality is {modality}"
+    if rescale_type in OTHER_VALUES:
+        return f"RescaleType is {rescale_type}"
+    upper = image_type.upper()
+    words = set(upper.replace("\\", " ").replace("_", " ").split())
+    map_like = not MAP_WORDS.isdisjoint(words) or any(part in upper for part in MAP_PHRASES)
+    return f"ImageType is {image_type}" if map_like else ""
 
 
 def is_scout(header: Header) -> bool:

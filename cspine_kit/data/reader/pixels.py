@@ -92,7 +92,7 @@ def _rle(data: bytes, header: Header, unpack: Decoder) -> NDArray[Any]:
     return out.view("<u2" if planes == 2 else np.uint8)
 
 
-def _native(path: Path, header: Header, out: NDArray[np.int16] | None) -> Stored:
+def _native(path: Path | str, header: Header, out: NDArray[np.int16] | None) -> Stored:
     """Little-endian pixels, read straight into `out` where it fits."""
     wide = header.bits_allocated == 16
     dtype = np.dtype(
@@ -141,7 +141,7 @@ def _encapsulated(path: Path, header: Header) -> Stored:
     return decode_isolated(str(path.parent), path.name, header.frame or 0)
 
 
-def decode(path: Path, header: Header, out: NDArray[np.int16] | None = None) -> Stored:
+def decode(path: Path | str, header: Header, out: NDArray[np.int16] | None = None) -> Stored:
     """Stored values (rows, cols) of one file.
 
     Args:
@@ -155,6 +155,7 @@ def decode(path: Path, header: Header, out: NDArray[np.int16] | None = None) -> 
     try:
         if header.pixels_length > 0 and header.syntax in (IMPLICIT, EXPLICIT):
             return _native(path, header, out)
+        path = Path(path)
         if header.frame is None and path.stat().st_size > MAX_FRAME_BYTES:
             raise ValueError("the file is too large for one frame")
         return _encapsulated(path, header)

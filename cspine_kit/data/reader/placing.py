@@ -158,7 +158,8 @@ def _usual_frame(
         (h.cols, h.rows, x, y) if transpose else (h.rows, h.cols, y, x)
         for h, (y, x), transpose in zip(series, pitches, transposed, strict=True)
     ]
-    rounded = [(*frame[:2], round(frame[2], 4), round(frame[3], 4)) for frame in frames]
+    short = {f: (*f[:2], round(f[2], 4), round(f[3], 4)) for f in set(frames)}
+    rounded = [short[frame] for frame in frames]
     rows, cols, y, x = frames[rounded.index(modal(rounded))]
     if len(set(rounded)) > 1:
         problems.add("mixed_shapes")
@@ -182,7 +183,8 @@ def settle_grid(
         problems: takes what had to be done.
     """
     axes, normal = _nearest(orientation)[0], normal_of(orientation)
-    flips_of = {h.orientation: _nearest(h.orientation or orientation)[1] for h in series}
+    told = {h.orientation for h in series}
+    flips_of = {own: _nearest(own or orientation)[1] for own in told}
     flips = np.array([flips_of[h.orientation] for h in series])
     upright = _upright(axes, normal, problems)
     if flips.any() and upright is axes:

@@ -14,8 +14,9 @@ parts lie over each other, then parts that continue or complete each other are j
 
 import math
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import TypeVar
 
@@ -53,7 +54,7 @@ class Scan:
     z_mm: FloatArray
     pieces: int = 1
 
-    @property
+    @cached_property
     def step_mm(self) -> float:
         """Median distance of neighbors, else what the files say, else NaN."""
         gaps = self.gaps
@@ -71,7 +72,7 @@ class Scan:
         step = f"{self.step_mm:.2f} mm apart, " if self.step_mm > 0 else ""
         return f"{len(self.headers)} slices, {step}" + ", ".join(filter(None, told))
 
-    @property
+    @cached_property
     def gaps(self) -> FloatArray:
         """Distances of neighboring positions, ascending places; equal positions count once."""
         known = np.sort(self.z_mm[np.isfinite(self.z_mm)])
@@ -95,16 +96,18 @@ def modal(values: Iterable[Value]) -> Value:
     return Counter(values).most_common(1)[0][0]
 
 
+@lru_cache(maxsize=256)
 def normal_of(orientation: Orientation) -> FloatArray:
-    """Unit normal (3,) of a slice, turned to point to the head."""
+    """Unit normal (3,) of a slice, turned to point to the head; read-only."""
     normal = np.cross(orientation[:3], orientation[3:])
     unit: FloatArray = normal / np.linalg.norm(normal) * (1.0 if normal[2] >= 0 else -1.0)
+    unit.flags.writeable = False
     return unit
 
 
 def by_number(header: Header) -> tuple[float, str]:
     """Sort key: file number, then name; files without a number last."""
-    return (np.inf if np.isnan(header.number) else header.number, header.file)
+    return (math.inf if math.isnan(header.number) else header.number, header.file)
 
 
 def directions(headers: list[Header]) -> dict[Orientation | None, Orientation]:
@@ -140,25 +143,23 @@ def _parts(headers: list[Header], key: Callable[[Header], Hashable]) -> list[lis
     return list(found.values())
 
 
-def _telling(headers: list[Header], key: Callable[[Header], str]) -> Callable[[Header], str]:
-    """The key, or none where nearly every file has a value of its own: that parts no scans."""
-    return (lambda _: "") if len({key(h) for h in headers}) > max(2, len(headers) // 2) else key
+def _telling(values: Sequence[str]) -> bool:
+    """True where values part files: they differ, but nearly every file has no value of its own."""
+    return 1 < len(set(values)) <= max(2, len(values) // 2)
 
 
-def _by_tags(headers: list[Header]) -> list[list[Header]]:
+def _by_tags(
+    headers: list[Header], turns: dict[Orientation | None, Orientation]
+) -> list[list[Header]]:
     """Split by every attribute that differs between scans and not inside one."""
-    keys = [
-        _telling(headers, lambda h: h.series_uid),
-        _telling(headers, lambda h: h.study_uid),
-        *(_telling(headers, lambda h, i=i: h.scan[i]) for i in range(len(headers[0].scan))),  # type: ignore[misc]
-    ]
-    turns = directions(headers)
-
-    def key(h: Header) -> Hashable:
+    told = [[h.series_uid for h in headers], [h.study_uid for h in headers]]
+    told += map(list, zip(*(h.scan for h in headers), strict=True))
+    keys = list(zip(*filter(_telling, told), strict=True)) or [()] * len(headers)
+    found: dict[Hashable, list[Header]] = {}
+    for h, key in zip(headers, keys, strict=True):
         kind = h.patient_id, h.image_type, h.sop_class, h.rescale_type, turns[h.orientation]
-        return (*kind, *(one(h) for one in keys))
-
-    return _parts(headers, key)
+        found.setdefault((kind, key), []).append(h)
+    return list(found.values())
 
 
 def _seconds(text: str) -> float:
@@ -331,6 +332,6 @@ def _join(scans: list[Scan]) -> list[Scan]:
 def find_scans(headers: list[Header]) -> list[Scan]:
     """All scans of a folder, each whole."""
     turns = directions(headers)
-    parts = _by_tags(headers)
+    parts = _by_tags(headers, turns)
     scans = [s for part in parts for s in _split(part, normal_of(turns[part[0].orientation]))]
     return scans if len(scans) == 1 else _join(scans)

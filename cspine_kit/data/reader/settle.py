@@ -56,9 +56,9 @@ def _runs_down(numbers: FloatArray, code: str, problems: set[str]) -> bool:
 
 def _note_values(series: list[Header], problems: set[str]) -> None:
     """Problems of grey values that headers show."""
-    if any(np.isnan(h.slope) or np.isnan(h.intercept) for h in series):
+    if any(math.isnan(h.slope) or math.isnan(h.intercept) for h in series):
         problems.add("missing_rescale")
-    if len({(h.slope, h.intercept) for h in series if not np.isnan(h.slope)}) > 1:
+    if len({(h.slope, h.intercept) for h in series if not math.isnan(h.slope)}) > 1:
         problems.add("mixed_rescale")
     if any("odd_numbers" in h.notes for h in series):
         problems.add("odd_numbers")

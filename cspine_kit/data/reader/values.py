@@ -13,6 +13,7 @@ Where they do not, and another sign or a constant offset puts both into place, t
 nothing does, the study says so.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -105,16 +106,27 @@ def _padded(stored: Stored, header: Header, offset: float) -> tuple[NDArray[np.b
 
 
 def _rescale(header: Header) -> tuple[float, float]:
-    slope = 1.0 if np.isnan(header.slope) else header.slope
-    return slope, 0.0 if np.isnan(header.intercept) else header.intercept
+    slope = 1.0 if math.isnan(header.slope) else header.slope
+    return slope, 0.0 if math.isnan(header.intercept) else header.intercept
 
 
-def _linear(stored: Stored, slope: float, intercept: float, out: HuArray | None) -> HuArray:
-    """Stored values to int16, rounded and clipped; `out` may be the very memory of `stored`."""
+def _fits(stored: Stored, intercept: float, bits: int) -> bool:
+    """True where sums are int16; where values of so many bits always fit, none is looked at."""
+    signed = stored.dtype.kind == "i"
+    half = 1 << (bits - 1)
+    low, high = (-half, half - 1) if signed else (0, 2 * half - 1)
+    if low + intercept >= -32768 and high + intercept <= 32767:
+        return True
+    low = int(stored.min()) if signed else 0
+    return low + intercept >= -32768 and int(stored.max()) + intercept <= 32767
+
+
+def _linear(
+    stored: Stored, slope: float, intercept: float, out: HuArray | None, bits: int
+) -> HuArray:
+    """Stored values of `bits` to int16, rounded, clipped; `out` may be the memory of `stored`."""
     hu = np.empty(stored.shape, np.int16) if out is None or out.shape != stored.shape else out
-    least = 0 if stored.dtype.kind == "u" else int(stored.min())
-    plain = slope == 1.0 and intercept.is_integer()
-    if plain and least + intercept >= -32768 and int(stored.max()) + intercept <= 32767:
+    if slope == 1.0 and intercept.is_integer() and _fits(stored, intercept, bits):
         # The result fits, so arithmetic modulo 2^16 is exact, whatever the sign of the input.
         step = np.array(int(intercept) & 0xFFFF, np.uint16)
         np.add(stored.view(np.uint16), step, out=hu.view(np.uint16))
@@ -148,7 +160,9 @@ def hounsfield(
     if meaning.total is not None:
         stored = (meaning.total - stored.astype(np.int32)).astype(stored.dtype)
     slope, intercept = _rescale(header)
-    hu = _linear(stored, slope, intercept + meaning.offset, out)
+    settled = not meaning.all_bits and meaning.total is None
+    bits = header.bits_stored if settled else 16
+    hu = _linear(stored, slope, intercept + meaning.offset, out, bits)
     if padded is not None:
         hu[padded] = AIR_HU
     return hu, codes
@@ -216,7 +230,7 @@ def _shares(samples: Sequence[Stored], header: Header, meaning: Meaning) -> _Sha
         under=share(lowest, -1101),
         dense=share(DENSE_HU, 32767),
         cut=any("excess_bits" in codes for _, codes in frames),
-        middle=float(np.median(air)) if len(air) else np.nan,
+        middle=float(np.median(air[::8])) if len(air) else math.nan,
     )
 
 

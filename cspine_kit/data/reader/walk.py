@@ -96,13 +96,6 @@ class Found(NamedTuple):
     length: int
 
 
-def _value(name: str, raw: bytes) -> Any:
-    if name in SHORTS:
-        return _SHORT.unpack(raw)[0]
-    text = raw.decode("latin-1").rstrip("\0 ")
-    return text.split("\\") if "\\" in text else text or None
-
-
 def _element(data: bytes, at: int) -> tuple[int, int, int]:
     """Tag of the explicit element at `at`, where its value starts, and its length."""
     tag, vr, length = _EXPLICIT.unpack_from(data, at)
@@ -149,10 +142,13 @@ def walk(data: bytes) -> Found | None:
             entry = STORED.get(tag)
             if entry is not None:
                 name, vrs = entry
-                if (explicit and vr not in vrs) or not vrs:
+                if vr not in vrs if explicit else not vrs:
                     return None
-                if length:
-                    values[name] = _value(name, data[start:at])
+                if name in SHORTS and length:
+                    values[name] = _SHORT.unpack(data[start:at])[0]
+                elif length:
+                    text = data[start:at].decode("latin-1").rstrip("\0 ")
+                    values[name] = text.split("\\") if "\\" in text else text or None
             elif tag == PIXELS_TAG:
                 return Found(values, syntax, start, -1 if length == UNDEFINED else length)
     except (struct.error, UnicodeDecodeError):

@@ -26,6 +26,7 @@ from cspine_kit import __version__
 from cspine_kit.core.command import run_command
 from cspine_kit.core.config import BundleConfig
 from cspine_kit.core.errors import ArtifactError
+from cspine_kit.core.runs import file_hash
 from cspine_kit.ship.secrets import harmless
 
 SOURCE_ROOT = Path(__file__).resolve().parents[3]
@@ -112,8 +113,9 @@ def check_wheels(bundle: BundleConfig, folder: Path) -> None:
     """Check that by its wheels' tags each target Python finds what was asked for, and once.
 
     Raises:
-        ArtifactError: a wheel that fits no target, that nobody asked for, whose name Kaggle may
-            alter, or a Python that has no wheel of a requirement; names the wheel and its tags.
+        ArtifactError: a wheel that fits no target, that nobody asked for, that is none of
+            `bundle.hashes`, whose name Kaggle may alter, or a Python that has no wheel of a
+            requirement; names the wheel and its tags.
     """
     tags = {python: supported_tags(python, bundle.glibc) for python in bundle.pythons}
     wanted = {
@@ -129,6 +131,11 @@ def check_wheels(bundle: BundleConfig, folder: Path) -> None:
         requirement = wanted.get(name)
         if requirement is None or not requirement.specifier.contains(version, prereleases=True):
             raise ArtifactError(f"wheel {wheel.name} was not asked for in bundle.wheels")
+        if name != KIT and bundle.hashes and (digest := file_hash(wheel)) not in bundle.hashes:
+            raise ArtifactError(
+                f"wheel {wheel.name} is not the one that bundle.hashes names: its SHA-256 is "
+                f"{digest}; where you changed bundle.wheels, put that there"
+            )
         if version.local:
             raise ArtifactError(f"wheel {wheel.name} has a local version, whose + Kaggle may alter")
         fits = [python for python in bundle.pythons if wheel_tags & tags[python]]

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from cspine_kit.core.anatomy import TARGETS
+from cspine_kit.stack.scores.console import render_points
 from cspine_kit.stack.scores.operating import (
     BEST_F1,
     called,
@@ -13,7 +14,6 @@ from cspine_kit.stack.scores.operating import (
     nested_calls,
     operating_table,
     point_name,
-    render_points,
 )
 
 Y = np.array([0.0, 0, 1, 0, 1, 1])

@@ -54,9 +54,8 @@ class Heads:
 
     def save(self, folder: Path, stem: str) -> dict[str, Any]:
         """Write the boosters into `folder`; returns the rest as plain values."""
-        parts = {"level": self.level, "overall": self.overall}
-        saved = {name: head.save(folder, f"{stem}_{name}") for name, head in parts.items()}
-        return {**saved, "columns": list(self.columns), "slopes": self.slopes.tolist()}
+        heads = {"level": self.level, "overall": self.overall}
+        return vars(self) | {n: head.save(folder, f"{stem}_{n}") for n, head in heads.items()}
 
     @classmethod
     def load(cls, folder: Path, value: dict[str, Any]) -> "Heads":
@@ -155,11 +154,10 @@ class Stack:
 
     def save(self, folder: Path) -> None:
         """Write stack.json and one LightGBM text file per booster, atomically; no pickle."""
-        plain = {name: value for name, value in vars(self).items() if name != "heads"}
         with publish(folder) as temporary:
             temporary.mkdir()
             heads = {name: h.save(temporary, name) for name, h in self.heads.items()}
-            write_json(temporary / "stack.json", {**plain, "heads": heads})
+            write_json(temporary / "stack.json", vars(self) | {"heads": heads})
 
     @classmethod
     def load(cls, folder: Path, faults: dict[str, str] | None = None) -> "Stack":

@@ -129,18 +129,3 @@ def operating_table(
             for name, own in calls.items()
         ]
     )
-
-
-def render_points(table: pd.DataFrame) -> str:
-    """The table as text."""
-    lines = [
-        f"{'target':16s} {'point':17s} {'threshold':>9s} {'accuracy':>8s} {'precision':>9s} "
-        f"{'recall':>7s} {'specif.':>7s} {'F1':>6s} {'TP':>5s} {'FP':>5s} {'FN':>5s} {'TN':>5s}"
-    ]
-    for r in table.to_dict("records"):
-        lines.append(
-            f"{r['target']:16s} {r['point']:17s} {r['threshold']:9.3f} {r['accuracy']:8.3f} "
-            f"{r['precision']:9.3f} {r['recall']:7.3f} {r['specificity']:7.3f} {r['f1']:6.3f} "
-            f"{r['tp']:5.0f} {r['fp']:5.0f} {r['fn']:5.0f} {r['tn']:5.0f}"
-        )
-    return "\n".join(lines)

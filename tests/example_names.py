@@ -162,9 +162,9 @@ def volume(names: Names) -> Any:
 
 
 @ready
-def levels(names: Names) -> Any:
-    """its seven rows of table `crops`, by the vertebra model that did not see it"""
-    own = names.crops[names.crops["study_uid"] == names.uid]
+def own_levels(names: Names) -> Any:
+    """its seven rows of table `levels`, by the vertebra model that did not see it"""
+    own = names.levels[names.levels["study_uid"] == names.uid]
     return own[own["model_fold"] == names.fold_of[names.uid]].reset_index(drop=True)
 
 
@@ -183,7 +183,7 @@ def _table(name: str, told: str) -> Callable[[Names], Any]:
 
 READY |= {
     "slices": _table("slices", "the geometry of every slice"),
-    "crops": _table("crops", "seven levels of each study and fold model"),
+    "levels": _table("levels", "seven levels of each study and fold model"),
     "oof_slices": _table("oof_slices", "out-of-fold logits of every member and slice"),
     "features": _table("features", "out-of-fold statistics of every level"),
     "predictions": _table("predictions", "out-of-fold probabilities of every model"),
@@ -292,7 +292,7 @@ def dataset(names: Names) -> Any:
     from cspine_kit.vision.predict import fracture_view
 
     model = next(iter(names.config.members.values()))
-    view = fracture_view(names.volume, names.levels, model.slice_step_mm)
+    view = fracture_view(names.volume, names.own_levels, model.slice_step_mm)
     ones = np.ones((len(view), 7), np.float32)
     view.targets = {"visible": ones, "fracture": np.zeros_like(ones)}
     return StackDataset([view], model)

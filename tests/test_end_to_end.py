@@ -47,8 +47,8 @@ def test_the_chain_leaves_what_the_contracts_say(run):
     oof = read_table(tables / "oof_slices.parquet", "oof_slices")
     assert set(oof["member"]) == {"resnet", "efficientnet"}
     assert oof["study_uid"].nunique() == 14
-    crops = read_table(tables / "crops.parquet", "crops")
-    assert (crops.groupby(["study_uid", "model_fold"]).size() == 7).all()
+    levels = read_table(tables / "levels.parquet", "levels")
+    assert (levels.groupby(["study_uid", "model_fold"]).size() == 7).all()
     for name in ("studies", "slices", "volumes", "vertebra", "features", "predictions"):
         assert len(read_table(tables / f"{name}.parquet", name)), name
 
@@ -231,9 +231,9 @@ def test_kernel_and_out_of_fold_run_agree(run, bundle, tmp_path):
     volume, _ = read_volume(folder, ensemble.config.cache, uid)
     slices, _ = ensemble.tables(volume, folder)
     slices = slices[slices["model_fold"] == expected["fold"].iloc[0]]
-    slices = slices.sort_values(["member", "slice_idx"], ignore_index=True)
+    slices = slices.sort_values(["member", "position"], ignore_index=True)
     logits = [c for c in expected.columns if c.startswith(("vertebra_", "fracture_"))]
-    assert slices["slice_idx"].tolist() == expected["slice_idx"].tolist()
+    assert slices["position"].tolist() == expected["position"].tolist()
     np.testing.assert_allclose(slices[logits], expected[logits], atol=1e-5)
 
 

@@ -1,4 +1,4 @@
-"""The seven cervical levels, the eight targets, the metric's weights, the competition's size.
+"""The seven levels, the eight targets, the planes, the metric's weights, the competition's size.
 
 In: nothing. Out: constants that every room uses, so that an order or a weight is written once.
 Example::
@@ -17,6 +17,10 @@ OVERALL = "patient_overall"
 
 TARGETS: tuple[str, ...] = (*LEVELS, OVERALL)
 """The eight predicted targets. Array axes over targets follow this order."""
+
+AXIAL = "axial"
+PLANES: tuple[str, ...] = (AXIAL, "sagittal", "coronal")
+"""Planes that a slice may lie in."""
 
 LEVEL_WEIGHT = 1.0
 OVERALL_WEIGHT = 7.0

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
-from cspine_kit.core.anatomy import LEVELS, OVERALL, TARGETS
+from cspine_kit.core.anatomy import AXIAL, LEVELS, OVERALL, PLANES, TARGETS
 from cspine_kit.core.errors import ArtifactError, TableError
 from cspine_kit.core.runs import publish
 
@@ -26,20 +27,27 @@ if TYPE_CHECKING:
 VERTEBRA_COLUMNS: tuple[str, ...] = tuple(f"vertebra_{level}" for level in LEVELS)
 FRACTURE_COLUMNS: tuple[str, ...] = tuple(f"fracture_{level}" for level in LEVELS)
 MASK_COLUMNS: tuple[str, ...] = tuple(f"mask_{level}" for level in LEVELS)
-SPINE_BOX_COLUMNS: tuple[str, ...] = ("spine_y0", "spine_x0", "spine_y1", "spine_x1")
-"""Box around C1..C7 on one slice, in pixels of the kit's own frame: rows run to the back, columns
-to the left, at the spacing of the `studies` table. All in-plane positions in tables are such
-pixels, which are those of the files wherever the reader has nothing to flip, move or resample."""
+SPINE_BOX_COLUMNS: tuple[str, ...] = (
+    *("spine_y0_mm", "spine_x0_mm", "spine_y1_mm", "spine_x1_mm"),
+)
+"""Box around C1..C7 on one slice. In-plane positions are mm in the study's own frame: y along the
+rows' index to the back, x along the columns' index to the left, 0 at the center of the first pixel.
+z is the position along the slice normal and descends with the slice index."""
 
 BOX_COLUMNS: tuple[str, ...] = ("box_x", "box_y", "box_w", "box_h")
-"""Fracture box on one slice, pixels of the kit's own frame."""
+"""Fracture box on one slice, pixels of the study's own frame: those of the files wherever the
+reader has nothing to flip, move or resample."""
 
 SHOWN_ROWS = 5
+KINDS = {"str": str, "int": "int64", "count": "Int64", "float": float, "bool": bool}
 
 
 @dataclass(frozen=True)
 class Contract:
-    """One table: its key, its typed columns ("str", "int", "float", "bool") and its extra rules."""
+    """One table: its key, its typed columns and its extra rules.
+
+    Types are "str", "int", "float", "bool", and "count": an int that may be missing.
+    """
 
     key: tuple[str, ...]
     columns: dict[str, str]
@@ -89,27 +97,59 @@ CONTRACTS: dict[str, Contract] = {
         },
     ),
     "vertebra": Contract(
-        key=("member", "study_uid", "slice_idx", "model_fold"),
+        key=("member", "study_uid", "position", "model_fold"),
         columns={
             **_kinds("str", ("member", "study_uid")),
-            **_kinds("int", ("slice_idx", "model_fold", "fold")),
-            **_kinds("float", VERTEBRA_COLUMNS, SPINE_BOX_COLUMNS),
+            **_kinds("int", ("position", "model_fold", "fold")),
+            **_kinds("float", ("at_mm",), VERTEBRA_COLUMNS, SPINE_BOX_COLUMNS),
         },
     ),
-    "crops": Contract(
+    "levels": Contract(
         key=("study_uid", "level", "model_fold"),
         columns={
-            **_kinds("str", ("study_uid", "level", "source")),
-            **_kinds("int", ("model_fold", "z0", "z1")),
-            **_kinds("float", ("center_z_mm", "center_y_px", "center_x_px", "confidence")),
+            **_kinds("str", ("study_uid", "level")),
+            **_kinds("int", ("model_fold",)),
+            **_kinds("bool", ("present",)),
+            **_kinds("float", ("z_top_mm", "z_bottom_mm")),
+            **_kinds("float", ("center_z_mm", "center_y_mm", "center_x_mm", "confidence")),
+            **_kinds("str", ("source",)),
         },
     ),
     "oof_slices": Contract(
-        key=("member", "study_uid", "slice_idx", "model_fold"),
+        key=("member", "study_uid", "plane", "position", "model_fold"),
+        columns={
+            **_kinds("str", ("member", "study_uid", "plane")),
+            **_kinds("int", ("position", "model_fold", "fold")),
+            **_kinds("count", ("slice_idx",)),
+            **_kinds("float", ("at_mm",), VERTEBRA_COLUMNS, FRACTURE_COLUMNS),
+        },
+        nullable=("slice_idx",),
+        out_of_fold=True,
+    ),
+    "oof_levels": Contract(
+        key=("member", "study_uid", "level", "model_fold"),
+        columns={
+            **_kinds("str", ("member", "study_uid", "level")),
+            **_kinds("int", ("model_fold", "fold")),
+            **_kinds("float", ("fracture",)),
+        },
+        out_of_fold=True,
+    ),
+    "oof_studies": Contract(
+        key=("member", "study_uid", "model_fold"),
         columns={
             **_kinds("str", ("member", "study_uid")),
-            **_kinds("int", ("slice_idx", "model_fold", "fold")),
-            **_kinds("float", ("z_mm",), VERTEBRA_COLUMNS, FRACTURE_COLUMNS),
+            **_kinds("int", ("model_fold", "fold")),
+            **_kinds("float", ("overall",)),
+        },
+        out_of_fold=True,
+    ),
+    "oof_boxes": Contract(
+        key=("member", "study_uid", "slice_idx", "n", "model_fold"),
+        columns={
+            **_kinds("str", ("member", "study_uid")),
+            **_kinds("int", ("slice_idx", "n", "model_fold", "fold")),
+            **_kinds("float", ("at_mm", "x", "y", "width", "height", "score")),
         },
         out_of_fold=True,
     ),
@@ -151,12 +191,14 @@ def _schema(name: str) -> "pa.DataFrameSchema":
     checks = {
         "level": [pa.Check.isin(LEVELS)],
         "target": [pa.Check.isin(TARGETS)],
+        "plane": [pa.Check.isin(PLANES)],
+        "score": [pa.Check.in_range(0.0, 1.0)],
         "prob": [pa.Check(lambda p: (p > 0) & (p < 1), error="must lie inside (0, 1)")],
     }
     return pa.DataFrameSchema(
         {
             column: pa.Column(
-                {"str": str, "int": "int64", "float": float, "bool": bool}[kind],
+                KINDS[kind],
                 checks=checks.get(column),
                 nullable=column in contract.nullable,
                 coerce=True,
@@ -185,6 +227,22 @@ def check_out_of_fold(frame: pd.DataFrame, name: str = "out-of-fold table") -> N
         )
 
 
+def _check_positions(frame: pd.DataFrame, name: str) -> None:
+    """Refuse slices whose position and slice_idx do not fit their plane.
+
+    Raises:
+        TableError: an axial row without its slice_idx as position, or another plane's row with one.
+    """
+    axial, index = frame["plane"] == AXIAL, frame["slice_idx"]
+    odd = frame[np.where(axial, (index != frame["position"]).fillna(True), index.notna())]
+    if len(odd):
+        shown = odd[["study_uid", "plane", "position", "slice_idx"]].head(SHOWN_ROWS)
+        raise TableError(
+            f"table {name}: in the axial plane slice_idx is the position, in others it is missing; "
+            f"got {shown.to_dict('records')}"
+        )
+
+
 def check_table(frame: pd.DataFrame, name: str) -> pd.DataFrame:
     """Return `frame` with contract types and sorted by its key.
 
@@ -208,6 +266,8 @@ def check_table(frame: pd.DataFrame, name: str) -> pd.DataFrame:
         raise TableError(f"table {name}: {len(error.failure_cases)} faults: {shown}") from error
     if contract.out_of_fold:
         check_out_of_fold(checked, f"table {name}")
+    if {"plane", "slice_idx"} <= set(contract.columns):
+        _check_positions(checked, name)
     ordered = [*contract.columns, *(c for c in checked.columns if c not in contract.columns)]
     return checked[ordered].sort_values(list(contract.key), ignore_index=True)
 

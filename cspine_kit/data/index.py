@@ -70,7 +70,7 @@ def listed_test_studies(competition: Competition) -> list[str]:
     return [uid for uid in dict.fromkeys(sheet.rows["StudyInstanceUID"]) if uid]
 
 
-def mask_columns(mask: MaskArray) -> dict[str, list[float]]:
+def mask_columns(mask: MaskArray, spacing_mm: tuple[float, float, float]) -> dict[str, list[float]]:
     """Per slice: share of each level's largest area, and the box around C1..C7 (NaN where none)."""
     columns: dict[str, list[float]] = {}
     for level, column in enumerate(MASK_COLUMNS, start=1):
@@ -82,6 +82,7 @@ def mask_columns(mask: MaskArray) -> dict[str, list[float]]:
         rows, cols = np.flatnonzero(plane.any(axis=1)), np.flatnonzero(plane.any(axis=0))
         if len(rows):
             boxes[z] = rows[0], cols[0], rows[-1], cols[-1]
+    boxes *= np.tile(spacing_mm[1:], 2)
     columns.update({name: boxes[:, i].tolist() for i, name in enumerate(SPINE_BOX_COLUMNS)})
     return columns
 
@@ -133,7 +134,7 @@ def box_in_frame(slices: pd.DataFrame, to_stored: list[Any]) -> pd.DataFrame:
 def _masked(mask_path: Path, study: Study) -> tuple[dict[str, list[float]] | None, str | None]:
     """Mask columns of a study, or why its mask is not used."""
     try:
-        return mask_columns(read_mask(mask_path, study)), None
+        return mask_columns(read_mask(mask_path, study), study.spacing_mm), None
     except StudyError as error:
         return None, error.problem
 

@@ -1,15 +1,15 @@
 """The ordered decode: seven levels of one study from per-slice scores.
 
 In: visibility logits and spine boxes on some slices of one study. Out: the seven rows of the
-`crops` table. Example::
+`levels` table. Example::
 
     >>> z_mm = -2.0 * np.arange(100)                            # from the head down
     >>> middle = -40.0 - 16.0 * np.arange(7)                    # of C1..C7
     >>> logits = 4.0 - 0.4 * np.abs(z_mm[:, None] - middle)
     >>> boxes = np.tile([40.0, 40.0, 80.0, 80.0], (100, 1))
-    >>> crops = decode_levels(z_mm, logits, boxes, np.arange(100))
-    >>> crops.loc[[0, 6], ["level", "z0", "z1"]].values.tolist()
-    [['C1', 16, 24], ['C7', 64, 72]]
+    >>> levels = decode_levels(z_mm, logits, boxes)
+    >>> levels.loc[[0, 6], ["level", "z_top_mm", "z_bottom_mm"]].values.tolist()
+    [['C1', -32.0, -48.0], ['C7', -128.0, -144.0]]
 
 The decode is a chain of seven centers. A level whose center lies at z is seen on the slices around
 z, so the log-odds of those slices speak for it; two neighbors lie about one pitch apart, all
@@ -22,7 +22,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from cspine_kit.core.anatomy import LEVELS
 from cspine_kit.core.errors import DataError
@@ -171,24 +170,19 @@ def _own_rows(z_mm: FloatArray, visible: FloatArray, center: float, extent: floa
     return slice(first, last + 1)
 
 
-def decode_levels(
-    z_mm: FloatArray,
-    logits: FloatArray,
-    boxes: FloatArray,
-    slice_idx: NDArray[np.int64],
-) -> pd.DataFrame:
+def decode_levels(z_mm: FloatArray, logits: FloatArray, boxes: FloatArray) -> pd.DataFrame:
     """The seven levels of one study.
 
     Args:
         z_mm: (n,) positions of the scored slices, descending (cranial first).
         logits: (n, 7) visibility log-odds.
-        boxes: (n, 4) spine box y0, x0, y1, x1 in native pixels.
-        slice_idx: (n,) native index of the scored slices, ascending.
+        boxes: (n, 4) spine box y0, x0, y1, x1 in mm of the study's frame.
 
     Returns:
-        Seven rows: level, z0, z1 (first and last native slice that shows the level, inclusive),
-        center_z_mm, center_y_px, center_x_px, confidence in [0, 1] (mean probability on its own
-        slices), source ("model", or "interpolated" where no slice shows the level: confidence 0).
+        Seven rows: level, present, z_top_mm, z_bottom_mm (of the first and the last scored slice
+        that shows the level: z_bottom_mm <= z <= z_top_mm are its slices), center_z_mm,
+        center_y_mm, center_x_mm, confidence in [0, 1] (mean probability on its own slices), source
+        ("model", or "interpolated" where no slice shows the level: confidence 0).
 
     Raises:
         DataError: no slice, or a scan that shows no level at all.
@@ -220,11 +214,12 @@ def decode_levels(
     return pd.DataFrame(
         {
             "level": list(LEVELS),
-            "z0": [int(slice_idx[rows.start]) for rows in own],
-            "z1": [int(slice_idx[rows.stop - 1]) for rows in own],
+            "present": True,
+            "z_top_mm": [float(z_mm[rows.start]) for rows in own],
+            "z_bottom_mm": [float(z_mm[rows.stop - 1]) for rows in own],
             "center_z_mm": chain.center_mm,
-            "center_y_px": yx[:, 0],
-            "center_x_px": yx[:, 1],
+            "center_y_mm": yx[:, 0],
+            "center_x_mm": yx[:, 1],
             "confidence": np.where(seen, [raw[r, k].mean() for k, r in enumerate(own)], 0.0),
             "source": np.where(seen, "model", "interpolated"),
         }

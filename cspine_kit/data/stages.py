@@ -35,7 +35,7 @@ from cspine_kit.data.volumes.mapped import MappedVoxels
 log = logging.getLogger(__name__)
 
 SHOWN = 3
-INDEX_VERSION = 2
+INDEX_VERSION = 3
 """Raised when the same files give another index: labels, boxes and groups are read in its code."""
 
 

@@ -1,4 +1,4 @@
-"""Every fold chain of a bundle on one study: vertebra k -> crops k -> members k -> stack k.
+"""Every fold chain of a bundle on one study: vertebra k -> levels k -> members k -> stack k.
 
 In: a bundle laid out by `open_bundle` or `lay_out`, a `Volume`. Out: a `Prediction`. Example::
 
@@ -196,7 +196,7 @@ class Ensemble:
         """The seven ordered levels of a study by one fold's vertebra model."""
         batch = self.config.kernel.batch_size
         rows = predict_vertebra(self.models[VERTEBRA, fold], volume, batch, stride=stride)
-        return decode_study(rows, volume)
+        return decode_study(rows)
 
     def header_levels(self, volume: Volume, folder: Path) -> pd.DataFrame:
         """The seven levels from headers alone, in the middle of the cached field.
@@ -206,13 +206,14 @@ class Ensemble:
         """
         if self.headers is None:
             raise StudyError(volume.study_uid, f"no levels: {self.faults.get('headers')}")
-        logits = self.headers.vertebra_logits(read_geometry(folder, volume.study_uid))
+        geometry = read_geometry(folder, volume.study_uid)
         middle = (np.array([volume.voxels.shape[1:]], dtype=np.float64) - 1) / 2
-        y, x = volume.to_native_px(middle)[0]
+        y, x = volume.to_mm(middle)[0]
+        logits = self.headers.vertebra_logits(geometry)
         rows = pd.DataFrame(logits, columns=list(VERTEBRA_COLUMNS))
         rows[list(SPINE_BOX_COLUMNS)] = (y, x, y, x)
-        rows.insert(0, "slice_idx", np.arange(len(rows)))
-        return decode_study(rows, volume)
+        rows.insert(0, "at_mm", geometry.z_mm)
+        return decode_study(rows)
 
     def _levels_by_fold(
         self, volume: Volume, folder: Path, effort: Effort, trace: Trace
@@ -277,7 +278,7 @@ class Ensemble:
         effort: Effort | None = None,
         trace: Trace | None = None,
     ) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Slice rows of all members, and the crops, of one study (fold -1).
+        """Slice rows of all members, and the levels, of one study (fold -1).
 
         As many chains as the effort allows, the best first; one that fails is replaced by the next.
 
@@ -293,23 +294,23 @@ class Ensemble:
         effort, trace = effort or self.efforts[0], trace or Trace()
         levels_of = self._levels_by_fold(volume, folder, effort, trace)
         slices: list[pd.DataFrame] = []
-        crops: list[pd.DataFrame] = []
+        levels: list[pd.DataFrame] = []
         for fold in self.chains:
-            if len(crops) == effort.folds:
+            if len(levels) == effort.folds:
                 break
             try:
-                levels = levels_of(fold)
-                rows = self._fold_rows(volume, levels, fold=fold, effort=effort, trace=trace)
+                found = levels_of(fold)
+                rows = self._fold_rows(volume, found, fold=fold, effort=effort, trace=trace)
             except Exception as error:  # noqa: BLE001 - the other chains must still speak
                 trace.faults[f"chain {fold}"] = cause_of(error)
                 continue
             if rows:
                 own = {"study_uid": volume.study_uid, "model_fold": fold}
-                crops.append(levels.assign(**own))
+                levels.append(found.assign(**own))
                 slices.extend(part.assign(**own, fold=-1) for part in rows)
         if not slices:
             raise StudyError(volume.study_uid, "; ".join(dict.fromkeys(trace.faults.values())))
-        return pd.concat(slices, ignore_index=True), pd.concat(crops, ignore_index=True)
+        return pd.concat(slices, ignore_index=True), pd.concat(levels, ignore_index=True)
 
     def _speak(self, features: pd.DataFrame) -> pd.DataFrame:
         """Rows of contract `predictions`: the stack's, or the fixed formulas where it is lost."""
@@ -327,9 +328,9 @@ class Ensemble:
             StudyError: nothing but headers can speak for this study.
         """
         trace = Trace()
-        slices, crops = self.tables(volume, folder, effort, trace)
+        slices, levels = self.tables(volume, folder, effort, trace)
         with trace.stage("stack"):
-            features = aggregate(slices, crops)
+            features = aggregate(slices, levels)
             if self.extras is not None:
                 features = self.extras.add(features)
             table = self._speak(features)
@@ -341,5 +342,5 @@ class Ensemble:
             members_s={name: seconds[name] for name in self.config.members if name in seconds},
             stack_s=seconds["stack"],
         )
-        chains = int(crops["model_fold"].nunique())
+        chains = int(levels["model_fold"].nunique())
         return Prediction(table, features, costs, trace.faults, trace.levels_from, chains)

@@ -26,8 +26,7 @@ from cspine_kit.infer.manifest import open_bundle
 class StudyLevels:
     """Levels of one study beside the volume they were found in.
 
-    `levels` are rows of the `crops` table: z along the slice normal, y and x in pixels of the
-    geometry's own frame.
+    `levels` are rows of the `levels` table, in mm of the geometry's own frame.
     """
 
     volume: Volume
@@ -48,6 +47,10 @@ class StudyLevels:
             told.append("no level is seen on any slice; is this a scan of the neck?")
         return told
 
+    def _slice(self, z_mm: float) -> int:
+        """The slice nearest to a position."""
+        return int(np.abs(self.geometry.z_mm - z_mm).argmin())
+
     def as_dict(self) -> dict[str, Any]:
         """Slice 0 is the most cranial; confidence in [0, 1].
 
@@ -56,16 +59,16 @@ class StudyLevels:
         """
         rows, place = self.levels.set_index("level"), self.geometry.patient_mm
         center = {
-            level: place(*rows.loc[level, ["center_z_mm", "center_y_px", "center_x_px"]])
+            level: place(*rows.loc[level, ["center_z_mm", "center_y_mm", "center_x_mm"]])
             for level in LEVELS
         }
         return {
             "study_uid": self.volume.study_uid,
-            "n_slices": len(self.volume.z_mm),
+            "n_slices": len(self.geometry.z_mm),
             "levels": {
                 level: {
-                    "first_slice": int(rows.loc[level, "z0"]),
-                    "last_slice": int(rows.loc[level, "z1"]),
+                    "first_slice": self._slice(rows.loc[level, "z_top_mm"]),
+                    "last_slice": self._slice(rows.loc[level, "z_bottom_mm"]),
                     "center_z_mm": round(float(place(rows.loc[level, "center_z_mm"])[2]), 2),
                     "center_mm": [round(float(v), 2) for v in center[level]],
                     "confidence": round(float(rows.loc[level, "confidence"]), 4),
@@ -95,5 +98,5 @@ def study_levels(folder: Path, bundle: Path) -> StudyLevels:
         rows = [predict_vertebra(model, volume, batch) for model in ensemble.vertebra]
     mean = sum(frame.to_numpy(dtype=np.float64) for frame in rows) / len(rows)
     averaged = pd.DataFrame(mean, columns=rows[0].columns)
-    averaged["slice_idx"] = rows[0]["slice_idx"].to_numpy()
-    return StudyLevels(volume, decode_study(averaged, volume), geometry)
+    averaged["at_mm"] = rows[0]["at_mm"].to_numpy()
+    return StudyLevels(volume, decode_study(averaged), geometry)

@@ -26,7 +26,7 @@ def draw_levels(found: StudyLevels, path: Path) -> None:
 
     volume = found.volume
     rows = found.levels
-    middles = volume.to_cached_px(rows[["center_y_px", "center_x_px"]].to_numpy())
+    middles = volume.to_px(rows[["center_y_mm", "center_x_mm"]].to_numpy())
     x = float(np.median(middles[:, 1]))
     column = int(np.clip(round(x), 0, volume.voxels.shape[2] - 1))
     z, spacing = volume.z_mm, float(volume.spacing_mm[1])
@@ -40,8 +40,7 @@ def draw_levels(found: StudyLevels, path: Path) -> None:
     colors = plt.get_cmap("tab10")
     for i, row in enumerate(rows.itertuples()):
         y = middles[i, 0] * spacing
-        top, bottom = z[row.z0], z[row.z1]
-        axis.plot([y - 30, y - 30], [top, bottom], color=colors(i), lw=3)
+        axis.plot([y - 30, y - 30], [row.z_top_mm, row.z_bottom_mm], color=colors(i), lw=3)
         axis.plot(y, row.center_z_mm, "o", color=colors(i), ms=4)
         axis.annotate(
             f"{row.level} {row.confidence:.2f}",

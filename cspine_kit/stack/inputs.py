@@ -1,7 +1,8 @@
 """What the stack is fitted on: a run's tables and other people's files, checked and complete.
 
-In: tables `slices`, `studies`, `crops`, `oof_slices` and folds.csv of a run folder, the files that
-`stack.external` and `stack.columns` name. Out: `Inputs`. Example::
+In: tables `slices`, `studies`, `levels`, `oof_slices` and folds.csv of a run folder, `oof_levels`,
+`oof_studies` and `oof_boxes` where there, and the files that `stack.external` and `stack.columns`
+name. Out: `Inputs`. Example::
 
     inputs = read_inputs(config.stack, paths)
     features = inputs.features(())                  # of all members
@@ -34,11 +35,16 @@ from cspine_kit.stack.external.read import (
 )
 from cspine_kit.stack.fallback.headers import Headers, read_headers
 from cspine_kit.stack.fallback.imputer import Imputer, fit_imputer
+from cspine_kit.stack.fallback.scores import fit_stand_ins
 from cspine_kit.stack.features.aggregate import aggregate
-from cspine_kit.stack.features.names import RAW, SITE, signal_of
+from cspine_kit.stack.features.names import RAW, SITE, own_members, score_columns_of, signal_of
+from cspine_kit.stack.features.scores import MemberScores
 from cspine_kit.stack.features.units import SHOWN
 
 log = logging.getLogger(__name__)
+
+SCORE_TABLES = ("oof_levels", "oof_studies", "oof_boxes")
+"""Tables that are there where some member judges more than a slice."""
 
 
 def read_training(paths: RunPaths, slices: pd.DataFrame) -> pd.DataFrame:
@@ -77,13 +83,15 @@ class Inputs:
     """Everything read.
 
     `labels`: study_uid, the targets, fold and optionally group, of every study in folds.csv;
-    `slices`: complete, every member has every study in it; `imputed`: studies by member for which
+    `slices`: complete, every member has every study in it; `scores`: what members say of levels,
+    studies and boxes, with gaps; `imputed`: studies by member for which
     that is not its own word.
     """
 
     labels: pd.DataFrame
     slices: pd.DataFrame
-    crops: pd.DataFrame
+    levels: pd.DataFrame
+    scores: MemberScores
     headers: dict[str, Headers]
     imputer: Imputer
     given: list[Scores]
@@ -107,7 +115,7 @@ class Inputs:
 
     @cached_property
     def _statistics(self) -> pd.DataFrame:
-        return aggregate(self.slices, self.crops)
+        return aggregate(self.slices, self.levels, self.scores)
 
     def features(self, dropped: tuple[str, ...] = ()) -> pd.DataFrame:
         """Out-of-fold features without the dropped members."""
@@ -120,26 +128,38 @@ class Inputs:
         """External members and raw columns that stay, as the kernel will join them."""
         given = [s for s in self.given if s.name not in dropped]
         columns = None if RAW in dropped else self.columns
+        base = self._base(dropped)
         return Extras(
-            fit_external(self._base(dropped), given),
+            fit_external(base, given),
+            fit_stand_ins(base),
             () if columns is None else tuple(value_names(columns)),
             {s.name: s.probs for s in given},
             columns,
         )
 
     def _base(self, dropped: tuple[str, ...]) -> pd.DataFrame:
-        """Statistics of the slice members that stay; headers alone where none does."""
-        rest = self.slices[~self.slices["member"].isin(dropped)]
+        """Statistics of the members that stay; where no slices do, their scores and headers."""
+        rest, scores = self.slices[~self.slices["member"].isin(dropped)], self.scores
         if rest.empty:
             whole = self._statistics
-            return whole[[c for c in whole if "__" not in c or signal_of(c) == SITE]]
-        return self._statistics if len(rest) == len(self.slices) else aggregate(rest, self.crops)
+            judged = score_columns_of(whole.columns)
+            kept = [c for c in judged if c.split("__")[0] not in dropped]
+            return whole[[c for c in whole if "__" not in c or signal_of(c) == SITE or c in kept]]
+        if not set(dropped) & set(own_members(self._statistics.columns)):
+            return self._statistics
+        return aggregate(rest, self.levels, scores.without(dropped))
 
     def labelled(self, features: pd.DataFrame) -> pd.DataFrame:
         """Features with the label of each level, as contract `features` wants them."""
         label_of = self.labels.set_index("study_uid")[list(TARGETS)].stack()
         at = pd.MultiIndex.from_frame(features[["study_uid", "level"]])
         return features.assign(label=label_of.reindex(at).to_numpy(np.float64))
+
+
+def _read_some(paths: RunPaths, name: str) -> pd.DataFrame | None:
+    """A table that not every run has."""
+    path = paths.table(name)
+    return read_table(path, name) if path.exists() else None
 
 
 def read_inputs(config: StackConfig, paths: RunPaths) -> Inputs:
@@ -151,7 +171,7 @@ def read_inputs(config: StackConfig, paths: RunPaths) -> Inputs:
         TableError: an input breaks its contract, or a study has no fold or labels.
     """
     slices = read_table(paths.table("oof_slices"), "oof_slices")
-    crops = read_table(paths.table("crops"), "crops")
+    levels = read_table(paths.table("levels"), "levels")
     labels = read_training(paths, slices)
     studies = read_table(paths.table("studies"), "studies")
     studies = studies[studies["study_uid"].isin(set(labels["study_uid"]))]
@@ -163,4 +183,5 @@ def read_inputs(config: StackConfig, paths: RunPaths) -> Inputs:
     columns = None if config.columns is None else read_columns(config.columns)
     imputer = fit_imputer(slices)
     complete, imputed = imputer.complete(slices)
-    return Inputs(labels, complete, crops, headers, imputer, given, columns, imputed)
+    scores = MemberScores(*(_read_some(paths, name) for name in SCORE_TABLES))
+    return Inputs(labels, complete, levels, scores, headers, imputer, given, columns, imputed)

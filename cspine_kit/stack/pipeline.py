@@ -1,6 +1,6 @@
 """`make stack`: from out-of-fold slices to boosters, predictions of every model, and their scores.
 
-In: tables `slices`, `studies`, `crops`, `oof_slices` and folds.csv of one run folder, and the files
+In: tables `slices`, `studies`, `levels`, `oof_slices` and folds.csv of a run folder, and the files
 that `stack.external` and `stack.columns` name. Out: tables `features` and `predictions`, and
 `stack/` (models/ with stack.json and LightGBM text, header/ with the header-only fallback,
 imputer.json, external.json, scores.csv, worth.csv, operating.csv, calibration.png, levels.png,
@@ -37,7 +37,7 @@ from cspine_kit.core.runs import (
 from cspine_kit.core.tables import write_table
 from cspine_kit.stack.fallback.headers import HEADERS, HeaderFallback, fit_fallback
 from cspine_kit.stack.fallback.imputer import FILE as IMPUTER
-from cspine_kit.stack.inputs import Inputs, read_inputs
+from cspine_kit.stack.inputs import SCORE_TABLES, Inputs, read_inputs
 from cspine_kit.stack.model.fit import STRICT, Fit, fit_count, fit_stack
 from cspine_kit.stack.model.stack import SHIPPED, STACK, Stack
 from cspine_kit.stack.scores.baselines import (
@@ -54,10 +54,10 @@ from cspine_kit.stack.scores.table import FORMS, expected_interval, score_table
 
 log = logging.getLogger(__name__)
 
-VERSION = 9
+VERSION = 10
 """Raised when the room's code gives other results from the same inputs."""
 
-INPUTS = ("slices", "studies", "crops", "oof_slices")
+INPUTS = ("slices", "studies", "levels", "oof_slices", *SCORE_TABLES)
 
 
 def stack_key(config: Config, paths: RunPaths) -> str:

@@ -1,11 +1,11 @@
 """The out-of-fold run: vertebra stage, ordered levels, fracture stage, per fold and resumable.
 
 In: the tables `studies`, `slices`, `volumes` and the folds. Out: fold models and the tables
-`vertebra`, `crops` and `oof_slices`. Example::
+`vertebra`, `levels` and `oof_slices`. Example::
 
     run_oof(config, paths)
 
-Fold k is one closed chain: vertebra model k -> crops k -> fracture models k. Vertebra model k also
+Fold k is one closed chain: vertebra model k -> levels k -> fracture models k. Vertebra model k also
 labels the slices of its own training studies that have no mask; they were never in its training
 set, and nothing of fold k's studies reaches their labels.
 """
@@ -59,7 +59,7 @@ def _by_study(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 @dataclass(frozen=True)
 class FoldChain:
-    """Everything of one fold: vertebra model k, its rows and crops, the members' models and rows.
+    """Everything of one fold: vertebra model k, its rows and levels, the members' models and rows.
 
     Each method does what is missing and returns what it made with the key it was made from.
     """
@@ -112,15 +112,15 @@ class FoldChain:
     def vertebra_rows(self) -> Attempts:
         """Rows and levels of vertebra model k on every study."""
         folder = self.paths.model(VERTEBRA, self.fold)
-        files = (folder / "slices.parquet", folder / "crops.parquet")
+        files = (folder / "slices.parquet", folder / "levels.parquet")
         return Attempts(VERTEBRA, self.fold, files, self.vertebra_key, self.inputs.state)
 
     def fracture_rows(self, member: str) -> Attempts:
         """Rows of fracture model k on the studies of fold k."""
-        crops = self.vertebra_rows.files[1]
+        levels = self.vertebra_rows.files[1]
 
         def state(uid: str) -> str:
-            return fingerprint(self.inputs.state(uid), file_state(crops))
+            return fingerprint(self.inputs.state(uid), file_state(levels))
 
         file = self.paths.model(member, self.fold) / "slices.parquet"
         return Attempts(member, self.fold, (file,), self.rows_key(member), state)
@@ -145,7 +145,7 @@ class FoldChain:
             self._train(VERTEBRA, model, found=found, key=key)
 
     def vertebra(self) -> None:
-        """Rows and crops of vertebra model k on every study."""
+        """Rows and levels of vertebra model k on every study."""
         self.train_vertebra()
         if not self.vertebra_rows.done():
             model = load_model(self.paths.model(VERTEBRA, self.fold)).to(
@@ -155,8 +155,8 @@ class FoldChain:
             def predict(uid: str) -> tuple[pd.DataFrame, pd.DataFrame]:
                 volume = self.inputs.volume(uid)
                 rows = predict_vertebra(model, volume, self.config.kernel.batch_size)
-                crops = decode_study(rows, volume)
-                return rows.assign(model_fold=self.fold), crops.assign(model_fold=self.fold)
+                levels = decode_study(rows)
+                return rows.assign(model_fold=self.fold), levels.assign(model_fold=self.fold)
 
             self.vertebra_rows.make(
                 self.inputs.fold_of, predict, f"vertebra fold {self.fold}: slices and levels"
@@ -164,8 +164,8 @@ class FoldChain:
 
     def _levels(self) -> tuple[dict[str, pd.DataFrame], dict[str, pd.DataFrame]]:
         """Rows and levels of vertebra model k, by study."""
-        rows, crops = (_by_study(pd.read_parquet(path)) for path in self.vertebra_rows.files)
-        return rows, crops
+        rows, levels = (_by_study(pd.read_parquet(path)) for path in self.vertebra_rows.files)
+        return rows, levels
 
     def train_fracture(self, member: str) -> None:
         """Train fracture model k of a member, and what it stands on."""
@@ -174,16 +174,16 @@ class FoldChain:
         model, key = self.config.members[member], self.fracture_key(member)
         if not is_fresh(self.paths.model(member, self.fold) / WEIGHTS_FILE, key):
             set_device_threads(self.config, TRAINING_THREADS)
-            rows, crops = self._levels()
+            rows, levels = self._levels()
             found = self.fracture_rows(member).views(
-                [uid for uid in self.inputs.studies_of(self.fold, training=True) if uid in crops],
+                [uid for uid in self.inputs.studies_of(self.fold, training=True) if uid in levels],
                 lambda uid: fracture_targets(
                     self.inputs.volume(uid),
                     self.inputs.slices[uid],
                     self.inputs.studies.loc[uid],
                     config=model,
                     rows=rows[uid],
-                    crops=crops[uid],
+                    levels=levels[uid],
                 ),
             )
             if not found[0]:
@@ -198,13 +198,13 @@ class FoldChain:
             model = load_model(self.paths.model(member, self.fold)).to(
                 set_device_threads(self.config, TRAINING_THREADS)
             )
-            _, crops = self._levels()
+            _, levels = self._levels()
 
             def predict(uid: str) -> tuple[pd.DataFrame]:
-                if uid not in crops:
+                if uid not in levels:
                     raise StudyError(uid, f"has no levels in fold {self.fold}")
                 volume, batch = self.inputs.volume(uid), kernel.batch_size
-                rows = predict_fracture(model, volume, crops[uid], batch, views=kernel.views)
+                rows = predict_fracture(model, volume, levels[uid], batch, views=kernel.views)
                 return (rows.assign(member=member, model_fold=self.fold),)
 
             self.fracture_rows(member).make(
@@ -237,7 +237,7 @@ def _collect(files: list[Path], inputs: Inputs, path: Path, name: str, key: str)
     if is_fresh(path, key):
         return
     frame = pd.concat([pd.read_parquet(file) for file in files], ignore_index=True)
-    if name != "crops":
+    if name != "levels":
         frame["fold"] = frame["study_uid"].map(inputs.fold_of)
     if name == VERTEBRA:
         frame["member"] = VERTEBRA
@@ -287,7 +287,7 @@ def run_oof(config: Config, paths: RunPaths) -> list[Failure]:
     vertebra = [chain.vertebra_rows for chain in chains]
     key = fingerprint([rows.content_key() for rows in vertebra])
     _collect([r.files[0] for r in vertebra], inputs, paths.table(VERTEBRA), VERTEBRA, key)
-    _collect([r.files[1] for r in vertebra], inputs, paths.table("crops"), "crops", key)
+    _collect([r.files[1] for r in vertebra], inputs, paths.table("levels"), "levels", key)
     made = [chain.fracture_rows(member) for chain in chains for member in config.members]
     key = fingerprint([rows.content_key() for rows in made])
     _collect([r.files[0] for r in made], inputs, paths.table("oof_slices"), "oof_slices", key)

@@ -4,7 +4,7 @@ In: a `Volume`, loaded models. Out: rows of the `vertebra` and `oof_slices` tabl
 Example::
 
     rows = predict_vertebra(ensemble.models["vertebra", 0], volume, batch_size=16)
-    levels = decode_study(rows, volume)
+    levels = decode_study(rows)
     member, *_ = config.members
     slices = predict_fracture(ensemble.models[member, 0], volume, levels, 16, views=1)
 """
@@ -17,13 +17,14 @@ import numpy as np
 import pandas as pd
 import torch
 
+from cspine_kit.core.anatomy import AXIAL
 from cspine_kit.core.config import Config
 from cspine_kit.core.errors import StudyError
 from cspine_kit.core.execution import usable_cores
 from cspine_kit.core.numbers import FloatArray
 from cspine_kit.core.tables import FRACTURE_COLUMNS, SPINE_BOX_COLUMNS, VERTEBRA_COLUMNS
-from cspine_kit.data.crops import crop_centers, spine_slices
 from cspine_kit.data.levels import decode_levels
+from cspine_kit.data.spine import shows_spine, spine_centers
 from cspine_kit.data.volumes.volume import Volume
 from cspine_kit.vision.dataset import StudyView, crop_side_px, spaced_slices
 from cspine_kit.vision.model import SliceModel
@@ -57,16 +58,17 @@ def vertebra_view(volume: Volume, model_step_mm: float) -> StudyView:
     return StudyView(volume, rows, np.tile(middle, (len(rows), 1)))
 
 
-def fracture_view(volume: Volume, crops: pd.DataFrame, step_mm: float) -> StudyView:
+def fracture_view(volume: Volume, levels: pd.DataFrame, step_mm: float) -> StudyView:
     """What the fracture stage sees: the slices of C1..C7, cropped along the spine.
 
     Raises:
         StudyError: no slice lies inside the levels.
     """
-    rows = spine_slices(crops, spaced_slices(volume.z_mm, step_mm))
+    rows = spaced_slices(volume.z_mm, step_mm)
+    rows = rows[shows_spine(levels, volume.z_mm[rows])]
     if len(rows) == 0:
         raise StudyError(volume.study_uid, "no slice lies inside the decoded levels")
-    centers = volume.to_cached_px(crop_centers(crops, volume.z_mm[rows]))
+    centers = volume.to_px(spine_centers(levels, volume.z_mm[rows]))
     return StudyView(volume, rows, centers)
 
 
@@ -150,35 +152,32 @@ def run_model(
 def predict_vertebra(
     model: SliceModel, volume: Volume, batch_size: int, *, stride: int = 1
 ) -> pd.DataFrame:
-    """Visibility logits and the spine box (native pixels) of the slices `stride` steps apart."""
+    """Visibility logits and the spine box (mm) of the slices `stride` steps apart."""
     view = vertebra_view(volume, model.config.slice_step_mm * stride)
     outputs = run_model(model, view, batch_size)
     side = crop_side_px(volume, model.config)
     corners = np.array([view.corner_px(row, side) for row in range(len(view))])
     x0, y0, x1, y1 = (outputs["box"] * side).T
-    first = volume.to_native_px(np.column_stack([y0, x0]) + corners)
-    last = volume.to_native_px(np.column_stack([y1, x1]) + corners)
+    first = volume.to_mm(np.column_stack([y0, x0]) + corners)
+    last = volume.to_mm(np.column_stack([y1, x1]) + corners)
     rows = pd.DataFrame(outputs["visible"], columns=list(VERTEBRA_COLUMNS))
     rows[list(SPINE_BOX_COLUMNS)] = np.column_stack([first, last])
-    rows.insert(0, "slice_idx", view.slice_idx)
+    rows.insert(0, "position", view.slice_idx)
+    rows.insert(1, "at_mm", volume.z_mm[view.slice_idx])
     return rows
 
 
-def decode_study(rows: pd.DataFrame, volume: Volume) -> pd.DataFrame:
+def decode_study(rows: pd.DataFrame) -> pd.DataFrame:
     """Seven ordered levels from the vertebra rows of one study (`data.levels.decode_levels`)."""
-    idx = rows["slice_idx"].to_numpy()
-    return decode_levels(
-        volume.z_mm[idx],
-        rows[list(VERTEBRA_COLUMNS)].to_numpy(),
-        rows[list(SPINE_BOX_COLUMNS)].to_numpy(),
-        idx,
-    )
+    columns = (["at_mm"], VERTEBRA_COLUMNS, SPINE_BOX_COLUMNS)
+    at, logits, boxes = (rows[list(names)].to_numpy() for names in columns)
+    return decode_levels(at[:, 0], logits, boxes)
 
 
 def predict_fracture(
     model: SliceModel,
     volume: Volume,
-    crops: pd.DataFrame,
+    levels: pd.DataFrame,
     batch_size: int,
     *,
     views: int,
@@ -189,17 +188,17 @@ def predict_fracture(
     Args:
         model: a fracture model.
         volume: the study.
-        crops: its seven levels.
+        levels: its seven levels.
         batch_size: slices at once.
         views: of each slice (`run_model`).
         stride: steps between slices; above 1 only where the kernel's time runs short.
     """
-    view = fracture_view(volume, crops, model.config.slice_step_mm * stride)
+    view = fracture_view(volume, levels, model.config.slice_step_mm * stride)
     outputs = run_model(model, view, batch_size, views=views)
     rows = pd.DataFrame(
         np.column_stack([outputs["visible"], outputs["fracture"]]),
         columns=[*VERTEBRA_COLUMNS, *FRACTURE_COLUMNS],
     )
-    rows.insert(0, "z_mm", volume.z_mm[view.slice_idx])
-    rows.insert(0, "slice_idx", view.slice_idx)
-    return rows
+    place = {"plane": AXIAL, "position": view.slice_idx, "slice_idx": view.slice_idx}
+    place |= {"at_mm": volume.z_mm[view.slice_idx]}
+    return pd.concat([pd.DataFrame(place), rows], axis=1)

@@ -26,9 +26,7 @@ def vertebra_targets(volume: Volume, slices: pd.DataFrame, config: ModelConfig) 
     box = shown[list(SPINE_BOX_COLUMNS)].to_numpy(dtype=np.float64)
     view.targets = {
         "visible": (shown[list(MASK_COLUMNS)].to_numpy() > 0).astype(np.float32),
-        "box": np.hstack([volume.to_cached_px(box[:, :2]), volume.to_cached_px(box[:, 2:])]).astype(
-            np.float32
-        ),
+        "box": np.hstack([volume.to_px(box[:, :2]), volume.to_px(box[:, 2:])]).astype(np.float32),
     }
     return view
 
@@ -38,10 +36,8 @@ def _visibility(view: StudyView, slices: pd.DataFrame, rows: pd.DataFrame) -> np
     masks = slices.iloc[view.slice_idx][list(MASK_COLUMNS)].to_numpy(dtype=np.float64)
     if not np.isnan(masks).any():
         return (masks > 0).astype(np.float32)
-    z_mm = view.volume.z_mm
-    scored = z_mm[rows["slice_idx"].to_numpy()]
-    logits = rows[list(VERTEBRA_COLUMNS)].to_numpy()
-    at = [np.interp(-z_mm[view.slice_idx], -scored, column) for column in logits.T]
+    depth, scored = -view.volume.z_mm[view.slice_idx], -rows["at_mm"].to_numpy()
+    at = [np.interp(depth, scored, column) for column in rows[list(VERTEBRA_COLUMNS)].to_numpy().T]
     return sigmoid(np.stack(at, axis=1), limit=np.inf).astype(np.float32)
 
 
@@ -52,7 +48,7 @@ def fracture_targets(
     *,
     config: ModelConfig,
     rows: pd.DataFrame,
-    crops: pd.DataFrame,
+    levels: pd.DataFrame,
 ) -> StudyView:
     """What a fracture stage learns from a study with levels.
 
@@ -62,12 +58,12 @@ def fracture_targets(
         label: its row of the `studies` table.
         config: the member.
         rows: what the vertebra model of the fold says of its slices.
-        crops: its seven levels.
+        levels: its seven levels.
 
     Raises:
         StudyError: no slice lies inside the levels.
     """
-    view = fracture_view(volume, crops, config.slice_step_mm)
+    view = fracture_view(volume, levels, config.slice_step_mm)
     broken = label[list(LEVELS)].to_numpy(dtype=np.float32)
     view.targets = {
         "visible": _visibility(view, slices, rows),

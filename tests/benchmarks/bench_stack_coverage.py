@@ -56,7 +56,7 @@ def measure(number: int, config: StackConfig, jobs: int) -> dict[str, object]:
     n = 300 + 7 * number
     world = make_world(n, hidden=HIDDEN, boost=1.0, seed=1000 + number)
     start = time.process_time()
-    features = aggregate(world.slices, world.crops)
+    features = aggregate(world.slices, world.levels)
     fit = fit_stack(features, world.labels, config, seed=1, jobs=jobs)
     y = truth(world, fit.study_uid)
     crossing, strict = (metric(y, fit.probs[model]) for model in (STACK, STRICT))
@@ -64,7 +64,7 @@ def measure(number: int, config: StackConfig, jobs: int) -> dict[str, object]:
         y, fit.probs[SHIPPED], "per_exam", gap=strict - crossing, chains=len(fit.stack.folds)
     )
     plain_low, _ = bootstrap_interval(y, fit.probs[SHIPPED], seed=0)
-    table = fit.stack.predict_all(aggregate(world.hidden.slices, world.hidden.crops))
+    table = fit.stack.predict_all(aggregate(world.hidden.slices, world.hidden.levels))
     found = {
         model: rows.pivot(index="study_uid", columns="target", values="prob")[list(TARGETS)]
         for model, rows in table.groupby("model")

@@ -46,7 +46,7 @@ def main() -> None:
     config = load_config(ROOT / "configs" / "rsna2022.yaml").stack
     folds = world.folds.set_index("study_uid")["fold"]
     start = time.perf_counter()
-    features = aggregate(world.slices, world.crops)
+    features = aggregate(world.slices, world.levels)
     seconds = {"aggregate": time.perf_counter() - start}
     for form in FORMS:
         start = time.perf_counter()

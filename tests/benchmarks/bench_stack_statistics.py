@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from pandas_statistics import pandas_aggregate
 
-from cspine_kit.core.anatomy import LEVELS
+from cspine_kit.core.anatomy import AXIAL, LEVELS
 from cspine_kit.core.execution import measure_gflops, usable_cores
 from cspine_kit.core.tables import FRACTURE_COLUMNS, VERTEBRA_COLUMNS
 from cspine_kit.stack.features.aggregate import aggregate
@@ -29,9 +29,9 @@ FOLDS, HEIGHT_MM, TOLERANCE = 5, 18.0, 1e-5
 
 
 def draw_tables(studies: int, members: int, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Slice rows and crops: seven levels of about 18 mm, slices 0.9 to 1.3 mm apart."""
+    """Slice rows and levels: seven levels of about 18 mm, slices 0.9 to 1.3 mm apart."""
     rng = np.random.default_rng(seed)
-    slices, crops = [], []
+    slices, levels = [], []
     for study in range(studies):
         uid, fold, step = f"1.2.{study}", study % FOLDS, rng.uniform(0.9, 1.3)
         height = rng.normal(HEIGHT_MM, 1.5, len(LEVELS)).clip(12, 24)
@@ -44,14 +44,14 @@ def draw_tables(studies: int, members: int, seed: int = 0) -> tuple[pd.DataFrame
             logits = np.hstack([seen, np.zeros_like(seen) - 2.0])
             logits += rng.normal(scale=1.5, size=logits.shape)
             rows = pd.DataFrame(logits, columns=[*VERTEBRA_COLUMNS, *FRACTURE_COLUMNS])
-            own = {"member": f"m{member}", **key, "slice_idx": np.arange(len(below)), "fold": fold}
-            slices.append(rows.assign(**own, z_mm=np.round(50.0 - below, 3)))
-        ends = np.stack([bottom - height, bottom]) / step
-        places = {"z0": np.ceil(ends[0]).astype(int), "z1": np.floor(ends[1]).astype(int)}
-        crop = pd.DataFrame({"level": LEVELS, **places, "center_z_mm": 50.0 - middle})
-        crops.append(crop.assign(**key, confidence=rng.uniform(0.5, 1.0, len(LEVELS))))
+            own = {"member": f"m{member}", **key, "plane": AXIAL, "fold": fold}
+            own |= {"position": np.arange(len(below)), "at_mm": np.round(50.0 - below, 3)}
+            slices.append(rows.assign(**own))
+        places = {"z_top_mm": 50.0 - bottom + height, "z_bottom_mm": 50.0 - bottom}
+        seven = pd.DataFrame({"level": LEVELS, **places, "center_z_mm": 50.0 - middle})
+        levels.append(seven.assign(**key, confidence=rng.uniform(0.5, 1.0, len(LEVELS))))
     order = rng.permutation(sum(map(len, slices)))
-    return pd.concat(slices, ignore_index=True).iloc[order], pd.concat(crops, ignore_index=True)
+    return pd.concat(slices, ignore_index=True).iloc[order], pd.concat(levels, ignore_index=True)
 
 
 def largest_difference(ours: pd.DataFrame, theirs: pd.DataFrame) -> float:
@@ -84,13 +84,13 @@ def main() -> None:
     parser.add_argument("--members", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
-    slices, crops = draw_tables(args.studies, args.members)
-    ours = aggregate(slices, crops)
-    difference = largest_difference(ours, pandas_aggregate(slices, crops))
-    one = tuple(table[table["study_uid"] == "1.2.0"] for table in (slices, crops))
+    slices, levels = draw_tables(args.studies, args.members)
+    ours = aggregate(slices, levels)
+    difference = largest_difference(ours, pandas_aggregate(slices, levels))
+    one = tuple(table[table["study_uid"] == "1.2.0"] for table in (slices, levels))
     calls = {
-        "aggregate": lambda: aggregate(slices, crops),
-        "pandas": lambda: pandas_aggregate(slices, crops),
+        "aggregate": lambda: aggregate(slices, levels),
+        "pandas": lambda: pandas_aggregate(slices, levels),
         "aggregate_one_study": lambda: aggregate(*one),
         "pandas_one_study": lambda: pandas_aggregate(*one),
     }

@@ -27,8 +27,8 @@ def phantom_errors(run: Path) -> NDArray[np.float64]:
     paths = RunPaths(run)
     slices = read_table(paths.table("slices"), "slices")
     fold_of = pd.read_csv(paths.folds).set_index("study_uid")["fold"]
-    crops = read_table(paths.table("crops"), "crops")
-    own = crops[crops["study_uid"].map(fold_of) == crops["model_fold"]]
+    levels = read_table(paths.table("levels"), "levels")
+    own = levels[levels["study_uid"].map(fold_of) == levels["model_fold"]]
     centers = own.pivot_table(index="study_uid", columns="level", values="center_z_mm")
     errors = []
     for uid, rows in slices.groupby("study_uid"):

@@ -1,9 +1,9 @@
 """The statistics of `aggregate`, column for column, as vectorized pandas says them.
 
-In: slice rows and crops in which every level's range holds a slice of every member. Out: the frame
+In: slice rows and levels in which every level's range holds a slice of every member. Out: the frame
 of `aggregate`, float64. Example::
 
-    pandas_aggregate(slices, crops).filter(like="__fracture__")
+    pandas_aggregate(slices, levels).filter(like="__fracture__")
 
 Groups are whole numbers, no Python function runs for a group: the fastest pandas we could write.
 Elementwise formulas (sigmoid, logit, decimals) are the kit's own.
@@ -27,23 +27,23 @@ UNIT = ["study_uid", "model_fold"]
 QUANTILES = {"q25": 0.25, "q50": 0.5, "q75": 0.75, "q90": 0.9}
 
 
-def pandas_aggregate(slices: pd.DataFrame, crops: pd.DataFrame) -> pd.DataFrame:
+def pandas_aggregate(slices: pd.DataFrame, levels: pd.DataFrame) -> pd.DataFrame:
     """What `aggregate` gives, sorted by (study_uid, level, model_fold)."""
     units = slices.groupby(UNIT)["fold"].first()
-    levels = crops.set_index([*UNIT, "level"]).sort_index()
+    levels = levels.set_index([*UNIT, "level"]).sort_index()
     wide = {
         name: levels[name].unstack().reindex(index=units.index, columns=list(LEVELS)).to_numpy()
-        for name in ("z0", "z1", "center_z_mm", "confidence")
+        for name in ("z_top_mm", "z_bottom_mm", "center_z_mm", "confidence")
     }
     columns, members = {}, {}
     for member, rows in slices.groupby("member"):
-        own = rows.sort_values([*UNIT, "slice_idx"], ignore_index=True)
+        own = rows.sort_values([*UNIT, "position"], ignore_index=True)
         unit = own.groupby(UNIT).ngroup()
         members[member] = dict(_member(own, unit, wide))
         columns |= {f"{member}__{name}": value for name, value in members[member].items()}
-    ends = own.groupby(unit).agg({"slice_idx": ["first", "last"], "z_mm": ["first", "last"]})
-    first, last = ends["slice_idx", "first"], ends["slice_idx", "last"]
-    native = last + 1, _steps(ends["z_mm", "first"], ends["z_mm", "last"], last - first)
+    ends = own.groupby(unit).agg({"position": ["first", "last"], "at_mm": ["first", "last"]})
+    first, last = ends["position", "first"], ends["position", "last"]
+    native = last + 1, _steps(ends["at_mm", "first"], ends["at_mm", "last"], last - first)
     shared = dict(_shared(members, wide, native)) | dict(_positions(own, unit, native[1]))
     columns |= {f"all__{name}": value for name, value in shared.items()}
     flat = {name: np.asarray(value, np.float64).ravel() for name, value in columns.items()}
@@ -63,7 +63,7 @@ def _member(own: pd.DataFrame, unit: pd.Series, wide: dict[str, np.ndarray]) -> 
     """All statistics of one member as (units, 7) or in that order."""
     p = pd.DataFrame(sigmoid(own[list(FRACTURE_COLUMNS)].to_numpy(np.float64)), columns=LEVELS)
     v = pd.DataFrame(sigmoid(own[list(VERTEBRA_COLUMNS)].to_numpy(np.float64)), columns=LEVELS)
-    z = own.groupby(unit)["z_mm"].agg(["first", "last", "size"])
+    z = own.groupby(unit)["at_mm"].agg(["first", "last", "size"])
     step = _steps(z["first"], z["last"], z["size"] - 1)
     joint, study = (p * v).groupby(unit), p.groupby(unit)
     visible = v.groupby(unit).sum()
@@ -76,7 +76,7 @@ def _member(own: pd.DataFrame, unit: pd.Series, wide: dict[str, np.ndarray]) -> 
     yield "vertebra__slices", visible
     parts = []
     for j, level in enumerate(LEVELS):
-        inside = own["slice_idx"].between(wide["z0"][unit, j], wide["z1"][unit, j])
+        inside = own["at_mm"].between(wide["z_bottom_mm"][unit, j], wide["z_top_mm"][unit, j])
         part = {"key": unit[inside] * N_LEVELS + j, "p": p.loc[inside, level]}
         parts.append(pd.DataFrame({**part, "v": v.loc[inside, level]}))
     rows = pd.concat(parts).sort_values("key", kind="stable", ignore_index=True)
@@ -154,7 +154,7 @@ def _shared(members: dict[str, Columns], wide: dict[str, np.ndarray], native: Na
     yield "patient__max", np.tile(highest.to_numpy()[:, None], N_LEVELS)
     yield "patient__mean", np.tile(mean.mean(axis=1).to_numpy()[:, None], N_LEVELS)
     yield "patient__rank", mean.rank(axis=1, ascending=False, method="min") - 1
-    yield "level__slices", wide["z1"] - wide["z0"] + 1
+    yield "level__height", wide["z_top_mm"] - wide["z_bottom_mm"]
     yield "level__confidence", wide["confidence"]
     z = pd.DataFrame(wide["center_z_mm"])
     gap = z.diff(axis=1).abs()
@@ -167,12 +167,12 @@ def _shared(members: dict[str, Columns], wide: dict[str, np.ndarray], native: Na
 
 def _positions(own: pd.DataFrame, unit: pd.Series, step_mm: pd.Series) -> Pairs:
     """What slice positions say about the protocol, for each of a unit's seven levels."""
-    z, group = own["z_mm"], own.groupby(unit)
-    gap = group["z_mm"].diff().abs() / group["slice_idx"].diff().clip(lower=1)
+    z, group = own["at_mm"], own.groupby(unit)
+    gap = group["at_mm"].diff().abs() / group["position"].diff().clip(lower=1)
     gap = gap.groupby(unit).bfill().fillna(step_mm[unit].set_axis(gap.index))
     gaps, step = gap.groupby(unit), gap.groupby(unit).median()
     irregular = (gap - gaps.transform("median")).abs() > 0.05
-    first, low, high = (group["z_mm"].agg(how) for how in ("first", "min", "max"))
+    first, low, high = (group["at_mm"].agg(how) for how in ("first", "min", "max"))
     digits = pd.Series(decimals(z.to_numpy(np.float64)))
     found = {
         **{"step": step, "step_min": gaps.min(), "step_max": gaps.max()},

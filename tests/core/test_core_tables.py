@@ -19,8 +19,8 @@ def predictions(**changes) -> pd.DataFrame:
 
 
 def oof_rows(fold: int, model_fold: int) -> pd.DataFrame:
-    row = {"member": "a", "study_uid": "1.2", "slice_idx": 0, "model_fold": model_fold}
-    row |= {"fold": fold, "z_mm": 1.0}
+    row = {"member": "a", "study_uid": "1.2", "plane": "axial", "position": 0, "slice_idx": 0}
+    row |= {"model_fold": model_fold, "fold": fold, "at_mm": 1.0}
     row |= dict.fromkeys((*VERTEBRA_COLUMNS, *FRACTURE_COLUMNS), 0.1)
     return pd.DataFrame([row])
 
@@ -69,3 +69,38 @@ def test_a_leaked_table_on_disk_is_refused(tmp_path):
 def test_an_absent_table_names_the_next_step(tmp_path):
     with pytest.raises(ArtifactError, match="make oof"):
         read_table(tmp_path / "none.parquet", "oof_slices")
+
+
+def test_slices_of_any_plane_keep_their_place(tmp_path):
+    axial = oof_rows(0, 0)
+    turned = axial.assign(plane="sagittal", slice_idx=pd.NA)
+    written = write_table(pd.concat([axial, turned]), tmp_path / "o.parquet", "oof_slices")
+    assert written["slice_idx"].isna().tolist() == [False, True]
+    pd.testing.assert_frame_equal(read_table(tmp_path / "o.parquet", "oof_slices"), written)
+    for wrong in (axial.assign(slice_idx=1), axial.assign(slice_idx=pd.NA)):
+        with pytest.raises(TableError, match="in the axial plane slice_idx is the position"):
+            check_table(wrong, "oof_slices")
+    with pytest.raises(TableError, match="in others it is missing"):
+        check_table(turned.assign(slice_idx=0), "oof_slices")
+    with pytest.raises(TableError, match="plane"):
+        check_table(axial.assign(plane="oblique"), "oof_slices")
+
+
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [
+        ("oof_levels", {"level": "C1", "fracture": -0.5}),
+        ("oof_studies", {"overall": 0.5}),
+        (
+            "oof_boxes",
+            dict.fromkeys(("slice_idx", "n"), 0)
+            | dict.fromkeys(("at_mm", "x", "y", "width", "height"), 1.0)
+            | {"score": 0.5},
+        ),
+    ],
+)
+def test_scores_of_another_folds_model_are_refused(name, own):
+    row = {"member": "a", "study_uid": "1.2", "model_fold": 1, "fold": 1} | own
+    assert len(check_table(pd.DataFrame([row]), name)) == 1
+    with pytest.raises(TableError, match="fold != model_fold"):
+        check_table(pd.DataFrame([row | {"fold": 0}]), name)

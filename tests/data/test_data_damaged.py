@@ -42,7 +42,7 @@ class Case:
     unboxed: tuple[str, ...] = ()
     problems: dict[str, str] = field(default_factory=dict)
     unlisted: tuple[str, ...] = ()
-    box_px: float = 0.0
+    box_mm: float = 0.0
     """How far the box around the spine may move."""
 
 
@@ -154,7 +154,7 @@ FINE = {
     ),
     "a box listed twice": boxes_csv(lambda t: t + t.splitlines()[1] + "\n"),
     "mask .nii.gz": Case(lambda c: compress(c.segmentation(A))),
-    "mask on another grid": Case(lambda c: coarser(c.segmentation(A)), box_px=1.0),
+    "mask on another grid": Case(lambda c: coarser(c.segmentation(A)), box_mm=1.5),
     "mask as floats": Case(lambda c: renumber(c.segmentation(A), lambda m: m, np.float32)),
     "doubled train_images": Case(lambda c: nest(c.root / "train_images")),
     "doubled test_images and segmentations": Case(
@@ -438,7 +438,7 @@ def test_a_damage_costs_what_it_damaged_and_no_more(name, sound, competition, tm
     )
     spine = list(SPINE_BOX_COLUMNS)
     pd.testing.assert_frame_equal(slices.drop(columns=spine), same.drop(columns=spine))
-    pd.testing.assert_frame_equal(slices[spine], same[spine], rtol=0, atol=case.box_px)
+    pd.testing.assert_frame_equal(slices[spine], same[spine], rtol=0, atol=case.box_mm)
     training = studies.index[studies["split"] == "train"]
     folds = pd.read_csv(paths.folds, dtype=str)
     assert set(folds["study_uid"]) == set(training)

@@ -8,7 +8,7 @@ from scans import NZ, SIZE, STEP, neck_hu, neck_labels, write_mask, write_scan
 from cspine_kit.core.anatomy import TARGETS
 from cspine_kit.core.errors import DataError, StudyError
 from cspine_kit.core.paths import Competition
-from cspine_kit.core.tables import check_table
+from cspine_kit.core.tables import SPINE_BOX_COLUMNS, check_table
 from cspine_kit.data import index as index_room
 from cspine_kit.data.index import build_index
 from cspine_kit.data.masks import read_mask
@@ -67,9 +67,9 @@ def test_masks_agree_in_both_directions(competition):
             assert list(np.flatnonzero(shown)) == [3 * level - 3, 3 * level - 2, 3 * level - 1]
             assert own[f"mask_C{level}"].max() == 1.0
         rows, cols = np.nonzero(neck_labels()[0])
-        box = own[["spine_y0", "spine_x0", "spine_y1", "spine_x1"]].iloc[0]
-        assert list(box) == [rows.min(), cols.min(), rows.max(), cols.max()]
-        assert own["spine_y0"].isna().iloc[-1]
+        box = own[list(SPINE_BOX_COLUMNS)].iloc[0]
+        assert list(box) == [1.5 * v for v in (rows.min(), cols.min(), rows.max(), cols.max())]
+        assert own["spine_y0_mm"].isna().iloc[-1]
 
 
 def test_jobs_do_not_matter_and_finished_studies_are_kept(competition, tmp_path, monkeypatch):

@@ -5,8 +5,8 @@ import pytest
 
 from cspine_kit.core.anatomy import LEVELS
 from cspine_kit.core.errors import DataError
-from cspine_kit.data.crops import crop_centers, spine_slices
 from cspine_kit.data.levels import LEVEL_EXTENT_MM, LEVEL_PITCH_MM, decode_chain, decode_levels
+from cspine_kit.data.spine import shows_spine, spine_centers
 
 TOP_MM = 100.0
 
@@ -22,21 +22,22 @@ def neck(size=1.0, spacing=2.0, strength=3.0, margin=30.0):
 def decode(z, logits):
     n = len(z)
     boxes = np.column_stack([np.full(n, 40.0), np.arange(n), np.full(n, 80.0), np.arange(n) + 40])
-    return decode_levels(z, logits, boxes, 3 * np.arange(n))
+    return decode_levels(z, logits, boxes)
 
 
 @pytest.mark.parametrize("size", [0.85, 1.0, 1.25])
 @pytest.mark.parametrize("spacing", [0.6, 3.0])
 def test_clean_scores_give_clean_levels(size, spacing):
     z, logits, centers = neck(size, spacing)
-    crops = decode(z, logits)
-    assert crops["level"].tolist() == list(LEVELS)
-    assert (crops["source"] == "model").all()
-    assert np.abs(crops["center_z_mm"] - centers).max() < 2.0
+    levels = decode(z, logits)
+    assert levels["level"].tolist() == list(LEVELS)
+    assert (levels["source"] == "model").all()
+    assert np.abs(levels["center_z_mm"] - centers).max() < 2.0
     shown = logits > 0
-    assert crops["z0"].tolist() == [3 * int(np.flatnonzero(column)[0]) for column in shown.T]
-    assert crops["z1"].tolist() == [3 * int(np.flatnonzero(column)[-1]) for column in shown.T]
-    assert np.allclose(crops["center_y_px"], 60)
+    assert levels["present"].all()
+    assert levels["z_top_mm"].tolist() == [z[column][0] for column in shown.T]
+    assert levels["z_bottom_mm"].tolist() == [z[column][-1] for column in shown.T]
+    assert np.allclose(levels["center_y_mm"], 60)
 
 
 def test_levels_that_look_alike_are_placed_by_counting():
@@ -72,21 +73,21 @@ def test_a_clear_study_is_surer_than_a_vague_one():
 def test_a_scan_that_ends_below_c5_has_interpolated_levels_below():
     z, logits, centers = neck()
     kept = z > centers[4] - 4.0
-    crops = decode(z[kept], logits[kept])
-    assert (crops["source"][:4] == "model").all()
-    assert crops["source"][6] == "interpolated"
-    assert crops["confidence"][6] == 0
-    assert (np.diff(crops["center_z_mm"]) < 0).all()
-    assert np.abs(crops["center_z_mm"] - centers).max() < 8.0
-    assert crops["z1"].max() <= 3 * (kept.sum() - 1)
+    levels = decode(z[kept], logits[kept])
+    assert (levels["source"][:4] == "model").all()
+    assert levels["source"][6] == "interpolated"
+    assert levels["confidence"][6] == 0
+    assert (np.diff(levels["center_z_mm"]) < 0).all()
+    assert np.abs(levels["center_z_mm"] - centers).max() < 8.0
+    assert levels["z_bottom_mm"].min() >= z[kept][-1]
 
 
 def test_a_hidden_level_is_put_between_its_neighbors():
     z, logits, centers = neck()
     logits[:, 3] = -6.0
-    crops = decode(z, logits)
-    assert crops["source"][3] == "interpolated"
-    assert abs(crops["center_z_mm"][3] - centers[3]) < 4.0
+    levels = decode(z, logits)
+    assert levels["source"][3] == "interpolated"
+    assert abs(levels["center_z_mm"][3] - centers[3]) < 4.0
 
 
 @pytest.mark.parametrize("n", [1, 3])
@@ -94,12 +95,12 @@ def test_tiny_studies_still_have_seven_levels(n):
     z = 100.0 - 2.0 * np.arange(n)
     logits = np.full((n, 7), -3.0)
     logits[:, 4] = 2.0
-    crops = decode(z, logits)
-    assert len(crops) == 7
-    assert crops["source"][4] == "model"
-    assert abs(crops["center_z_mm"][4] - z.mean()) < LEVEL_EXTENT_MM[4] / 2
-    assert np.isfinite(crops["center_z_mm"]).all()
-    assert crops["z0"].min() >= 0 and crops["z1"].max() <= 3 * (n - 1)
+    levels = decode(z, logits)
+    assert len(levels) == 7
+    assert levels["source"][4] == "model"
+    assert abs(levels["center_z_mm"][4] - z.mean()) < LEVEL_EXTENT_MM[4] / 2
+    assert np.isfinite(levels["center_z_mm"]).all()
+    assert levels["z_top_mm"].max() <= z[0] and levels["z_bottom_mm"].min() >= z[-1]
 
 
 def test_no_neck_is_an_error():
@@ -111,13 +112,13 @@ def test_no_neck_is_an_error():
 
 def test_centers_follow_the_spine_and_slices_stay_inside():
     z, logits, _ = neck()
-    crops = decode(z, logits)
-    at = crops["center_z_mm"].to_numpy()
-    centers = crop_centers(crops, at)
-    assert np.allclose(centers, crops[["center_y_px", "center_x_px"]])
-    assert np.allclose(crop_centers(crops, np.array([1e3, -1e3])), centers[[0, -1]])
-    chosen = spine_slices(crops, np.arange(0, 3 * len(z), 7))
-    assert chosen.min() >= crops["z0"].min() and chosen.max() <= crops["z1"].max()
+    levels = decode(z, logits)
+    at = levels["center_z_mm"].to_numpy()
+    centers = spine_centers(levels, at)
+    assert np.allclose(centers, levels[["center_y_mm", "center_x_mm"]])
+    assert np.allclose(spine_centers(levels, np.array([1e3, -1e3])), centers[[0, -1]])
+    chosen = z[shows_spine(levels, z)]
+    assert chosen[0] == levels["z_top_mm"][0] and chosen[-1] == levels["z_bottom_mm"][6]
 
 
 def test_an_unsure_network_is_still_decoded_with_low_confidence():

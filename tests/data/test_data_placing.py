@@ -88,7 +88,9 @@ def test_patient_positions_of_a_tilted_scan(tmp_path):
         assert study.patient_mm(study.z_mm[z]) == pytest.approx(positions(NZ)[z], abs=1e-6)
     x, y, at = positions(NZ)[7]
     expected = (x + 20 * PITCH, y + 40 * PITCH * np.cos(angle), at + 40 * PITCH * np.sin(angle))
-    assert study.patient_mm(study.z_mm[7], 40, 20) == pytest.approx(expected, abs=1e-6)
+    assert study.patient_mm(study.z_mm[7], 40 * PITCH, 20 * PITCH) == pytest.approx(
+        expected, abs=1e-6
+    )
     beyond = study.patient_mm(study.z_mm[0] + 10.0)
     assert beyond - study.origins_mm[0] == pytest.approx(10 * np.array([0, -way[5], way[4]]))
 

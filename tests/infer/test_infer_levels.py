@@ -25,11 +25,11 @@ def levels_of(volume, confidence):
     return pd.DataFrame(
         {
             "level": LEVELS,
-            "z0": at,
-            "z1": at + 2,
+            "z_top_mm": volume.z_mm[at],
+            "z_bottom_mm": volume.z_mm[at + 2],
             "center_z_mm": volume.z_mm[at],
-            "center_y_px": 40.0,
-            "center_x_px": 20.0,
+            "center_y_mm": 60.0,
+            "center_x_mm": 30.0,
             "confidence": confidence,
             "source": "model",
         }
@@ -55,6 +55,7 @@ def test_places_are_those_of_the_patient(found):
     # Slices lie 3 mm apart from z = 100 down, pixels of 1.5 mm start at x = -70, y = -60.
     for k, level in enumerate(LEVELS):
         z = 100 - 9 * k
+        assert (rows[level]["first_slice"], rows[level]["last_slice"]) == (3 * k, 3 * k + 2)
         assert rows[level]["center_z_mm"] == pytest.approx(z, abs=0.01)
         place = (-70 + 30, -60 + 60 * np.cos(angle), z + 60 * np.sin(angle))
         assert rows[level]["center_mm"] == pytest.approx(place, abs=0.01)

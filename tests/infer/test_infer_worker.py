@@ -114,11 +114,11 @@ def ensemble_of(
     from cspine_kit.infer import ensemble as module
     from cspine_kit.stack.fallback.imputer import Imputer
 
-    def fracture(model, volume, crops, batch, *, views, stride):
+    def fracture(model, volume, levels, batch, *, views, stride):
         if member is not None and model == member:
             raise StudyError(UID, f"{model} gave NaN")
         rows = pd.DataFrame(0.5, range(2), [*VERTEBRA_COLUMNS, *FRACTURE_COLUMNS])
-        return rows.assign(slice_idx=[0, 2], z_mm=[2.0, 0.0])
+        return rows.assign(plane="axial", position=[0, 2], slice_idx=[0, 2], at_mm=[2.0, 0.0])
 
     def predict_vertebra(model, volume, batch, *, stride):
         if model in vertebra:
@@ -126,11 +126,13 @@ def ensemble_of(
         return model
 
     def levels_of(source):
-        return pd.DataFrame({"level": ["C1"], "z0": [0], "z1": [2], "source": source})
+        return pd.DataFrame(
+            {"level": ["C1"], "z_top_mm": [2.0], "z_bottom_mm": [0.0], "source": source}
+        )
 
     monkeypatch.setattr(module, "predict_fracture", fracture)
     monkeypatch.setattr(module, "predict_vertebra", predict_vertebra)
-    monkeypatch.setattr(module, "decode_study", lambda rows, volume: levels_of(rows))
+    monkeypatch.setattr(module, "decode_study", levels_of)
     made = Ensemble.__new__(Ensemble)
     made.config = SimpleNamespace(
         kernel=SimpleNamespace(batch_size=4),
@@ -154,8 +156,8 @@ def ensemble_of(
 def run_tables(made, effort):
     trace = Trace()
     volume = Volume(UID, np.zeros(0), np.array([2.0, 1.0, 0.0]), (1, 1, 1), (0, 0), (1, 1))
-    slices, crops = made.tables(volume, None, effort, trace)
-    return slices.groupby(["model_fold", "member"]).size(), crops, trace
+    slices, levels = made.tables(volume, None, effort, trace)
+    return slices.groupby(["model_fold", "member"]).size(), levels, trace
 
 
 BOTH = ("a", "b")
@@ -170,23 +172,23 @@ def test_a_member_that_fails_in_one_fold_is_imputed_there(monkeypatch):
 
 def test_a_fold_in_which_every_member_fails_is_left_out(monkeypatch):
     made = ensemble_of(monkeypatch, member="a1")
-    rows, crops, trace = run_tables(made, Effort(1, 2, ("a",)))
-    assert set(crops["model_fold"]) == {0} and list(trace.faults) == ["a fold 1"]
+    rows, levels, trace = run_tables(made, Effort(1, 2, ("a",)))
+    assert set(levels["model_fold"]) == {0} and list(trace.faults) == ["a fold 1"]
     assert rows.to_dict() == {(0, "a"): 2, (0, "b"): 2}
 
 
 def test_after_a_failure_the_remaining_folds_are_tried(monkeypatch):
     made = ensemble_of(monkeypatch, member="a0", folds=3)
-    _, crops, trace = run_tables(made, Effort(1, 2, ("a",)))
-    assert crops["model_fold"].tolist() == [1, 2] and list(trace.faults) == ["a fold 0"]
+    _, levels, trace = run_tables(made, Effort(1, 2, ("a",)))
+    assert levels["model_fold"].tolist() == [1, 2] and list(trace.faults) == ["a fold 0"]
 
 
 def test_chains_are_kept_by_their_loss(monkeypatch):
     losses = {0: 0.5, 1: 0.3, 2: 0.4}
     made = ensemble_of(monkeypatch, folds=3, losses=losses)
     assert made.chains == [1, 2, 0]
-    _, crops, _ = run_tables(made, Effort(1, 2, BOTH))
-    assert crops["model_fold"].tolist() == [1, 2]
+    _, levels, _ = run_tables(made, Effort(1, 2, BOTH))
+    assert levels["model_fold"].tolist() == [1, 2]
 
 
 def test_no_fold_left_is_an_error_that_names_the_causes(monkeypatch):
@@ -197,23 +199,23 @@ def test_no_fold_left_is_an_error_that_names_the_causes(monkeypatch):
 
 def test_another_folds_levels_come_before_those_of_headers(monkeypatch):
     made = ensemble_of(monkeypatch, vertebra=("v0",))
-    rows, crops, trace = run_tables(made, Effort(1, 2, BOTH))
-    assert crops["source"].tolist() == ["v1", "v1"] and len(rows) == 4
+    rows, levels, trace = run_tables(made, Effort(1, 2, BOTH))
+    assert levels["source"].tolist() == ["v1", "v1"] and len(rows) == 4
     assert trace.levels_from == "image" and list(trace.faults) == ["vertebra fold 0"]
 
 
 def test_even_the_levels_of_a_fold_that_time_gave_up_come_before_headers(monkeypatch):
     made = ensemble_of(monkeypatch, vertebra=("v0", "v1"), folds=3)
-    _, crops, trace = run_tables(made, Effort(1, 1, BOTH))
-    assert crops["source"].tolist() == ["v2"] and crops["model_fold"].tolist() == [0]
+    _, levels, trace = run_tables(made, Effort(1, 1, BOTH))
+    assert levels["source"].tolist() == ["v2"] and levels["model_fold"].tolist() == [0]
     assert trace.levels_from == "image"
 
 
 def test_vertebra_models_that_all_fail_leave_the_levels_to_headers(monkeypatch):
     made = ensemble_of(monkeypatch, vertebra=("v0", "v1"))
-    rows, crops, trace = run_tables(made, Effort(1, 2, BOTH))
+    rows, levels, trace = run_tables(made, Effort(1, 2, BOTH))
     assert len(rows) == 4 and list(trace.faults) == ["vertebra fold 0", "vertebra fold 1"]
-    assert crops["source"].tolist() == ["headers", "headers"]
+    assert levels["source"].tolist() == ["headers", "headers"]
     assert trace.levels_from == "header_levels"
 
 
@@ -222,8 +224,8 @@ def test_a_chain_without_its_vertebra_model_falls_out_unless_all_do(monkeypatch)
     assert made.chains == [0, 2]
     made = ensemble_of(monkeypatch, missing=("v0", "v1"))
     assert made.chains == [0, 1]
-    _, crops, trace = run_tables(made, Effort(1, 2, BOTH))
-    assert crops["source"].tolist() == ["headers", "headers"]
+    _, levels, trace = run_tables(made, Effort(1, 2, BOTH))
+    assert levels["source"].tolist() == ["headers", "headers"]
     assert trace.levels_from == "header_levels"
 
 
@@ -235,5 +237,5 @@ def test_a_member_that_is_missing_in_one_fold_has_a_stand_in_there(monkeypatch):
 
 def test_members_that_time_gave_up_speak_where_the_kept_ones_are_missing(monkeypatch):
     made = ensemble_of(monkeypatch, missing=("a0",))
-    rows, crops, _ = run_tables(made, Effort(1, 1, ("a",)))
-    assert crops["model_fold"].tolist() == [0] and len(rows) == 2
+    rows, levels, _ = run_tables(made, Effort(1, 1, ("a",)))
+    assert levels["model_fold"].tolist() == [0] and len(rows) == 2

@@ -4,7 +4,7 @@ In: sizes and a seed. Out: a `World`: out-of-fold tables and, where asked for, h
 every fold model has predicted, as a kernel sees them. Example::
 
     world = make_world(600, hidden=2000, seed=1)
-    aggregate(world.hidden.slices, world.hidden.crops)
+    aggregate(world.hidden.slices, world.hidden.levels)
 
 Fold models of one member differ in bias, in scale and in what they make of a study, by what the
 demo's two members show on its 40 hidden studies (log-mean-exp of a level's logits, whose spread
@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from cspine_kit.core.anatomy import LEVELS, OVERALL, TARGETS
+from cspine_kit.core.anatomy import AXIAL, LEVELS, OVERALL, TARGETS
 from cspine_kit.core.tables import FRACTURE_COLUMNS, VERTEBRA_COLUMNS
 
 PREVALENCE = (0.0723, 0.1412, 0.0362, 0.0535, 0.0802, 0.1372, 0.1947)
@@ -32,12 +32,12 @@ OWN_NOISE = 0.8
 
 @dataclass(frozen=True)
 class World:
-    """One synthetic competition: labels, folds, slices and crops; `hidden` has fold -1."""
+    """One synthetic competition: labels, folds, slices and levels; `hidden` has fold -1."""
 
     labels: pd.DataFrame
     folds: pd.DataFrame
     slices: pd.DataFrame
-    crops: pd.DataFrame
+    levels: pd.DataFrame
     hidden: "World | None" = None
 
 
@@ -68,7 +68,7 @@ def draw_labels(n: int, rng: np.random.Generator, boost: float = 1.0) -> np.ndar
 
 @dataclass(frozen=True)
 class Seen:
-    """One study as one fold model of one member sees it: (n,) z_mm, (n, 7) logits."""
+    """One study as one fold model of one member sees it: (n,) axial z_mm, (n, 7) logits."""
 
     member: str
     study_uid: str
@@ -88,7 +88,7 @@ def draw_study(
     model_folds: tuple[int, ...],
     fold: int,
 ) -> tuple[list[Seen], list[dict]]:
-    """One study as some fold models see it, and its crops."""
+    """One study as some fold models see it, and its levels."""
     heights = rng.normal(18.0, 1.5, size=7).clip(12, 24)
     edges = 30.0 + np.concatenate([[0], np.cumsum(heights)])
     z = np.arange(0.0, edges[-1] + 30.0, models.step_mm)
@@ -103,7 +103,7 @@ def draw_study(
         shown = np.broadcast_to(0.7 * contrast, shown.shape)
     oddness = rng.normal(scale=models.noise, size=7)
     inside = [np.flatnonzero(visible[:, j] > 0) for j in range(len(LEVELS))]
-    slices, crops = [], []
+    slices, levels = [], []
     for k in model_folds:
         for m, name in enumerate(models.names):
             own = rng.normal(scale=OWN_NOISE * models.noise, size=7)
@@ -112,11 +112,11 @@ def draw_study(
             seen = visible + rng.normal(scale=0.5, size=visible.shape)
             slices.append(Seen(name, uid, k, fold, -z, seen, logits))
         for j, level in enumerate(LEVELS):
-            crop = {"study_uid": uid, "level": level, "model_fold": k}
-            crop |= {"z0": inside[j][0], "z1": inside[j][-1], "center_z_mm": -center[j]}
-            crop |= {"center_y_px": 100.0, "center_x_px": 100.0, "confidence": 0.9}
-            crops.append(crop | {"source": "model"})
-    return slices, crops
+            row = {"study_uid": uid, "level": level, "model_fold": k, "present": True}
+            row |= {"z_top_mm": -z[inside[j][0]], "z_bottom_mm": -z[inside[j][-1]]}
+            row |= {"center_z_mm": -center[j], "center_y_mm": 50.0, "center_x_mm": 50.0}
+            levels.append(row | {"confidence": 0.9, "source": "model"})
+    return slices, levels
 
 
 def slice_table(seen: list[Seen]) -> pd.DataFrame:
@@ -126,11 +126,13 @@ def slice_table(seen: list[Seen]) -> pd.DataFrame:
         name: np.repeat([getattr(s, name) for s in seen], counts)
         for name in ("member", "study_uid")
     }
-    frame["slice_idx"] = np.concatenate([np.arange(n) for n in counts])
+    frame["plane"] = AXIAL
+    frame["position"] = np.concatenate([np.arange(n) for n in counts])
+    frame["slice_idx"] = frame["position"]
     frame |= {
         name: np.repeat([getattr(s, name) for s in seen], counts) for name in ("model_fold", "fold")
     }
-    frame["z_mm"] = np.concatenate([s.z_mm for s in seen])
+    frame["at_mm"] = np.concatenate([s.z_mm for s in seen])
     vertebra = np.concatenate([s.vertebra for s in seen])
     fracture = np.concatenate([s.fracture for s in seen])
     frame |= dict(zip(VERTEBRA_COLUMNS, vertebra.T, strict=True))
@@ -185,13 +187,13 @@ def _world(
     models: FoldModels,
     model_folds: list[tuple[int, ...]],
 ) -> World:
-    slices, crops = [], []
+    slices, levels = [], []
     for uid, own_truth, k, seen_by in zip(uids, truth, fold, model_folds, strict=True):
-        rows, levels = draw_study(
+        rows, seven = draw_study(
             rng, uid, own_truth, models=models, model_folds=seen_by, fold=int(k)
         )
         slices += rows
-        crops += levels
+        levels += seven
     labels = pd.DataFrame(truth, columns=list(LEVELS))
     labels.insert(0, "study_uid", uids)
     labels.insert(1, OVERALL, truth.max(axis=1))
@@ -199,5 +201,5 @@ def _world(
         labels=labels[["study_uid", *TARGETS]],
         folds=pd.DataFrame({"study_uid": uids, "group": uids, "stratum": 0, "fold": fold}),
         slices=slice_table(slices),
-        crops=pd.DataFrame(crops),
+        levels=pd.DataFrame(levels),
     )

@@ -18,7 +18,7 @@ def sigmoid(x):
 
 
 def test_features_fulfill_the_contract(world: World) -> None:
-    features = aggregate(world.slices, world.crops)
+    features = aggregate(world.slices, world.levels)
     assert len(features) == 7 * len(world.labels)
     checked = check_table(features.assign(label=0.0), "features")
     assert (checked["fold"] == checked["model_fold"]).all()
@@ -28,7 +28,7 @@ def test_features_fulfill_the_contract(world: World) -> None:
 
 
 def test_weighted_mean_is_the_published_formula(world: World) -> None:
-    features = aggregate(world.slices, world.crops).set_index(["study_uid", "level"])
+    features = aggregate(world.slices, world.levels).set_index(["study_uid", "level"])
     uid = world.labels["study_uid"].iloc[7]
     rows = world.slices[(world.slices["study_uid"] == uid) & (world.slices["member"] == "b")]
     for level in ("C1", "C6"):
@@ -38,13 +38,13 @@ def test_weighted_mean_is_the_published_formula(world: World) -> None:
 
 
 def test_statistics_inside_a_level_match_pandas(world: World) -> None:
-    features = aggregate(world.slices, world.crops).set_index(["study_uid", "level"])
-    crops = world.crops.set_index(["study_uid", "level"])
+    features = aggregate(world.slices, world.levels).set_index(["study_uid", "level"])
+    levels = world.levels.set_index(["study_uid", "level"])
     own = world.slices[world.slices["member"] == "a"]
     for uid in world.labels["study_uid"].iloc[:5]:
         for level in LEVELS:
-            crop = crops.loc[(uid, level)]
-            rows = own[(own["study_uid"] == uid) & own["slice_idx"].between(crop["z0"], crop["z1"])]
+            top, bottom = levels.loc[(uid, level), ["z_top_mm", "z_bottom_mm"]]
+            rows = own[(own["study_uid"] == uid) & own["at_mm"].between(bottom, top)]
             p = sigmoid(rows[f"fracture_{level}"].to_numpy())
             got = features.loc[(uid, level)]
             expected = {
@@ -62,26 +62,26 @@ def test_statistics_inside_a_level_match_pandas(world: World) -> None:
 
 
 def test_one_study_gives_the_bytes_it_gives_among_all(world: World) -> None:
-    together = aggregate(world.slices, world.crops)
+    together = aggregate(world.slices, world.levels)
     uid = world.labels["study_uid"].iloc[3]
-    alone = aggregate(world.slices[world.slices["study_uid"] == uid], world.crops)
+    alone = aggregate(world.slices[world.slices["study_uid"] == uid], world.levels)
     among = together[together["study_uid"] == uid].reset_index(drop=True)
     pd.testing.assert_frame_equal(alone, among, check_exact=True)
 
 
 def test_row_order_does_not_matter(world: World) -> None:
     shuffled = world.slices.sample(frac=1.0, random_state=1)
-    again = aggregate(shuffled, world.crops.sample(frac=1.0, random_state=2))
-    pd.testing.assert_frame_equal(again, aggregate(world.slices, world.crops), check_exact=True)
+    again = aggregate(shuffled, world.levels.sample(frac=1.0, random_state=2))
+    pd.testing.assert_frame_equal(again, aggregate(world.slices, world.levels), check_exact=True)
 
 
 def test_test_rows_of_all_fold_models(world: World) -> None:
     uid = world.labels["study_uid"].iloc[0]
     slices = world.slices[world.slices["study_uid"] == uid]
-    crops = world.crops[world.crops["study_uid"] == uid]
+    levels = world.levels[world.levels["study_uid"] == uid]
     slices = pd.concat([slices.assign(fold=-1, model_fold=k) for k in range(3)])
-    crops = pd.concat([crops.assign(model_fold=k) for k in range(3)])
-    features = aggregate(slices, crops)
+    levels = pd.concat([levels.assign(model_fold=k) for k in range(3)])
+    features = aggregate(slices, levels)
     assert features["model_fold"].tolist() == [0, 1, 2] * 7
     assert (features["fold"] == -1).all()
 
@@ -90,8 +90,8 @@ def test_test_rows_of_all_fold_models(world: World) -> None:
 def test_short_studies_and_empty_levels_are_finite(world: World, n_slices: int) -> None:
     uid = world.labels["study_uid"].iloc[0]
     slices = world.slices[(world.slices["study_uid"] == uid)]
-    slices = slices[slices["slice_idx"] < n_slices]
-    features = aggregate(slices, world.crops)
+    slices = slices[slices["position"] < n_slices]
+    features = aggregate(slices, world.levels)
     assert len(features) == 7
     assert np.isfinite(features[feature_columns(features.columns)].to_numpy()).all()
 
@@ -101,33 +101,33 @@ def test_infinite_logits_are_cut(world: World) -> None:
     slices = world.slices[world.slices["study_uid"] == uid].copy()
     slices[list(FRACTURE_COLUMNS)] = np.inf
     slices[list(VERTEBRA_COLUMNS)] = -np.inf
-    features = aggregate(slices, world.crops)
+    features = aggregate(slices, world.levels)
     assert np.isfinite(features[feature_columns(features.columns)].to_numpy()).all()
 
 
 def test_faults_are_named(world: World) -> None:
-    slices, crops = world.slices, world.crops
+    slices, levels = world.slices, world.levels
     uid = world.labels["study_uid"].iloc[4]
     with pytest.raises(TableError, match=r"fracture_C3"):
-        aggregate(slices.drop(columns="fracture_C3"), crops)
+        aggregate(slices.drop(columns="fracture_C3"), levels)
     holed = slices.copy()
     holed.loc[holed["study_uid"] == uid, "fracture_C2"] = np.nan
     with pytest.raises(TableError, match=rf"fracture_C2.*{uid}"):
-        aggregate(holed, crops)
+        aggregate(holed, levels)
     lost = slices[~((slices["study_uid"] == uid) & (slices["member"] == "b"))]
     with pytest.raises(TableError, match=rf"member 'b'.*{uid}"):
-        aggregate(lost, crops)
-    uncropped = crops[~((crops["study_uid"] == uid) & (crops["level"] == "C5"))]
-    with pytest.raises(TableError, match=rf"no crop.*{uid}.*C5"):
-        aggregate(slices, uncropped)
+        aggregate(lost, levels)
+    bare = levels[~((levels["study_uid"] == uid) & (levels["level"] == "C5"))]
+    with pytest.raises(TableError, match=rf"are missing.*{uid}.*C5"):
+        aggregate(slices, bare)
     with pytest.raises(TableError, match="duplicate"):
-        aggregate(slices, pd.concat([crops, crops.head(1)]))
+        aggregate(slices, pd.concat([levels, levels.head(1)]))
     with pytest.raises(TableError, match="duplicate"):
-        aggregate(pd.concat([slices, slices.head(1)]), crops)
+        aggregate(pd.concat([slices, slices.head(1)]), levels)
     torn = slices.copy()
     torn.loc[torn.index[0], "fold"] = 99
     with pytest.raises(TableError, match="more than one fold"):
-        aggregate(torn, crops)
+        aggregate(torn, levels)
 
 
 def test_segments_by_hand() -> None:

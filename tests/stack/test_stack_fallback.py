@@ -60,11 +60,11 @@ def test_levels_come_from_masked_studies_and_stay_ordered() -> None:
         assert logits.shape == (len(scan.z_mm), 7)
         assert np.isfinite(logits).all()
         boxes = np.tile([0.0, 0.0, 9.0, 9.0], (len(logits), 1))
-        crops = decode_levels(scan.z_mm, logits, boxes, np.arange(len(logits)))
-        assert (np.diff(crops["center_z_mm"]) < 0).all()
+        levels = decode_levels(scan.z_mm, logits, boxes)
+        assert (np.diff(levels["center_z_mm"]) < 0).all()
         assert scan.shown is not None
         truth = [scan.z_mm[scan.shown[:, j] > 0].mean() for j in range(7)]
-        errors.append(np.abs(crops["center_z_mm"] - truth).mean())
+        errors.append(np.abs(levels["center_z_mm"] - truth).mean())
     assert np.mean(errors) < 8.0
 
 
@@ -78,9 +78,9 @@ def test_few_or_no_masks_fall_back_on_typical_anatomy(masked: int) -> None:
         logits = fallback.vertebra_logits(
             Headers(z, (2.0, 0.5, 0.5), (512, 512), np.full(n, np.nan))
         )
-        crops = decode_levels(z, logits, np.tile([0.0, 0.0, 9.0, 9.0], (n, 1)), np.arange(n))
-        assert len(crops) == 7
-        assert (np.diff(crops["center_z_mm"]) < 0).all()
+        levels = decode_levels(z, logits, np.tile([0.0, 0.0, 9.0, 9.0], (n, 1)))
+        assert len(levels) == 7
+        assert (np.diff(levels["center_z_mm"]) < 0).all()
 
 
 def test_a_site_that_sees_more_fractures_is_found_and_saved(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def larger() -> World:
 
 @pytest.fixture(scope="module")
 def features(larger: World) -> pd.DataFrame:
-    return aggregate(larger.slices, larger.crops)
+    return aggregate(larger.slices, larger.levels)
 
 
 @pytest.fixture(scope="module")

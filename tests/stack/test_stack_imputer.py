@@ -19,14 +19,14 @@ def _slices():
     rng = np.random.default_rng(0)
     key = pd.DataFrame(
         [(f"1.{s}", i, s % 2) for s in range(10) for i in range(20)],
-        columns=["study_uid", "slice_idx", "model_fold"],
+        columns=["study_uid", "position", "model_fold"],
     )
     a = rng.normal(size=(len(key), len(COLUMNS)))
     values = {"a": a, "b": 2 * a + 1 + rng.normal(0, 0.01, a.shape), "c": rng.normal(size=a.shape)}
     parts = [
         pd.concat(
             [
-                key.assign(member=m, fold=key["model_fold"], z_mm=0.0),
+                key.assign(member=m, fold=key["model_fold"], plane="axial", at_mm=0.0),
                 pd.DataFrame(v, columns=COLUMNS),
             ],
             axis=1,
@@ -43,7 +43,7 @@ def test_the_best_correlated_member_speaks_on_the_missing_ones_scale(slices):
     truth = slices[slices["member"] == "b"]
     assert set(rows["member"]) == {"b"}
     assert np.allclose(rows[COLUMNS].to_numpy(), truth[COLUMNS].to_numpy(), atol=0.1)
-    assert rows["slice_idx"].tolist() == truth["slice_idx"].tolist()
+    assert rows["position"].tolist() == truth["position"].tolist()
 
 
 def test_an_unknown_member_is_copied_as_it_is(slices):
@@ -58,8 +58,8 @@ def test_a_study_that_a_member_lacks_is_completed_and_counted(slices):
     table, counts = fit_imputer(slices).complete(slices[~lost])
     assert counts == {"b": 2}
     assert table.groupby("member").size().to_dict() == {"a": 200, "b": 200, "c": 200}
-    assert not table.duplicated(["member", "study_uid", "slice_idx", "model_fold"]).any()
-    key = ["study_uid", "slice_idx"]
+    assert not table.duplicated(["member", "study_uid", "position", "model_fold"]).any()
+    key = ["study_uid", "position"]
     made = table[(table["member"] == "b") & table["study_uid"].isin(["1.3", "1.4"])]
     truth = slices[lost].set_index(key)[COLUMNS]
     found = made.set_index(key)[COLUMNS].loc[truth.index]

@@ -32,7 +32,7 @@ def config() -> StackConfig:
 
 @pytest.fixture(scope="module")
 def features(world: World) -> pd.DataFrame:
-    return aggregate(world.slices, world.crops)
+    return aggregate(world.slices, world.levels)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def test_shuffled_labels_score_like_the_constant(
     fit = fit_stack(features, shuffled, config, seed=5, jobs=1)
     network = world.folds.set_index("study_uid")["fold"]
     crossing = pd.Series(fit.fold, index=fit.study_uid)
-    fake = World(shuffled, world.folds, world.slices, world.crops)
+    fake = World(shuffled, world.folds, world.slices, world.levels)
     for model, folds in ((STACK, crossing), (SHIPPED, crossing), (STRICT, network)):
         rows = constant_predictions(shuffled, folds, "per_exam")
         constant = wide_predictions(rows, "best_constant")
@@ -155,10 +155,10 @@ def test_a_training_study_is_refused(features: pd.DataFrame, fit: Fit) -> None:
 def test_formulas_treat_oof_and_test_alike(world: World) -> None:
     uid = world.labels["study_uid"].iloc[0]
     slices = world.slices[world.slices["study_uid"] == uid]
-    crops = world.crops[world.crops["study_uid"] == uid]
-    one = formulas(aggregate(slices, crops))
+    levels = world.levels[world.levels["study_uid"] == uid]
+    one = formulas(aggregate(slices, levels))
     slices = pd.concat([slices.assign(fold=-1, model_fold=k) for k in range(2)])
-    many = formulas(aggregate(slices, pd.concat([crops.assign(model_fold=k) for k in range(2)])))
+    many = formulas(aggregate(slices, pd.concat([levels.assign(model_fold=k) for k in range(2)])))
     for name, probs in many.items():
         np.testing.assert_allclose(probs, np.repeat(one[name], 2, axis=0), rtol=1e-9)
 
@@ -225,7 +225,7 @@ def test_worth_of_members_and_what_certainly_harms(config: StackConfig) -> None:
     slices = broken(world, "b")
 
     def build(dropped: tuple[str, ...]) -> pd.DataFrame:
-        return aggregate(slices[~slices["member"].isin(dropped)], world.crops)
+        return aggregate(slices[~slices["member"].isin(dropped)], world.levels)
 
     fit = fit_stack(build(()), world.labels, config, seed=5, jobs=1, without=build)
     worth = fit.worth.set_index("member")
@@ -243,7 +243,7 @@ def test_a_harmful_member_is_left_out_and_can_be_forced(
     import cspine_kit.stack.model.fit as room
 
     def build(dropped: tuple[str, ...]) -> pd.DataFrame:
-        return aggregate(world.slices[~world.slices["member"].isin(dropped)], world.crops)
+        return aggregate(world.slices[~world.slices["member"].isin(dropped)], world.levels)
 
     monkeypatch.setattr(room, "bootstrap_interval", lambda *_, **__: (-0.2, -0.1))
     few = config.model_copy(update={"rounds": 10})

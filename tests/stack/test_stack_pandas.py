@@ -15,8 +15,8 @@ def test_every_statistic_is_that_of_pandas(monkeypatch):
     from bench_stack_statistics import draw_tables, largest_difference
     from pandas_statistics import pandas_aggregate
 
-    slices, crops = draw_tables(studies=6, members=2)
-    ours, theirs = aggregate(slices, crops), pandas_aggregate(slices, crops)
+    slices, levels = draw_tables(studies=6, members=2)
+    ours, theirs = aggregate(slices, levels), pandas_aggregate(slices, levels)
     assert len(ours) == 6 * 7 and largest_difference(ours, theirs) < 1e-5
     assert set(feature_columns(ours.columns)) == set(feature_columns(theirs.columns))
     broken = ours.assign(m0__fracture__top3=ours["m0__fracture__top3"] + 1e-4)

@@ -34,7 +34,7 @@ def config() -> Config:
 def write_run(world: World, root: Path) -> RunPaths:
     paths = RunPaths(root)
     write_table(world.slices, paths.table("oof_slices"), "oof_slices", "k1")
-    write_table(world.crops, paths.table("crops"), "crops", "k2")
+    write_table(world.levels, paths.table("levels"), "levels", "k2")
     studies = world.labels.assign(
         split="train", transfer_syntax="", problems="", n_slices=90, rows=512, cols=512
     )
@@ -48,7 +48,8 @@ def write_run(world: World, root: Path) -> RunPaths:
 
 def native_slices(world: World) -> pd.DataFrame:
     """Contract `slices` of a world: no file numbers, no masks, no boxes."""
-    frame = world.slices[["study_uid", "slice_idx", "z_mm"]].drop_duplicates()
+    names = {"position": "slice_idx", "at_mm": "z_mm"}
+    frame = world.slices[["study_uid", *names]].drop_duplicates().rename(columns=names)
     gaps = ["slice_number", "instance_number", "gap_mm", "box_x", "box_y", "box_w", "box_h"]
     frame = frame.assign(file=frame["slice_idx"].astype(str) + ".dcm")
     return frame.assign(**dict.fromkeys([*gaps, *MASK_COLUMNS, *SPINE_BOX_COLUMNS], np.nan))
@@ -132,7 +133,7 @@ def break_slices(slices: pd.DataFrame, fault: str) -> pd.DataFrame:
     if fault == "not a number":
         broken.loc[broken[own].index[3], "fracture_C4"] = np.nan
     if fault == "infinite position":
-        broken.loc[broken[own].index[3], "z_mm"] = np.inf
+        broken.loc[broken[own].index[3], "at_mm"] = np.inf
     if fault == "other fold model":
         broken.loc[own, "model_fold"] = (broken.loc[own, "fold"] + 1) % 3
     return broken
@@ -142,9 +143,9 @@ def break_slices(slices: pd.DataFrame, fault: str) -> pd.DataFrame:
     ("fault", "told"),
     [
         ("extra column", "surprise"),
-        ("duplicate key", r"member.*study_uid.*slice_idx"),
+        ("duplicate key", r"member.*study_uid.*position"),
         ("not a number", "fracture_C4"),
-        ("infinite position", r"z_mm.*1\.2\.10"),
+        ("infinite position", r"at_mm.*1\.2\.10"),
         ("other fold model", r"fold != model_fold.*1\.2\.10"),
     ],
 )
@@ -235,7 +236,7 @@ def test_external_members_and_columns_join(
     # The kernel: with the partner's file, and without it.
     loaded = Stack.load(paths.stack / "models")
     kept = world.slices[world.slices["member"].isin(loaded.members)]
-    test = aggregate(kept, world.crops).assign(fold=-1, model_fold=0)
+    test = aggregate(kept, world.levels).assign(fold=-1, model_fold=0)
     absent = Extras.load(paths.stack)
     assert any("theirs" in problem for problem in absent.problems)
     theirs.to_csv(tmp_path / "test.csv")

@@ -30,9 +30,9 @@ def transfer_errors(run: Path, real_ct: Path) -> dict[str, NDArray[np.float64]]:
     rows = [predict_vertebra(model, volume, config.kernel.batch_size) for model in models]
     mean = sum(frame.to_numpy(dtype=np.float64) for frame in rows) / len(rows)
     averaged = pd.DataFrame(mean, columns=rows[0].columns)
-    averaged["slice_idx"] = rows[0]["slice_idx"].to_numpy()
+    averaged["at_mm"] = rows[0]["at_mm"].to_numpy()
     named = {f"fold {fold}": frame for fold, frame in enumerate(rows)} | {"ensemble": averaged}
     return {
-        name: decode_study(frame, volume)["center_z_mm"].to_numpy() - READER_MM
+        name: decode_study(frame)["center_z_mm"].to_numpy() - READER_MM
         for name, frame in named.items()
     }

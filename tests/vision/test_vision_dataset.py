@@ -49,12 +49,12 @@ def test_a_crop_over_the_edge_is_padded(tiny, make_volume):
     assert (stack[:, :15, :15] == 0).all() and (stack[:, 17:, 17:] > 0).all()
 
 
-def test_native_and_cached_pixels_are_inverse(make_volume):
-    volume = make_volume(1)
+def test_pixels_and_millimeters_are_inverse(make_volume):
+    volume = make_volume(1)  # pixels of 1.2 mm, 2.4 native ones each; the first lies at 10, 20
     points = np.array([[0.0, 0.0], [31.5, 7.25]])
-    native = volume.to_native_px(points)
-    assert native[0].tolist() == [10.0, 20.0]
-    assert np.allclose(volume.to_cached_px(native), points)
+    places = volume.to_mm(points)
+    assert np.allclose(places, [[5.0, 10.0], [5.0 + 31.5 * 1.2, 10.0 + 7.25 * 1.2]])
+    assert np.allclose(volume.to_px(places), points)
 
 
 @pytest.fixture(name="data")

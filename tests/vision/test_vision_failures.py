@@ -141,7 +141,7 @@ def test_one_bad_volume_costs_itself_and_comes_back_when_mended(paths, damage):
     kept = mended[mended["study_uid"] != BAD].reset_index(drop=True)
     pd.testing.assert_frame_equal(kept, rows)
     assert weights == {p: p.stat().st_mtime_ns for p in weights}, "no model is trained again"
-    assert set(read_table(paths.table("crops"), "crops")["study_uid"]) == set(mended["study_uid"])
+    assert set(read_table(paths.table("levels"), "levels")["study_uid"]) == set(mended["study_uid"])
 
 
 def test_a_study_that_fails_in_one_member_is_kept_for_the_others(paths, monkeypatch):
@@ -163,11 +163,11 @@ def test_a_study_that_fails_in_one_member_is_kept_for_the_others(paths, monkeypa
 
 
 def test_a_study_without_levels_costs_itself(paths, monkeypatch):
-    """Neither the decode nor a crop without slices stops a training."""
+    """Neither the decode nor levels without slices stops a training."""
 
-    def no_levels(z_mm, visible, boxes, idx):
-        levels = decode_levels(z_mm, visible, boxes, idx)
-        return levels.assign(z0=900, z1=901) if (z_mm[1] == -5.0) else levels
+    def no_levels(z_mm, visible, boxes):
+        levels = decode_levels(z_mm, visible, boxes)
+        return levels.assign(z_top_mm=901.0, z_bottom_mm=900.0) if (z_mm[1] == -5.0) else levels
 
     slices = read_table(paths.table("slices"), "slices")
     slices.loc[(slices["study_uid"] == BAD) & (slices["slice_idx"] == 1), "z_mm"] = -5.0

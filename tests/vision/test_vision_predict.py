@@ -79,8 +79,8 @@ def test_a_stride_leaves_out_slices_and_changes_none(model, make_volume):
     model.widths = HEADS["vertebra"]
     vertebra = SliceModel(model.config, HEADS["vertebra"], pretrained=False).eval()
     volume = make_volume(0)
-    every = predict.predict_vertebra(vertebra, volume, 8).set_index("slice_idx")
-    second = predict.predict_vertebra(vertebra, volume, 8, stride=2).set_index("slice_idx")
+    every = predict.predict_vertebra(vertebra, volume, 8).set_index("position")
+    second = predict.predict_vertebra(vertebra, volume, 8, stride=2).set_index("position")
     assert len(second) == -(-len(every) // 2)
     assert np.allclose(every.loc[second.index], second, atol=1e-4)
 

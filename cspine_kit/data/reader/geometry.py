@@ -3,7 +3,7 @@
 In: settled headers (`settle`). Out: a frozen `Geometry`. Example::
 
     study.headers[0].file, study.z_mm[0]     # the most cranial slice
-    study.patient_mm(study.z_mm[3], y_px=10, x_px=20)
+    study.patient_mm(study.z_mm[3], y_mm=5.0, x_mm=10.0)
 
 Patient coordinates are DICOM's: x to the left, y to the back, z to the head (PS3.3 C.7.6.2.1.1).
 """
@@ -67,18 +67,18 @@ class Geometry:
         """True where pixels of the files are pixels of the grid, frame by frame."""
         return bool(self.in_place.all()) and not self.flips.any()
 
-    def patient_mm(self, z_mm: float, y_px: float = 0.0, x_px: float = 0.0) -> FloatArray:
+    def patient_mm(self, z_mm: float, y_mm: float = 0.0, x_mm: float = 0.0) -> FloatArray:
         """Patient position (3,) of a place of this grid, also above or below its slices.
 
         Args:
             z_mm: along the slice normal, as `z_mm` of this geometry.
-            y_px, x_px: pixel of the grid; with 0, 0 it is ImagePositionPatient of such a slice.
+            y_mm, x_mm: in the grid's plane; with 0, 0 it is ImagePositionPatient of such a slice.
         """
         inside = float(np.clip(z_mm, self.z_mm[-1], self.z_mm[0]))
         first = [np.interp(-inside, -self.z_mm, column) for column in self.origins_mm.T]
-        (down, right), (_, pitch_y, pitch_x) = self.axes, self.spacing_mm
+        down, right = self.axes
         beyond = (z_mm - inside) * np.cross(right, down)
-        place: FloatArray = first + beyond + y_px * pitch_y * down + x_px * pitch_x * right
+        place: FloatArray = first + beyond + y_mm * down + x_mm * right
         return place
 
     @property

@@ -4,7 +4,7 @@ In: a folder and a `CacheConfig`. Out: a `Volume`, in memory or memory-mapped fr
 Example::
 
     volume, geometry = read_volume(folder, config.cache)
-    native_px = volume.to_native_px(np.array([[31.5, 31.5]]))      # pixel centers, (n, 2) y, x
+    volume.to_mm(np.array([[31.5, 31.5]]))           # pixel centers to mm of the frame, (n, 2) y, x
 
 Kernel and cache make a volume by the same code, the out-of-fold run opens it with `open_volume`.
 """
@@ -60,13 +60,19 @@ class Volume:
     offset_px: tuple[float, float]
     zoom: tuple[float, float]
 
-    def to_native_px(self, cached_px: FloatArray) -> FloatArray:
-        """Cached (n, 2) y, x pixel positions in the pixels of the study's own frame."""
-        return np.asarray(self.offset_px) + cached_px * np.asarray(self.zoom)
+    @property
+    def _start_mm(self) -> FloatArray:
+        """y, x of pixel [0, 0] in mm of the study's frame."""
+        pitch = np.asarray(self.spacing_mm[1:]) / np.asarray(self.zoom)
+        return np.asarray(self.offset_px) * pitch
 
-    def to_cached_px(self, native_px: FloatArray) -> FloatArray:
-        """Native (n, 2) y, x pixel positions in the pixels of the cached volume."""
-        return (native_px - np.asarray(self.offset_px)) / np.asarray(self.zoom)
+    def to_mm(self, px: FloatArray) -> FloatArray:
+        """Pixels of this volume (n, 2) y, x in mm of the study's own frame."""
+        return self._start_mm + px * np.asarray(self.spacing_mm[1:])
+
+    def to_px(self, mm: FloatArray) -> FloatArray:
+        """Positions (n, 2) y, x in mm of the study's own frame in pixels of this volume."""
+        return (mm - self._start_mm) / np.asarray(self.spacing_mm[1:])
 
 
 def to_grey(hu: HuArray, config: CacheConfig, out: Grey | None = None) -> Grey:

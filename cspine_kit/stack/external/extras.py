@@ -1,4 +1,4 @@
-"""Everything that joins the statistics of slices: external members and raw columns, in one step.
+"""Everything that joins the statistics of a run: stand-ins, external members and raw columns.
 
 In: the stack's section of a config (training), or a folder of the bundle (kernel). Out: features
 with more columns. Example::
@@ -6,7 +6,7 @@ with more columns. Example::
     from cspine_kit.stack.features.aggregate import aggregate
 
     extras = Extras.load(paths.stack)               # reads what files this kernel has
-    joined = extras.add(aggregate(oof_slices, crops))
+    joined = extras.add(aggregate(oof_slices, levels))
 
 Paths are looked up from the folder the process runs in: in a kernel that is where a partner's step
 leaves its file. An absent or unreadable file is said in `problems`, and what it would have told is
@@ -23,6 +23,7 @@ from cspine_kit.core.errors import CSpineError
 from cspine_kit.core.runs import read_json, write_json
 from cspine_kit.stack.external.features import ExternalModel, add_columns
 from cspine_kit.stack.external.read import read_columns, read_scores
+from cspine_kit.stack.fallback.scores import StandIns
 
 FILE = "external.json"
 """Its file in the stack's folder."""
@@ -30,13 +31,15 @@ FILE = "external.json"
 
 @dataclass(frozen=True)
 class Extras:
-    """Members and columns from elsewhere.
+    """Members and columns from elsewhere, and stand-ins for the kit's own members.
 
-    `scores`: probabilities by study of the members whose file is there; `table`: raw columns, where
-    theirs is; `columns`: the raw columns that the stack was fitted with.
+    `stand_ins`: for scores of levels, studies and boxes that a member did not give; `columns`: the
+    raw columns that the stack was fitted with; `scores`: probabilities by study of the members
+    whose file is there; `table`: raw columns, where theirs is.
     """
 
     model: ExternalModel
+    stand_ins: StandIns = field(default_factory=StandIns)
     columns: tuple[str, ...] = ()
     scores: dict[str, pd.DataFrame] = field(default_factory=dict)
     table: pd.DataFrame | None = None
@@ -47,15 +50,17 @@ class Extras:
         return self.add_counted(features)[0]
 
     def add_counted(self, features: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
-        """The same, and the number of imputed studies by external member."""
-        joined, counts = self.model.add(features, self.scores)
-        return add_columns(joined, self.table, self.columns), counts
+        """The same, and the number of imputed studies by member."""
+        filled, own = self.stand_ins.fill(features)
+        joined, counts = self.model.add(filled, self.scores)
+        return add_columns(joined, self.table, self.columns), own | counts
 
     def save(self, folder: Path, config: StackConfig) -> None:
         """Write external.json: lines, names, and where a kernel looks for files."""
         tests = {e.name: str(e.test) for e in config.external if e.test is not None}
         raw = {"model": vars(self.model), "columns": list(self.columns), "tests": tests}
-        write_json(folder / FILE, {**raw, "table": str(config.columns or "")})
+        raw |= {"stand_ins": self.stand_ins.to_json(), "table": str(config.columns or "")}
+        write_json(folder / FILE, raw)
 
     @classmethod
     def load(cls, folder: Path) -> "Extras":
@@ -79,4 +84,5 @@ class Extras:
                 table = read_columns(Path(raw["table"]))
             except CSpineError as error:
                 problems.append(f"raw columns are left blank: {error}")
-        return cls(model, tuple(raw["columns"]), scores, table, tuple(problems))
+        stand_ins = StandIns.from_json(raw["stand_ins"])
+        return cls(model, stand_ins, tuple(raw["columns"]), scores, table, tuple(problems))

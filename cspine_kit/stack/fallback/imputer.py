@@ -31,7 +31,7 @@ LOGIT_COLUMNS: dict[str, tuple[str, ...]] = {
     "vertebra": VERTEBRA_COLUMNS,
     "fracture": FRACTURE_COLUMNS,
 }
-KEY = ["study_uid", "slice_idx", "model_fold"]
+KEY = ["study_uid", "plane", "position", "model_fold"]
 FEWEST_ROWS = 50
 """Fewer slices that both members saw say too little: logits are then taken as they are."""
 

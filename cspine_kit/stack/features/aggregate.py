@@ -1,35 +1,40 @@
 """From slice tables to one row of statistics per (study, level, model_fold).
 
 In: slice rows of all members (contract `oof_slices`; for test studies the same columns with fold -1
-and every model_fold) and the levels' slice ranges (contract `crops`). Out: float32 feature columns
-`<member>__<signal>__<statistic>`; member `all` holds what members agree on, neighbors and geometry.
+and every model_fold), where the levels lie (contract `levels`), and what members say of more than a
+slice. Out: float32 feature columns `<member>__<signal>__<statistic>`; member `all` holds what
+members agree on, neighbors and geometry.
 Example::
 
     from cspine_kit.stack.features.names import feature_columns
 
-    statistics = aggregate(oof_slices, crops)
+    statistics = aggregate(oof_slices, levels)
     statistics[feature_columns(statistics.columns)]
 
-Out-of-fold rows and the kernel's test rows go through this one function. Every value is finite: a
-level without a slice in its range is described by the slice nearest to the range's middle.
+Out-of-fold rows and the kernel's test rows go through this one function. A level without a slice in
+its range is described by the slice nearest to the range's middle.
 """
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from cspine_kit.core.anatomy import LEVELS, N_LEVELS
 from cspine_kit.core.errors import TableError
-from cspine_kit.core.numbers import FloatArray, IntArray, logit, sigmoid
+from cspine_kit.core.numbers import FloatArray, logit, sigmoid
 from cspine_kit.core.tables import FRACTURE_COLUMNS, VERTEBRA_COLUMNS
+from cspine_kit.stack.features.inside import rows_inside
 from cspine_kit.stack.features.names import ALL, SITE
 from cspine_kit.stack.features.positions import position_features
+from cspine_kit.stack.features.rows import ROW_COLUMNS, MemberRows, rows_by_member
+from cspine_kit.stack.features.scores import MemberScores, score_columns
 from cspine_kit.stack.features.segments import Segments
 from cspine_kit.stack.features.statistics import MAX_STEP_MM, MIN_STEP_MM, STATISTICS, LevelSlices
-from cspine_kit.stack.features.units import SHOWN, Levels, Units, find_levels, find_units
+from cspine_kit.stack.features.units import SHOWN, Levels, find_levels, find_units
 
-SLICE_COLUMNS = ("member", "study_uid", "slice_idx", "model_fold", "fold", "z_mm")
-CROP_COLUMNS = ("study_uid", "level", "model_fold", "z0", "z1", "center_z_mm", "confidence")
+LEVEL_COLUMNS = (
+    *("study_uid", "level", "model_fold", "z_top_mm", "z_bottom_mm"),
+    *("center_z_mm", "confidence"),
+)
 
 
 def _require(frame: pd.DataFrame, columns: tuple[str, ...], name: str) -> None:
@@ -38,68 +43,39 @@ def _require(frame: pd.DataFrame, columns: tuple[str, ...], name: str) -> None:
         raise TableError(f"table {name}: " + (f"no column {missing}" if missing else "no rows"))
 
 
-def _inside(
-    unit: Segments, slice_idx: IntArray, z0: NDArray[np.float64], z1: NDArray[np.float64]
-) -> tuple[IntArray, Segments]:
-    """Rows inside each level's range, concatenated in the order unit, level.
-
-    A range without a row takes the row nearest to its middle.
-    """
-    span = int(max(slice_idx.max(), z1.max(), 0)) + 2
-    ordered = unit.of_row * span + slice_idx
-    base = np.repeat(np.arange(len(unit.starts)), N_LEVELS) * span
-    limit = span - 1
-    low = np.clip(np.minimum(z0, z1), 0, limit).astype(np.int64)
-    high = np.clip(np.maximum(z0, z1), 0, limit).astype(np.int64)
-    first = np.searchsorted(ordered, base + low, "left")
-    last = np.searchsorted(ordered, base + high, "right")
-    empty = np.flatnonzero(first >= last)
-    if len(empty):
-        owner = empty // N_LEVELS
-        middle = (low + high)[empty] // 2
-        above = np.searchsorted(ordered, base[empty] + middle, "left")
-        above = np.clip(above, unit.starts[owner], unit.ends[owner] - 1)
-        below = np.maximum(above - 1, unit.starts[owner])
-        closer = np.abs(slice_idx[below] - middle) <= np.abs(slice_idx[above] - middle)
-        first[empty] = np.where(closer, below, above)
-        last[empty] = first[empty] + 1
-    counts = last - first
-    starts = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int64)
-    total = int(counts.sum())
-    rows = np.arange(total) - np.repeat(starts - first, counts)
-    return rows, Segments(starts, total)
-
-
-def _steps_mm(unit: Segments, z_mm: FloatArray) -> FloatArray:
+def _steps_mm(unit: Segments, at_mm: FloatArray) -> FloatArray:
     """Typical slice distance of each unit: its extent over its row count."""
-    extent = np.abs(z_mm[unit.starts] - z_mm[unit.ends - 1]) / np.maximum(unit.counts - 1, 1)
+    extent = np.abs(at_mm[unit.starts] - at_mm[unit.ends - 1]) / np.maximum(unit.counts - 1, 1)
     step: FloatArray = np.where(unit.counts > 1, np.clip(extent, MIN_STEP_MM, MAX_STEP_MM), 1.0)
     return step
 
 
-def _native(unit: Segments, z_mm: FloatArray, slice_idx: IntArray) -> tuple[FloatArray, FloatArray]:
+def _native(rows: MemberRows) -> tuple[FloatArray, FloatArray]:
     """Native slices of each study down to the last one predicted, and their distance in mm.
 
     Members may predict every other millimeter only; the scanner's own spacing tells protocols and
     sites apart.
     """
-    first, last = unit.starts, unit.ends - 1
-    steps = slice_idx[last] - slice_idx[first]
-    distance = np.abs(z_mm[last] - z_mm[first]) / np.maximum(steps, 1)
+    first, last = rows.unit.starts, rows.unit.ends - 1
+    steps = rows.position[last] - rows.position[first]
+    distance = np.abs(rows.at_mm[last] - rows.at_mm[first]) / np.maximum(steps, 1)
     step: FloatArray = np.where(steps > 0, np.clip(distance, MIN_STEP_MM, MAX_STEP_MM), 1.0)
-    return slice_idx[last].astype(np.float64) + 1.0, step
+    return rows.position[last].astype(np.float64) + 1.0, step
 
 
-def _level_slices(
-    logits: FloatArray, z_mm: FloatArray, slice_idx: IntArray, unit: Segments, levels: Levels
-) -> LevelSlices:
-    """One member's slices (ordered by unit and slice) as the input of every statistic.
+def _scanner(rows: MemberRows) -> dict[str, FloatArray]:
+    """What the native axial slices say of a scan, one value per unit."""
+    slices, step = _native(rows)
+    site = position_features(rows.at_mm, rows.unit, step, rows.position)
+    found = {"study__slices": slices, "study__step": step}
+    return found | {f"{SITE}__{name}": value for name, value in site.items()}
 
-    `logits` (n, 14) holds vertebra_C1..C7, then fracture_C1..C7.
-    """
-    probs = sigmoid(logits)
+
+def _level_slices(rows: MemberRows, levels: Levels) -> LevelSlices:
+    """One member's slices as the input of every statistic."""
+    unit, probs = rows.unit, sigmoid(rows.logits)
     v_all, p_all = probs[:, :N_LEVELS], probs[:, N_LEVELS:]
-    picked, inside = _inside(unit, slice_idx, levels.z0, levels.z1)
+    picked, inside = rows_inside(rows, v_all, levels)
     level = np.tile(np.arange(N_LEVELS), len(unit.starts))[inside.of_row]
     joint = p_all * v_all
     visible = unit.sum(v_all)
@@ -107,7 +83,7 @@ def _level_slices(
         inside=inside,
         p=p_all[picked, level],
         v=v_all[picked, level],
-        step_mm=np.repeat(_steps_mm(unit, z_mm), N_LEVELS),
+        step_mm=np.repeat(_steps_mm(unit, rows.at_mm), N_LEVELS),
         study_weighted=(unit.sum(joint) / visible).ravel(),
         study_visible=visible.ravel(),
         study_mean=unit.mean(p_all).ravel(),
@@ -117,11 +93,7 @@ def _level_slices(
     )
 
 
-def _shared(
-    members: dict[str, dict[str, FloatArray]],
-    levels: Levels,
-    native: tuple[FloatArray, FloatArray],
-) -> dict[str, FloatArray]:
+def _shared(members: dict[str, dict[str, FloatArray]], levels: Levels) -> dict[str, FloatArray]:
     """Agreement between members, neighbor levels, the study's other levels, and geometry.
 
     Log-odds of the members' mean weighted probability are the common currency here.
@@ -140,7 +112,6 @@ def _shared(
     z = levels.center_z_mm.reshape(-1, N_LEVELS)
     gap = np.abs(np.diff(z, axis=1))
     wide = np.ones((1, N_LEVELS))
-    height = levels.z1 - levels.z0 + 1.0
     shared: dict[str, FloatArray] = {
         "fracture__odds": mean,
         "fracture__spread": odds["fracture__weighted"].std(axis=1),
@@ -153,59 +124,55 @@ def _shared(
         "patient__max": mean.max(axis=1, keepdims=True) * wide,
         "patient__mean": mean.mean(axis=1, keepdims=True) * wide,
         "patient__rank": (mean[:, :, None] < mean[:, None, :]).sum(axis=2).astype(np.float64),
-        "level__slices": height,
+        "level__height": np.abs(levels.z_top_mm - levels.z_bottom_mm),
         "level__confidence": levels.confidence,
         "level__gap_above": np.hstack([gap[:, :1], gap]),
         "level__gap_below": np.hstack([gap, gap[:, -1:]]),
-        "study__slices": native[0][:, None] * wide,
-        "study__step": native[1][:, None] * wide,
         "study__extent": (z.max(axis=1) - z.min(axis=1))[:, None] * wide,
     }
     return {name: values.ravel() for name, values in shared.items()}
 
 
-def aggregate(slices: pd.DataFrame, crops: pd.DataFrame) -> pd.DataFrame:
+def aggregate(
+    slices: pd.DataFrame, levels: pd.DataFrame, scores: MemberScores | None = None
+) -> pd.DataFrame:
     """Statistics of every level of every study and fold model.
 
     Args:
-        slices: rows (member, study_uid, slice_idx, model_fold), fold, z_mm (mm) and the logits
+        slices: rows (member, study_uid, plane, position, model_fold), fold, at_mm and the logits
             vertebra_C1..C7, fracture_C1..C7. Infinite logits are cut, NaN is an error.
-        crops: rows (study_uid, level, model_fold), z0, z1 (slice index, inclusive), center_z_mm,
+        levels: rows (study_uid, level, model_fold), z_top_mm, z_bottom_mm (inclusive), center_z_mm,
             confidence; rows of other studies are ignored.
+        scores: what members say of levels, studies and boxes; rows of other studies are ignored.
 
     Returns:
         Rows sorted by (study_uid, level, model_fold): the key, fold (int64) and float32 features in
-        a fixed order (members in alphabetical order, then `all`), every value finite.
+        a fixed order (members in alphabetical order, then their scores, then `all`), every value
+        finite but for scores that a member did not give.
 
     Raises:
         TableError: a missing column, NaN, a member without some study that another member has, a
-            level without a crop, doubled keys, or a study with two folds.
+            level that is missing, doubled keys, or a study with two folds.
     """
-    _require(slices, (*SLICE_COLUMNS, *VERTEBRA_COLUMNS, *FRACTURE_COLUMNS), "slices")
-    _require(crops, CROP_COLUMNS, "crops")
+    _require(slices, (*ROW_COLUMNS, *VERTEBRA_COLUMNS, *FRACTURE_COLUMNS), "slices")
+    _require(levels, LEVEL_COLUMNS, "levels")
     units = find_units(slices)
-    levels = find_levels(crops, units)
-    member = slices["member"].to_numpy(dtype=object)
-    slice_idx = slices["slice_idx"].to_numpy(np.int64)
-    numbers = _finite_numbers(slices)
+    ranges = find_levels(levels, units)
+    rows = rows_by_member(slices, units)
     members: dict[str, dict[str, FloatArray]] = {}
-    for name in sorted(set(member)):
-        own = np.flatnonzero(member == name)
-        own = own[np.lexsort((slice_idx[own], units.of_row[own]))]
-        unit = _segments_of(name, units, units.of_row[own], slice_idx[own], slices.iloc[own])
-        level_slices = _level_slices(
-            numbers[own, 1:], numbers[own, 0], slice_idx[own], unit, levels
-        )
+    for name, own in rows.items():
+        level_slices = _level_slices(own, ranges)
         members[name] = {s: compute(level_slices) for s, compute in STATISTICS.items()}
-    native = _native(unit, numbers[own, 0], slice_idx[own])
-    shared = _shared(members, levels, native)
-    site = position_features(numbers[own, 0], unit, native[1], slice_idx[own])
-    shared |= {f"{SITE}__{name}": np.repeat(value, N_LEVELS) for name, value in site.items()}
-    columns = {
-        f"{m}__{s}": v for m, values in {**members, ALL: shared}.items() for s, v in values.items()
-    }
+    shared = _shared(members, ranges)
+    axial = [own for own in rows.values() if own.axial.all()]
+    scanner = _scanner(axial[-1]) if axial else {}
+    shared |= {name: np.repeat(value, N_LEVELS) for name, value in scanner.items()}
+    columns = {f"{m}__{s}": v for m, values in members.items() for s, v in values.items()}
+    given = score_columns(scores, units, ranges) if scores else {}
+    columns |= given
+    columns |= {f"{ALL}__{s}": v for s, v in shared.items()}
     features = np.column_stack(list(columns.values())).astype(np.float32)
-    broken = ~np.isfinite(features).all(axis=0)
+    broken = ~np.isfinite(features).all(axis=0) & ~np.isin(list(columns), list(given))
     if broken.any():
         names = np.array(list(columns))[broken][:SHOWN].tolist()
         raise TableError(f"features: not finite in {names}")
@@ -220,41 +187,3 @@ def aggregate(slices: pd.DataFrame, crops: pd.DataFrame) -> pd.DataFrame:
     frame.insert(2, "model_fold", units.model_fold[unit_of])
     frame.insert(3, "fold", units.fold[unit_of])
     return frame
-
-
-def _finite_numbers(slices: pd.DataFrame) -> FloatArray:
-    """z_mm, vertebra and fracture logits as (n, 15); infinite logits pass, they are cut later."""
-    columns = ["z_mm", *VERTEBRA_COLUMNS, *FRACTURE_COLUMNS]
-    numbers = slices[columns].to_numpy(np.float64)
-    bad = np.isnan(numbers)
-    bad[:, 0] |= np.isinf(numbers[:, 0])
-    if bad.any():
-        row, column = (int(i[0]) for i in np.nonzero(bad))
-        at = slices.iloc[row][["member", "study_uid", "slice_idx"]].to_dict()
-        raise TableError(
-            f"table slices: {columns[column]} is {numbers[row, column]} at {at}; "
-            "predict that study again (make oof)"
-        )
-    return numbers
-
-
-def _segments_of(
-    member: str, units: Units, of_row: IntArray, slice_idx: IntArray, rows: pd.DataFrame
-) -> Segments:
-    """One segment per unit over a member's ordered rows.
-
-    Raises:
-        TableError: a unit without rows of this member, or a slice given twice.
-    """
-    present, starts = np.unique(of_row, return_index=True)
-    if len(present) < len(units):
-        lost = np.setdiff1d(np.arange(len(units)), present)
-        raise TableError(
-            f"table slices: member {member!r} has no rows for {len(lost)} of {len(units)} "
-            f"studies and fold models: {units.describe(lost)}"
-        )
-    doubled = (np.diff(of_row) == 0) & (np.diff(slice_idx) == 0)
-    if doubled.any():
-        at = rows.iloc[1:][doubled].head(SHOWN)[["member", "study_uid", "slice_idx"]]
-        raise TableError(f"table slices: duplicate keys {at.to_dict('records')}")
-    return Segments(starts.astype(np.int64), len(of_row))

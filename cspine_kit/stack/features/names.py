@@ -23,6 +23,10 @@ COLUMN = "column"
 """Signal of raw columns of any kind; NaN where not known."""
 
 
+LEVEL_LOGIT, STUDY_LOGIT, BOX_SCORE = "level__logit", "study__logit", "boxes__score"
+"""What a member says of a level, of a study, and the score of its best box in a level."""
+
+
 def signal_of(column: str) -> str:
     """The middle part of a feature's name."""
     return column.split("__")[1]
@@ -37,6 +41,25 @@ def slice_members(columns: Iterable[str]) -> list[str]:
     """Members whose slices are described, in order."""
     ends = "__fracture__weighted"
     return [c.removesuffix(ends) for c in columns if c.endswith(ends)]
+
+
+def level_members(columns: Iterable[str]) -> list[str]:
+    """Members that judge levels, in order."""
+    ends = f"__{LEVEL_LOGIT}"
+    return [c.removesuffix(ends) for c in columns if c.endswith(ends)]
+
+
+def score_columns_of(columns: Iterable[str]) -> list[str]:
+    """Columns in which a member judges more than a slice, in order."""
+    ends = tuple(f"__{name}" for name in (LEVEL_LOGIT, STUDY_LOGIT, BOX_SCORE))
+    return [c for c in columns if c.endswith(ends)]
+
+
+def own_members(columns: Iterable[str]) -> list[str]:
+    """Members of the kit's own networks: of slices first, then those that judge more."""
+    columns = list(columns)
+    judged = [c.split("__")[0] for c in score_columns_of(columns)]
+    return list(dict.fromkeys([*slice_members(columns), *judged]))
 
 
 def external_members(columns: Iterable[str]) -> list[str]:

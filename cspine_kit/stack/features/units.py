@@ -1,10 +1,10 @@
 """Which study and fold model each row belongs to, and where its seven levels lie, as plain arrays.
 
-In: slice and crop tables. Out: `Units` and `Levels`, both in the order study_uid, model_fold (then
+In: slice and level tables. Out: `Units` and `Levels`, both in the order study_uid, model_fold (then
 C1..C7). Example::
 
     units = find_units(oof_slices)
-    levels = find_levels(crops, units)
+    ranges = find_levels(levels, units)
 
 Arrays instead of frames: the kernel aggregates one study at a time, and merging two small frames
 costs more than all statistics together.
@@ -79,43 +79,43 @@ def find_units(slices: pd.DataFrame) -> Units:
 
 @dataclass(frozen=True)
 class Levels:
-    """Crops as arrays (units x 7,): unit by unit, C1..C7 inside each."""
+    """Levels as arrays (units x 7,) in mm: unit by unit, C1..C7 inside each."""
 
-    z0: FloatArray
-    z1: FloatArray
+    z_top_mm: FloatArray
+    z_bottom_mm: FloatArray
     center_z_mm: FloatArray
     confidence: FloatArray
 
 
-def find_levels(crops: pd.DataFrame, units: Units) -> Levels:
-    """The crops of all units; rows of other studies and fold models are ignored.
+def find_levels(levels: pd.DataFrame, units: Units) -> Levels:
+    """The levels of all units; rows of other studies and fold models are ignored.
 
     Raises:
         TableError: a unit with a missing or doubled level, or a value that is not finite.
     """
-    level = pd.Index(LEVELS).get_indexer(pd.Index(crops["level"].to_numpy(dtype=object)))
-    unit = units.find(crops["study_uid"], crops["model_fold"].to_numpy(np.int64))
+    level = pd.Index(LEVELS).get_indexer(pd.Index(levels["level"].to_numpy(dtype=object)))
+    unit = units.find(levels["study_uid"], levels["model_fold"].to_numpy(np.int64))
     rows = np.flatnonzero((unit >= 0) & (level >= 0))
     place = unit[rows] * N_LEVELS + level[rows]
     count = np.bincount(place, minlength=len(units) * N_LEVELS)
     if (count > 1).any():
-        doubled = crops.iloc[rows[count[place] > 1][:SHOWN]][list(KEY)].to_dict("records")
-        raise TableError(f"table crops: duplicate keys {doubled}")
+        doubled = levels.iloc[rows[count[place] > 1][:SHOWN]][list(KEY)].to_dict("records")
+        raise TableError(f"table levels: duplicate keys {doubled}")
     if (count == 0).any():
         bare = np.flatnonzero(count == 0)
         pairs = units.describe(bare // N_LEVELS)
         shown = [p | {"level": LEVELS[i % N_LEVELS]} for p, i in zip(pairs, bare, strict=False)]
         raise TableError(
-            f"table crops: {len(bare)} levels of the slice table have no crop: {shown}"
+            f"table levels: {len(bare)} levels of the slice table are missing: {shown}"
         )
     source = np.empty(len(count), dtype=np.int64)
     source[place] = rows
     values = {
-        name: crops[name].to_numpy(np.float64)[source]
-        for name in ("z0", "z1", "center_z_mm", "confidence")
+        name: levels[name].to_numpy(np.float64)[source]
+        for name in ("z_top_mm", "z_bottom_mm", "center_z_mm", "confidence")
     }
     for name, column in values.items():
         if not np.isfinite(column).all():
-            at = crops.iloc[source[~np.isfinite(column)][:SHOWN]][list(KEY)].to_dict("records")
-            raise TableError(f"table crops: {name} is not finite at {at}")
+            at = levels.iloc[source[~np.isfinite(column)][:SHOWN]][list(KEY)].to_dict("records")
+            raise TableError(f"table levels: {name} is not finite at {at}")
     return Levels(**values)

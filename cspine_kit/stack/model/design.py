@@ -21,7 +21,16 @@ import pandas as pd
 from cspine_kit.core.anatomy import LEVELS, N_LEVELS, TARGETS
 from cspine_kit.core.errors import TableError
 from cspine_kit.core.numbers import BoolArray, FloatArray, IntArray, logit, noisy_or, sigmoid
-from cspine_kit.stack.features.names import ALL, COLUMN, EXTERNAL, SITE, signal_of
+from cspine_kit.stack.features.names import (
+    ALL,
+    BOX_SCORE,
+    COLUMN,
+    EXTERNAL,
+    LEVEL_LOGIT,
+    SITE,
+    STUDY_LOGIT,
+    signal_of,
+)
 from cspine_kit.stack.features.statistics import RISING
 from cspine_kit.stack.features.units import KEY, SHOWN
 from cspine_kit.stack.model.head import Design
@@ -36,11 +45,12 @@ GIVEN = tuple(f"{ALL}__{EXTERNAL}__{target}" for target in TARGETS)
 """Mean log-odds of external members, of every target: the same in all seven rows of a study."""
 
 CORE = (*SEEN, f"{ALL}__{EXTERNAL}__own", f"{ALL}__{EXTERNAL}__others")
+SCORES = (LEVEL_LOGIT, STUDY_LOGIT, BOX_SCORE)
 DOUBT_RISING, DOUBT = 3.0, 10.0
 CROSS_DOUBT = 1.0
 """Penalty of what one level's external log-odds say about another level."""
 
-NOT_PROBABILITIES = ("std", "logsumexp", "entropy", "place", "asymmetry")
+NOT_PROBABILITIES = ("std", "logsumexp", "entropy", "place", "asymmetry", "logit")
 
 
 @dataclass(frozen=True)
@@ -122,7 +132,11 @@ class FeatureTable:
 
 def _is_rising(column: str) -> bool:
     member, _, rest = column.partition("__")
-    return rest in RISING or column in CORE or (member != ALL and signal_of(column) == EXTERNAL)
+    return (
+        rest in (*RISING, *SCORES)
+        or column in CORE
+        or (member != ALL and signal_of(column) == EXTERNAL)
+    )
 
 
 def _line_values(values: FloatArray, columns: tuple[str, ...]) -> FloatArray:
@@ -133,7 +147,7 @@ def _line_values(values: FloatArray, columns: tuple[str, ...]) -> FloatArray:
         if statistic in LENGTHS:
             line[..., i] = np.log1p(values[..., i])
             continue
-        of_model = member != ALL and signal in ("fracture", "study")
+        of_model = member != ALL and signal in ("fracture", "study", "boxes")
         if of_model and statistic not in NOT_PROBABILITIES:
             line[..., i] = logit(values[..., i])
     return line

@@ -32,6 +32,7 @@ from cspine_kit.stack.features.names import (
     RAW,
     external_members,
     feature_columns,
+    own_members,
     signal_of,
     slice_members,
 )
@@ -82,7 +83,7 @@ def members_of(features: pd.DataFrame) -> tuple[str, ...]:
     """Members whose features a frame holds; raw columns count as one, `raw`."""
     names = feature_columns(features.columns)
     raw = (RAW,) if any(signal_of(c) == COLUMN for c in names) else ()
-    return (*slice_members(names), *external_members(names), *raw)
+    return (*own_members(names), *external_members(names), *raw)
 
 
 def fold_count(studies: int, config: StackConfig) -> int:

@@ -23,7 +23,13 @@ from cspine_kit.core.anatomy import N_LEVELS, TARGETS
 from cspine_kit.core.errors import TableError
 from cspine_kit.core.metric import Form, best_constant
 from cspine_kit.core.numbers import FloatArray, logit, noisy_or, sigmoid
-from cspine_kit.stack.features.names import EXTERNAL, external_members, slice_members
+from cspine_kit.stack.features.names import (
+    EXTERNAL,
+    LEVEL_LOGIT,
+    external_members,
+    level_members,
+    slice_members,
+)
 
 MEAN_OF_MEMBERS = "mean_of_members"
 LOG_ODDS_MEAN = "log_odds_mean"
@@ -39,8 +45,9 @@ def formulas(features: pd.DataFrame) -> dict[str, FloatArray]:
     Units are (study_uid, model_fold) in sorted order. `visibility_weighted_mean` pools the slices
     of all members, sum(f v) / sum(v), with the noisy-or overall (source documents A and B); the
     suffix `_max` replaces the overall by the largest level; `maximum` and `top5_mean` (1st place)
-    look at the slices inside each level. A member's own row is that weighted mean of its slices, or
-    what its file says; `mean_of_members` and `log_odds_mean` average these rows.
+    look at the slices inside each level. A member's own row is that weighted mean of its slices,
+    what it says of levels, or what its file says; `mean_of_members` and `log_odds_mean` average
+    these rows.
     """
     ordered = features.sort_values(["study_uid", "model_fold", "level"])
 
@@ -52,6 +59,9 @@ def formulas(features: pd.DataFrame) -> dict[str, FloatArray]:
     for name in members:
         levels = wide(f"{name}__fracture__weighted")
         own[name] = np.column_stack([levels, noisy_or(levels)])
+    for name in level_members(features.columns):
+        judged = sigmoid(wide(f"{name}__{LEVEL_LOGIT}"))
+        own[name] = np.column_stack([judged, noisy_or(judged)])
     for name in external_members(features.columns):
         levels, overall = (wide(f"{name}__{EXTERNAL}__{what}") for what in ("own", "overall"))
         own[name] = sigmoid(np.column_stack([levels, overall[:, 0]]))

@@ -1,0 +1,28 @@
+"""Where the spine runs through a study, and which of its slices show it.
+
+In: the seven rows of the `levels` table (`levels.decode_levels`). Out: centers in mm of the study's
+frame, slice choices. Example::
+
+    centers = spine_centers(own_levels, volume.z_mm)             # (nz, 2) y, x in mm
+    shown = shows_spine(own_levels, volume.z_mm)                 # (nz,) bool
+"""
+
+import numpy as np
+import pandas as pd
+
+from cspine_kit.core.numbers import BoolArray, FloatArray
+
+
+def spine_centers(levels: pd.DataFrame, z_mm: FloatArray) -> FloatArray:
+    """Centers (n, 2) y, x in mm at positions `z_mm`, along the line through the seven levels."""
+    ordered = levels.sort_values("center_z_mm")
+    z = ordered["center_z_mm"].to_numpy()
+    columns = [np.interp(z_mm, z, ordered[c]) for c in ("center_y_mm", "center_x_mm")]
+    return np.column_stack(columns)
+
+
+def shows_spine(levels: pd.DataFrame, z_mm: FloatArray) -> BoolArray:
+    """True for positions between the top of the highest level and the bottom of the lowest."""
+    top, bottom = levels["z_top_mm"].max(), levels["z_bottom_mm"].min()
+    inside: BoolArray = (z_mm <= top) & (z_mm >= bottom)
+    return inside

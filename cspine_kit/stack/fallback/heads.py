@@ -41,7 +41,6 @@ HEADER_STACK = StackConfig(
     extra_trees=True,
     l2=2.0,
     clip=0.003,
-    prevalence=None,
 )
 
 SUPPORT_STACK = HEADER_STACK.model_copy(update={"seeds": 1, "rounds": 200, "patience": 20})

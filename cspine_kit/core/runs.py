@@ -34,6 +34,8 @@ def _plain(value: Any) -> Any:
         return value.model_dump(mode="json")
     if isinstance(value, Path):
         return str(value)
+    if hasattr(value, "tolist"):
+        return value.tolist()
     raise TypeError(f"cannot fingerprint {type(value).__name__}")
 
 

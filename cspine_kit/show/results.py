@@ -51,7 +51,8 @@ def _hidden_lines(
 ) -> list[str]:
     """The submission on the known truth: its score beside what was printed, and its confusion at
     the thresholds frozen in the stack."""
-    from cspine_kit.stack.scores.operating import called, confusion, render_points
+    from cspine_kit.stack.scores.console import render_points
+    from cspine_kit.stack.scores.operating import called, confusion
 
     score = score_submission(submission, solution)
     low, high = score["metric_per_exam_interval"]

@@ -23,9 +23,9 @@ from cspine_kit.core.config import load_config  # noqa: E402
 from cspine_kit.stack.features.aggregate import aggregate  # noqa: E402
 from cspine_kit.stack.model.fit import fit_stack  # noqa: E402
 from cspine_kit.stack.scores.baselines import all_predictions, constant_predictions  # noqa: E402
-from cspine_kit.stack.scores.console import NOTES  # noqa: E402
+from cspine_kit.stack.scores.console import NOTES, render_scores  # noqa: E402
 from cspine_kit.stack.scores.fitted import fitted_baselines  # noqa: E402
-from cspine_kit.stack.scores.table import FORMS, render_scores, score_table  # noqa: E402
+from cspine_kit.stack.scores.table import FORMS, score_table  # noqa: E402
 
 
 def main() -> None:

@@ -23,7 +23,6 @@ from cspine_kit.stack.external.read import (
 )
 from cspine_kit.stack.external.run import EXTERNAL_STACK, read_members, skeleton, stack_scores
 from cspine_kit.stack.model.stack import SHIPPED, STACK
-from cspine_kit.stack.scores import table as scores_room
 
 
 @pytest.fixture
@@ -185,10 +184,7 @@ def test_the_verb_stacks_files_and_repeats_itself(
     assert "--labels" in capsys.readouterr().err
 
 
-def test_where_the_mean_knows_all_the_mean_ships(
-    labels: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(scores_room, "REPEATS", 50)
+def test_where_the_mean_knows_all_the_mean_ships(labels: pd.DataFrame, tmp_path: Path) -> None:
     sure = labels.assign(**{t: 0.001 + 0.998 * labels[t] for t in TARGETS})
     for name in ("a", "b"):
         sure.to_csv(tmp_path / f"{name}.csv", index=False)

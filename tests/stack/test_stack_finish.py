@@ -1,11 +1,11 @@
-"""The last step: a temperature only where it is certain, and a shift of the prior."""
+"""The last step: a temperature only where it is certain."""
 
 import numpy as np
 import pytest
 
 from cspine_kit.core.metric import row_weights
 from cspine_kit.core.numbers import logit, sigmoid
-from cspine_kit.stack.model.finish import fit_slopes, shift_prior
+from cspine_kit.stack.model.finish import fit_slopes
 
 
 def draw(n: int = 800, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -50,15 +50,3 @@ def test_calibrated_probabilities_are_left_alone(seed: int) -> None:
 def test_few_rows_ask_for_nothing() -> None:
     p, y, w = draw(12)
     assert (fit_slopes(sigmoid(2.5 * logit(p)), y, w) == 1.0).all()
-
-
-def test_prior_shift_undoes_another_prevalence() -> None:
-    rng = np.random.default_rng(2)
-    p = sigmoid(rng.normal(-1.0, 1.5, size=20000))
-    y = (rng.random(len(p)) < p).astype(float)
-    keep = (y > 0.5) | (rng.random(len(y)) < 0.3)
-    trained, true = float(y.mean()), float(y[keep].mean())
-    shifted = shift_prior(p[keep], trained, true)
-    assert shifted.mean() == pytest.approx(true, abs=0.03)
-    assert loss(y[keep], shifted) < loss(y[keep], p[keep]) - 0.02
-    assert shift_prior(p, trained, trained) == pytest.approx(p)

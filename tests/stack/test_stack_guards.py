@@ -15,6 +15,7 @@ from cspine_kit.stack.model.fit import Fit, fit_stack
 from cspine_kit.stack.model.stack import STACK
 from cspine_kit.stack.scores import fitted as fitted_room
 from cspine_kit.stack.scores.baselines import all_predictions
+from cspine_kit.stack.scores.console import render_scores
 from cspine_kit.stack.scores.fitted import (
     fitted_baselines,
     metric_odds,
@@ -23,7 +24,6 @@ from cspine_kit.stack.scores.table import (
     auc,
     calibration_error,
     expected_interval,
-    render_scores,
     score_table,
     sensitivity_at,
 )

@@ -1,6 +1,5 @@
 """The nested stack: it beats what it is made of, leaks nothing, and gives the same bytes again."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -196,15 +195,6 @@ def test_folds_keep_groups_whole() -> None:
         fold = deal_folds(labels, 7, 4, strata)
         assert set(fold) == {0, 1, 2, 3}
         assert pd.Series(fold).groupby(labels["group"]).nunique().max() == 1
-
-
-def test_expected_prevalence_moves_what_is_fitted(features: pd.DataFrame, fit: Fit) -> None:
-    rarer = replace(fit.stack, prevalence=0.2)
-    test = as_test(features)
-    before, after = fit.stack.predict(test), rarer.predict(test)
-    assert (after <= before + 1e-12).all(axis=None)
-    assert after[OVERALL].mean() < before[OVERALL].mean() - 0.1
-    assert (rarer.predict(test, "a") == fit.stack.predict(test, "a")).all(axis=None)
 
 
 def broken(world: World, member: str, seed: int = 0) -> pd.DataFrame:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from cspine_kit.core.anatomy import TARGETS
+from cspine_kit.stack.scores.console import render_points
 from cspine_kit.stack.scores.operating import (
     BEST_F1,
     called,
@@ -12,8 +13,6 @@ from cspine_kit.stack.scores.operating import (
     confusion,
     nested_calls,
     operating_table,
-    point_name,
-    render_points,
 )
 
 Y = np.array([0.0, 0, 1, 0, 1, 1])
@@ -54,7 +53,7 @@ def test_thresholds_of_a_fold_never_see_its_labels() -> None:
     flipped = y.copy()
     flipped[fold == 2] = 1.0 - flipped[fold == 2]
     before, after = nested_calls(y, p, fold, (0.9,)), nested_calls(flipped, p, fold, (0.9,))
-    for point in (BEST_F1, point_name(0.9)):
+    for point in (BEST_F1, "sensitivity_0.9"):
         assert (before[point][fold == 2] == after[point][fold == 2]).all()
         assert (before[point][fold != 2] != after[point][fold != 2]).any()
 

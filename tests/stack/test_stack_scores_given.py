@@ -148,7 +148,7 @@ def test_a_unit_that_a_member_lacks_is_stood_in_for(world: World) -> None:
     columns = [f"l__{LEVEL_LOGIT}", f"l__{STUDY_LOGIT}", f"d__{BOX_SCORE}"]
     assert features.loc[holes, columns].isna().all(axis=None)
     stand_ins = fit_stand_ins(features)
-    assert StandIns.from_json(json.loads(json.dumps(stand_ins.to_json()))) == stand_ins
+    assert StandIns(**json.loads(json.dumps(vars(stand_ins)))) == stand_ins
     filled, counts = stand_ins.fill(features)
     assert counts == {"l": 4, "d": 4}
     assert np.isfinite(filled[columns].to_numpy()).all()
@@ -158,7 +158,7 @@ def test_a_unit_that_a_member_lacks_is_stood_in_for(world: World) -> None:
     guess, truth = (f.loc[holes, f"l__{LEVEL_LOGIT}"] for f in (filled, whole))
     assert np.corrcoef(guess, truth)[0, 1] > 0.3
     # In a kernel in which the member did not run at all there is no column to fill.
-    blind, counts = Extras(ExternalModel({}, {}), stand_ins).add_counted(
+    blind, counts = Extras(ExternalModel([], {}, {}), stand_ins).add_counted(
         aggregate(world.slices, world.levels)
     )
     assert counts["l"] == len(world.labels) and np.isfinite(blind[columns].to_numpy()).all()

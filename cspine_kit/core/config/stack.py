@@ -36,7 +36,6 @@ class StackConfig(Section):
     extra_trees: bool
     l2: NotNegative
     clip: Annotated[float, Field(gt=0.0, lt=0.5)]
-    prevalence: Annotated[float, Field(gt=0.0, lt=1.0)] | None
     keep: tuple[str, ...] = ()
     sensitivities: tuple[Annotated[float, Field(gt=0.0, lt=1.0)], ...] = (0.9,)
     external: tuple[ExternalConfig, ...] = ()

@@ -59,7 +59,7 @@ class Extras:
         """Write external.json: lines, names, and where a kernel looks for files."""
         tests = {e.name: str(e.test) for e in config.external if e.test is not None}
         raw = {"model": vars(self.model), "columns": list(self.columns), "tests": tests}
-        raw |= {"stand_ins": self.stand_ins.to_json(), "table": str(config.columns or "")}
+        raw |= {"stand_ins": vars(self.stand_ins), "table": str(config.columns or "")}
         write_json(folder / FILE, raw)
 
     @classmethod
@@ -84,5 +84,5 @@ class Extras:
                 table = read_columns(Path(raw["table"]))
             except CSpineError as error:
                 problems.append(f"raw columns are left blank: {error}")
-        stand_ins = StandIns.from_json(raw["stand_ins"])
+        stand_ins = StandIns(**raw["stand_ins"])
         return cls(model, stand_ins, tuple(raw["columns"]), scores, table, tuple(problems))

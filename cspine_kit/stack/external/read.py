@@ -156,23 +156,23 @@ def read_columns(path: Path) -> pd.DataFrame:
     twice = frame.loc[frame.duplicated(key), key].head(SHOWN).to_dict("records")
     if twice:
         raise DataError(f"{path}: rows given twice: {twice}")
-    found = {}
+    found = [frame[key]]
     for column in frame.columns.difference(key, sort=False):
         name = "".join(c if c.isalnum() else "_" for c in str(column)).strip("_").replace("__", "_")
-        numbers = pd.to_numeric(frame[column], errors="coerce")
-        if (numbers.isna() == frame[column].isna()).all():
-            found[name] = numbers.astype(np.float64)
+        values = frame[column]
+        numbers = pd.to_numeric(values, errors="coerce")
+        if (numbers.isna() == values.isna()).all():
+            found.append(numbers.astype(np.float64).rename(name))
             continue
-        kinds = sorted(frame[column].dropna().astype(str).unique())
-        if len(kinds) > FEW_CATEGORIES:
+        if values.nunique() > FEW_CATEGORIES:
             raise DataError(
-                f"{path}: column {column!r} holds {len(kinds)} different texts; give numbers, or "
-                f"at most {FEW_CATEGORIES} kinds"
+                f"{path}: column {column!r} holds {values.nunique()} different texts; give "
+                f"numbers, or at most {FEW_CATEGORIES} kinds"
             )
-        for kind in kinds:
-            same = (frame[column].astype(str) == kind).astype(np.float64)
-            found[f"{name}_{kind}"] = same.where(frame[column].notna())
-    return pd.concat([frame[key], pd.DataFrame(found)], axis=1)
+        kinds = pd.get_dummies(values.astype(str), prefix=name, dtype=np.float64)
+        known = [f"{name}_{kind}" for kind in sorted(values.dropna().astype(str).unique())]
+        found.append(kinds[known].where(values.notna(), axis=0))
+    return pd.concat(found, axis=1)
 
 
 def value_names(columns: pd.DataFrame) -> list[str]:

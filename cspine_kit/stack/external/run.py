@@ -26,7 +26,7 @@ import pandas as pd
 from cspine_kit.core.anatomy import LEVELS, N_LEVELS
 from cspine_kit.core.config import StackConfig
 from cspine_kit.core.errors import DataError
-from cspine_kit.core.metric import Form
+from cspine_kit.core.numbers import FloatArray
 from cspine_kit.core.runs import file_hash, publish, run_record, write_json
 from cspine_kit.core.tables import write_table
 from cspine_kit.data.labels import read_labels
@@ -36,14 +36,10 @@ from cspine_kit.stack.fallback.heads import HEADER_STACK
 from cspine_kit.stack.features.names import ALL, SITE
 from cspine_kit.stack.headers.features import header_features, read_headers
 from cspine_kit.stack.model.fit import Fit, fit_stack
-from cspine_kit.stack.model.stack import SHIPPED, STACK
-from cspine_kit.stack.scores.baselines import (
-    LOG_ODDS_MEAN,
-    MEAN_OF_MEMBERS,
-    all_predictions,
-    formulas,
-)
-from cspine_kit.stack.scores.table import FORMS, render_scores, score_table
+from cspine_kit.stack.model.stack import SHIPPED
+from cspine_kit.stack.scores.baselines import all_predictions, formulas
+from cspine_kit.stack.scores.console import render_gain, render_scores, render_worth
+from cspine_kit.stack.scores.table import FORMS, score_table
 
 EXTERNAL_STACK = HEADER_STACK.model_copy(update={"num_leaves": 7, "min_rows": 20, "l2": 5.0})
 """Few weak columns and scanner's handwriting: many random shallow trees over the line."""
@@ -157,25 +153,20 @@ def run_external(
         warnings.append(f"{len(truth) - len(covered)} studies of {labels} are in no file: left out")
     inputs = {str(f): file_hash(f) for f in (*files, labels)}
     with run_record(out, "external", inputs=inputs) as results:
-        rows: list[pd.DataFrame] = []
-        ships: dict[str, str] = {}
-        worth: dict[str, Any] = {}
-        fold = pd.Series(dtype=np.int64)
+        models: dict[str, FloatArray] = {}
+        ships, worth = {}, {}
         for form in FORMS:
             config = EXTERNAL_STACK.model_copy(update={"form": form})
             features, fit = stack_scores(
                 members, covered, config, headers=headers, seed=seed, jobs=jobs
             )
-            fold = pd.Series(fit.fold, index=fit.study_uid)
-            own = {f"{name}_{form}": p for name, p in fit.probs.items() if _is_fitted(name)}
-            fixed = formulas(features) if not rows else {}
-            rows.append(all_predictions(fit.study_uid, {**fixed, **own}, fold))
-            ships[form] = fit.stack.ships
-            worth[form] = fit.worth.to_dict("records")
-        predictions = pd.concat(rows, ignore_index=True)
-        table = score_table(
-            predictions, covered, fold, baselines=(*given_names(members), *MEANS), seed=seed
-        )
+            models |= formulas(features)
+            models |= {f"{n}_{form}": p for n, p in fit.probs.items() if n not in models}
+            ships[form], worth[form] = fit.stack.ships, fit.worth.to_dict("records")
+        fold = pd.Series(fit.fold, index=fit.study_uid)
+        predictions = all_predictions(fit.study_uid, models, fold)
+        fixed = tuple(formulas(features))
+        table = score_table(predictions, covered, fold, baselines=fixed, seed=seed)
         write_table(predictions, out / "predictions.parquet", "predictions")
         with publish(out / "scores.csv") as temporary:
             table.to_csv(temporary, index=False)
@@ -193,36 +184,14 @@ def run_external(
     return result
 
 
-MEANS = (MEAN_OF_MEMBERS, LOG_ODDS_MEAN)
-
-
-def given_names(members: Sequence[Scores]) -> tuple[str, ...]:
-    """Names of the members, in order."""
-    return tuple(m.name for m in members)
-
-
-def _is_fitted(name: str) -> bool:
-    return name.startswith(STACK) or name == SHIPPED
-
-
 def render_external(out: Path, result: dict[str, Any]) -> str:
     """The score table and what ships, as text."""
-    table = pd.read_csv(out / "scores.csv")
+    table = pd.read_csv(out / "scores.csv").set_index("model", drop=False)
     lines = [*result["warnings"], f"{result['n_studies']} studies, out-of-fold"]
     lines.append(render_scores(table))
-    by_model = table.set_index("model")
-    letters: dict[Form, str] = dict(zip(FORMS, "AB", strict=True))
-    for form, letter in letters.items():
-        row = by_model.loc[f"{SHIPPED}_{form}"]
-        lines.append(
-            f"{letter}: {result['ships'][form]} ships, {result[f'metric_{form}']:.4f}; minus "
-            f"{row[f'{form}_baseline']}, paired 95 %: {row[f'{form}_gain_low']:+.4f} to "
-            f"{row[f'{form}_gain_high']:+.4f}"
-        )
-        for member in result["worth"][form]:
-            kept = "" if member["kept"] else ", left out"
-            lines.append(
-                f"   worth of {member['member']}: {member[form]:+.4f} "
-                f"({member[f'{form}_low']:+.4f} to {member[f'{form}_high']:+.4f}){kept}"
-            )
+    for form, letter in zip(FORMS, "AB", strict=True):
+        row = table.loc[f"{SHIPPED}_{form}"]
+        lines.append(f"{letter}: {result['ships'][form]} ships, {row[form]:.4f}")
+        lines.append(render_gain(row, form, letter))
+        lines += render_worth(pd.DataFrame(result["worth"][form]), form, letter)
     return "\n".join(lines)

@@ -88,13 +88,9 @@ class EndsModel:
         expected: FloatArray = self.mean_ + self._kernel(facts[None])[0] @ self.weights_
         return expected
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain lists; `EndsModel.from_json` gives back an equal model."""
-        return {name: value.tolist() for name, value in vars(self).items()}
-
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "EndsModel":
-        """Inverse of `to_json`."""
+        """What JSON made of `vars`."""
         model = cls.__new__(cls)
         vars(model).update({name: np.asarray(numbers) for name, numbers in value.items()})
         return model

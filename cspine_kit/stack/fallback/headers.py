@@ -174,9 +174,8 @@ class HeaderFallback:
         """Write header.json and the boosters as LightGBM text, atomically."""
         with publish(folder) as temporary:
             temporary.mkdir()
-            folds = {str(k): h.save(temporary, f"fold_{k}") for k, h in self.folds.items()}
-            facts = {"low": self.low.tolist(), "high": self.high.tolist()}
-            write_json(temporary / FILE, {"ends": self.ends.to_json(), **facts, "folds": folds})
+            folds = {k: h.save(temporary, f"fold_{k}") for k, h in self.folds.items()}
+            write_json(temporary / FILE, vars(self) | {"ends": vars(self.ends), "folds": folds})
 
     @classmethod
     def load(cls, folder: Path, faults: dict[str, str] | None = None) -> "HeaderFallback":

@@ -41,7 +41,6 @@ HEADER_STACK = StackConfig(
     extra_trees=True,
     l2=2.0,
     clip=0.003,
-    prevalence=None,
 )
 
 SUPPORT_STACK = HEADER_STACK.model_copy(update={"seeds": 1, "rounds": 200, "patience": 20})
@@ -87,9 +86,8 @@ class HeaderHeads:
 
     def save(self, folder: Path, stem: str) -> dict[str, Any]:
         """Write the boosters into `folder`; returns the rest as plain values."""
-        plain = {**vars(self), "constant": self.constant.tolist()}
-        heads = ("level", "overall")
-        return plain | {name: plain[name].save(folder, f"{stem}_{name}") for name in heads}
+        heads = {"level": self.level, "overall": self.overall}
+        return vars(self) | {n: head.save(folder, f"{stem}_{n}") for n, head in heads.items()}
 
     @classmethod
     def load(cls, folder: Path, value: dict[str, Any]) -> "HeaderHeads":

@@ -9,9 +9,7 @@ A member that did not run is spoken for by what the slices of all members agree 
 scale; where there are no slices, by its mean.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,42 +24,25 @@ FEWEST_ROWS = 50
 
 
 @dataclass(frozen=True)
-class ScoreLine:
-    """A score = start + slope * log-odds that the members' slices agree on."""
-
-    start: float
-    slope: float
-
-
-@dataclass(frozen=True)
 class StandIns:
-    """Lines by score column."""
+    """Start and slope by score column: score = start + slope * log-odds that slices agree on."""
 
-    lines: dict[str, ScoreLine] = field(default_factory=dict)
+    lines: dict[str, list[float]] = field(default_factory=dict)
 
     def fill(self, features: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
         """Features without holes, and the number of units stood in for, by member."""
         filled, counts = {}, dict[str, int]()
-        for column, line in self.lines.items():
+        for column, (start, slope) in self.lines.items():
             # A member of which nothing is known has no column.
             values = features.get(column, pd.Series(np.nan, features.index)).to_numpy(np.float64)
             lost = np.isnan(values)
             if lost.any():
-                guess = line.start + line.slope * _agreed(features, column)
+                guess = start + slope * _agreed(features, column)
                 guess = np.clip(guess, 0.0, 1.0) if column.endswith(BOX_SCORE) else guess
                 filled[column] = np.where(lost, guess, values).astype(np.float32)
                 member = column.split("__")[0]
                 counts[member] = max(counts.get(member, 0), int(lost.sum()) // N_LEVELS)
         return features.assign(**filled), counts
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {column: [line.start, line.slope] for column, line in self.lines.items()}
-
-    @classmethod
-    def from_json(cls, raw: Mapping[str, Any]) -> "StandIns":
-        """What `to_json` gave."""
-        return cls({column: ScoreLine(*values) for column, values in raw.items()})
 
 
 def _agreed(features: pd.DataFrame, column: str) -> FloatArray:
@@ -88,5 +69,5 @@ def fit_stand_ins(features: pd.DataFrame) -> StandIns:
         if len(y) >= FEWEST_ROWS and x.std() > 0:
             slope = float(np.cov(x, y, bias=True)[0, 1] / x.var())
             mean -= slope * float(x.mean())
-        lines[column] = ScoreLine(mean, slope)
+        lines[column] = [mean, slope]
     return StandIns(lines)

@@ -47,21 +47,29 @@ def rows_by_member(slices: pd.DataFrame, units: Units) -> dict[str, MemberRows]:
             twice, axial slices that do not descend, NaN, or a position that is not finite. Infinite
             logits pass; they are cut later.
     """
-    numbers = _numbers(slices)
-    member = slices["member"].to_numpy(dtype=object)
+    member, names = pd.factorize(slices["member"], sort=True)
+    plane, planes = pd.factorize(slices["plane"])
     position = slices["position"].to_numpy(np.int64)
-    axial = (slices["plane"] == AXIAL).to_numpy(np.bool_)
+    numbers = _numbers(slices)
+    # One sort of whole numbers for all members; a table in its contract's order needs none.
+    span, group = int(np.ptp(position)) + 1, member * len(units) + units.of_row
+    place = group * span + (position - position.min())
+    order = np.arange(len(place))
+    if (np.diff(place) < 0).any():
+        order = np.argsort(place)
+        numbers = np.take(numbers, order, axis=0)
+    of_row, plane, position = units.of_row[order], plane[order], position[order]
+    same = np.diff(group[order]) == 0
+    _refuse(slices, order, same & (np.diff(position) == 0), "duplicate keys")
+    _refuse(slices, order, same & (np.diff(plane) != 0), "more than one plane")
+    axial = np.asarray(planes == AXIAL)[plane]
+    rising = axial[1:] & (np.diff(numbers[:, 0]) > 0)
+    _refuse(slices, order, same & rising, "axial slices that do not descend")
     found = {}
-    for name in sorted(set(member)):
-        own = np.flatnonzero(member == name)
-        own = own[np.lexsort((position[own], units.of_row[own]))]
-        unit = _segments(name, units, units.of_row[own])
-        plane = slices["plane"].to_numpy(dtype=object)[own]
-        same = np.diff(unit.of_row) == 0
-        _refuse(slices, own, same & (np.diff(position[own]) == 0), "duplicate keys")
-        _refuse(slices, own, same & (plane[1:] != plane[:-1]), "more than one plane")
-        rising = np.diff(numbers[own, 0]) > 0
-        _refuse(slices, own, same & axial[own][1:] & rising, "axial slices that do not descend")
+    ends = np.cumsum(np.bincount(member))
+    for name, start, end in zip(names, [0, *ends[:-1]], ends, strict=True):
+        own = slice(int(start), int(end))
+        unit = _segments(name, units, of_row[own])
         found[str(name)] = MemberRows(
             unit, axial[own][unit.starts], position[own], numbers[own, 0], numbers[own, 1:]
         )
@@ -85,14 +93,14 @@ def _numbers(slices: pd.DataFrame) -> FloatArray:
 
 def _segments(member: str, units: Units, of_row: IntArray) -> Segments:
     """One segment per unit over a member's ordered rows."""
-    present, starts = np.unique(of_row, return_index=True)
-    if len(present) < len(units):
-        lost = np.setdiff1d(np.arange(len(units)), present)
+    starts = np.flatnonzero(np.diff(of_row, prepend=-1))
+    if len(starts) < len(units):
+        lost = np.setdiff1d(np.arange(len(units)), of_row)
         raise TableError(
             f"table slices: member {member!r} has no rows for {len(lost)} of {len(units)} "
             f"studies and fold models: {units.describe(lost)}"
         )
-    return Segments(starts.astype(np.int64), len(of_row))
+    return Segments(starts, len(of_row))
 
 
 def _refuse(slices: pd.DataFrame, own: IntArray, faulty: BoolArray, what: str) -> None:

@@ -41,13 +41,3 @@ def fit_slopes(probs: FloatArray, labels: FloatArray, weights: FloatArray) -> Fl
         if len(gain) >= FEWEST and gain.sum() > gain.std() * np.sqrt(len(gain)):
             slopes[part] = SLOPES[best]
     return slopes
-
-
-def shift_prior(probs: FloatArray, trained: float, expected: float) -> FloatArray:
-    """Probabilities for a test set whose share of positives differs from the training set's.
-
-    Args:
-        probs: calibrated for prevalence `trained`.
-        trained, expected: shares of positives in (0, 1).
-    """
-    return sigmoid(logit(probs) + float(logit(np.array(expected)) - logit(np.array(trained))))

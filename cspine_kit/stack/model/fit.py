@@ -189,8 +189,6 @@ def fit_stack(
         members=members_of(features),
         folds=tuple(sorted({int(k) for k in sample.table.model_fold})),
         clip=config.clip,
-        rates=tuple(np.clip(sample.y.mean(axis=0), 0.001, 0.999).tolist()),
-        prevalence=config.prevalence,
         ships=ships,
         notes={"form": config.form, "left_out": list(dropped)},
     )

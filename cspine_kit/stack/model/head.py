@@ -97,14 +97,13 @@ class Head:
         files = [f"{stem}_{s}.txt" for s in range(len(self.boosters))]
         for file, booster in zip(files, self.boosters, strict=True):
             (folder / file).write_text(booster.model_to_string())
-        settings = self.settings._asdict()
-        return {"ridge": self.ridge.to_json(), "boosters": files, "settings": settings}
+        return {"ridge": vars(self.ridge), "boosters": files, "settings": self.settings}
 
     @classmethod
     def load(cls, folder: Path, value: dict[str, Any]) -> "Head":
         """Inverse of `save`."""
         boosters = [lgb.Booster(model_str=(folder / f).read_text()) for f in value["boosters"]]
-        return cls(Ridge.from_json(value["ridge"]), tuple(boosters), Settings(**value["settings"]))
+        return cls(Ridge.from_json(value["ridge"]), tuple(boosters), Settings(*value["settings"]))
 
 
 def _parameters(config: StackConfig, design: Design, seed: int) -> dict[str, Any]:
@@ -149,11 +148,6 @@ def _dataset(
     )
 
 
-def weighted_loss(y: FloatArray, probs: FloatArray, weights: FloatArray) -> float:
-    """Weighted mean log loss of (n,) probabilities."""
-    return float(np.average(log_losses(y, probs), weights=weights))
-
-
 @dataclass(frozen=True)
 class Task:
     """What a head is fitted on: n rows, labels 0 / 1, weights (mean 1) and inner fold per row."""
@@ -165,7 +159,7 @@ class Task:
 
     def loss(self, probs: FloatArray) -> float:
         """Weighted mean log loss of (n,) probabilities."""
-        return weighted_loss(self.y, probs, self.weights)
+        return float(np.average(log_losses(self.y, probs), weights=self.weights))
 
     def splits(self) -> Iterator[tuple[int, "Task", NDArray[np.bool_]]]:
         """Inner fold, the task without it, and the mask of its rows."""

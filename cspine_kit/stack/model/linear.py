@@ -55,14 +55,10 @@ class Ridge:
         result: FloatArray = z @ self.slope + self.intercept[category]
         return result
 
-    def to_json(self) -> dict[str, list[float]]:
-        """Plain lists; `Ridge.from_json` gives back equal arrays."""
-        return {name: getattr(self, name).tolist() for name in self.__dataclass_fields__}
-
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Ridge":
-        """Inverse of `to_json`."""
-        return cls(**{k: np.asarray(value[k], dtype=np.float64) for k in cls.__dataclass_fields__})
+        """What JSON made of `vars`."""
+        return cls(**{name: np.asarray(v, dtype=np.float64) for name, v in value.items()})
 
 
 def fit_ridge(

@@ -18,16 +18,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cspine_kit.core.anatomy import N_LEVELS, TARGETS
+from cspine_kit.core.anatomy import N_LEVELS
 from cspine_kit.core.errors import ArtifactError, TableError
 from cspine_kit.core.numbers import FloatArray, sigmoid
 from cspine_kit.core.runs import publish, read_json, write_json
 from cspine_kit.stack.features.names import EXTERNAL, SITE, signal_of
 from cspine_kit.stack.features.units import SHOWN
 from cspine_kit.stack.model.design import FeatureTable, level_design, overall_design
-from cspine_kit.stack.model.finish import shift_prior
 from cspine_kit.stack.model.head import Head
-from cspine_kit.stack.scores.baselines import MEAN_OF_MEMBERS, all_predictions, formulas
+from cspine_kit.stack.scores.baselines import (
+    MEAN_OF_MEMBERS,
+    all_predictions,
+    formulas,
+    wide_predictions,
+)
 
 STACK = "stack"
 SLICES_ONLY = "stack_slices_only"
@@ -54,9 +58,8 @@ class Heads:
 
     def save(self, folder: Path, stem: str) -> dict[str, Any]:
         """Write the boosters into `folder`; returns the rest as plain values."""
-        parts = {"level": self.level, "overall": self.overall}
-        saved = {name: head.save(folder, f"{stem}_{name}") for name, head in parts.items()}
-        return {**saved, "columns": list(self.columns), "slopes": self.slopes.tolist()}
+        heads = {"level": self.level, "overall": self.overall}
+        return vars(self) | {n: head.save(folder, f"{stem}_{n}") for n, head in heads.items()}
 
     @classmethod
     def load(cls, folder: Path, value: dict[str, Any]) -> "Heads":
@@ -76,38 +79,21 @@ class Stack:
     """Fitted heads by model name, and everything between them and an answer.
 
     `members`: whose features the heads read. `folds`: fold models that made them. `clip`:
-    probabilities end inside [clip, 1 - clip]. `ships`: the model that the kernel follows. `rates`:
-    shares of positives in the training labels; with `prevalence`, the overall share expected in the
-    test set, predictions are shifted to it. `points`: operating points of what ships, threshold by
-    target and point. `notes`: figures for the report.
+    probabilities end inside [clip, 1 - clip]. `ships`: the model that the kernel follows. `points`:
+    operating points of what ships, threshold by target and point. `notes`: figures for the report.
     """
 
     heads: dict[str, Heads]
     members: tuple[str, ...]
     folds: tuple[int, ...]
     clip: float
-    rates: tuple[float, ...]
-    prevalence: float | None = None
     ships: str = STACK
     points: dict[str, dict[str, float]] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
 
     def predict(self, features: pd.DataFrame, model: str = SHIPPED) -> pd.DataFrame:
-        """Probabilities of the eight targets by one model, averaged over the fold chains present.
-
-        Args:
-            features: rows of `aggregate` of test studies (fold -1), one per fold model.
-            model: a name in `heads`, a fixed formula (`baselines.formulas`), or `shipped`.
-
-        Returns:
-            The eight targets in order, by study_uid (index, sorted).
-
-        Raises:
-            TableError: as `predict_all`.
-        """
-        table = self.predict_all(features)
-        own = table[table["model"] == model]
-        return own.pivot(index="study_uid", columns="target", values="prob")[list(TARGETS)]
+        """The eight targets by study_uid (index, sorted) of one model of `predict_all`."""
+        return wide_predictions(self.predict_all(features), model)
 
     def predict_all(self, features: pd.DataFrame) -> pd.DataFrame:
         """Rows of contract `predictions` of every fitted model, fixed formula, and of what ships.
@@ -136,30 +122,15 @@ class Stack:
         study_uid = units.sort_values(["study_uid", "model_fold"])["study_uid"].to_numpy(object)
         fold = pd.Series(-1, index=np.unique(study_uid))
         found = all_predictions(study_uid, {**formulas(features), **fitted}, fold)
-        if self.prevalence is not None:
-            found = self._shifted(found)
         shipped = found[found["model"] == self.ships].assign(model=SHIPPED)
         return pd.concat([found, shipped], ignore_index=True)
 
-    def _shifted(self, found: pd.DataFrame) -> pd.DataFrame:
-        """The heads' rows at the expected prevalence; levels keep their share of fractured
-        studies."""
-        ratio = (self.prevalence or self.rates[-1]) / self.rates[-1]
-        prob = found["prob"].to_numpy(np.float64, copy=True)
-        fitted = found["model"].isin(list(self.heads)).to_numpy()
-        for target, rate in zip(TARGETS, self.rates, strict=True):
-            rows = fitted & (found["target"] == target).to_numpy()
-            prob[rows] = shift_prior(prob[rows], rate, min(rate * ratio, 0.99))
-        prob[fitted] = np.clip(prob[fitted], self.clip, 1.0 - self.clip)
-        return found.assign(prob=prob)
-
     def save(self, folder: Path) -> None:
         """Write stack.json and one LightGBM text file per booster, atomically; no pickle."""
-        plain = {name: value for name, value in vars(self).items() if name != "heads"}
         with publish(folder) as temporary:
             temporary.mkdir()
             heads = {name: h.save(temporary, name) for name, h in self.heads.items()}
-            write_json(temporary / "stack.json", {**plain, "heads": heads})
+            write_json(temporary / "stack.json", vars(self) | {"heads": heads})
 
     @classmethod
     def load(cls, folder: Path, faults: dict[str, str] | None = None) -> "Stack":
@@ -187,5 +158,5 @@ class Stack:
         if raw["ships"] in raw["heads"] and raw["ships"] not in heads:
             raw["ships"] = SLICES_ONLY if SLICES_ONLY in heads else MEAN_OF_MEMBERS
         raw["heads"] = heads
-        raw |= {name: tuple(raw[name]) for name in ("members", "folds", "rates")}
+        raw |= {name: tuple(raw[name]) for name in ("members", "folds")}
         return cls(**raw)

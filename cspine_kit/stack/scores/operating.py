@@ -30,11 +30,6 @@ NEVER = 1.0
 Points = Mapping[str, Mapping[str, float]]
 
 
-def point_name(sensitivity: float) -> str:
-    """Name of the point with a wished sensitivity."""
-    return f"sensitivity_{sensitivity:g}"
-
-
 def choose_threshold(y: FloatArray, p: FloatArray, sensitivity: float | None = None) -> float:
     """The threshold (p >= it is called fractured) for the best F1, or for a sensitivity.
 
@@ -44,21 +39,22 @@ def choose_threshold(y: FloatArray, p: FloatArray, sensitivity: float | None = N
         sensitivity: at least this share of the fractured must be called; the largest threshold
             that does it is taken.
     """
+    from sklearn.metrics import precision_recall_curve
+
     if y.sum() == 0.0:
         return NEVER
-    order = np.argsort(-p, kind="stable")
-    last = np.append(np.diff(p[order]) != 0.0, True)
-    hits, called_ = np.cumsum(y[order])[last], np.flatnonzero(last) + 1.0
-    if sensitivity is None:
-        return float(p[order][last][int(np.argmax(2.0 * hits / (called_ + y.sum())))])
-    return float(p[order][last][int(np.argmax(hits >= sensitivity * y.sum() - 1e-9))])
+    precision, recall, thresholds = precision_recall_curve(y, p)
+    if sensitivity is not None:
+        return float(thresholds[recall[:-1] >= sensitivity - 1e-9][-1])
+    f1 = 2.0 * precision * recall / np.maximum(precision + recall, 1e-300)
+    return float(thresholds[::-1][int(np.argmax(np.round(f1[:-1][::-1], 12)))])
 
 
 def choose_points(
     y: FloatArray, p: FloatArray, sensitivities: Sequence[float]
 ) -> dict[str, dict[str, float]]:
     """Thresholds by target and point, of (n, 8) labels and probabilities."""
-    wanted = {BEST_F1: None, **{point_name(s): s for s in sensitivities}}
+    wanted = {BEST_F1: None, **{f"sensitivity_{s:g}": s for s in sensitivities}}
     return {
         target: {name: choose_threshold(y[:, j], p[:, j], s) for name, s in wanted.items()}
         for j, target in enumerate(TARGETS)
@@ -92,21 +88,18 @@ def nested_calls(
 def confusion(y: FloatArray, calls: BoolArray) -> dict[str, float]:
     """Counts and shares of (n,) calls: tp, fp, fn, tn, accuracy, precision, recall, specificity,
     f1; a share of nothing is NaN."""
-    truth = y > 0.5
-    tp, fp = int((calls & truth).sum()), int((calls & ~truth).sum())
-    fn, tn = int((~calls & truth).sum()), int((~calls & ~truth).sum())
+    from sklearn.metrics import confusion_matrix
 
-    def share(part: float, whole: float) -> float:
-        return part / whole if whole else float("nan")
-
-    return {
-        **{"tp": tp, "fp": fp, "fn": fn, "tn": tn},
-        "accuracy": share(tp + tn, len(y)),
-        "precision": share(tp, tp + fp),
-        "recall": share(tp, tp + fn),
-        "specificity": share(tn, tn + fp),
-        "f1": share(2 * tp, 2 * tp + fp + fn),
+    tn, fp, fn, tp = confusion_matrix(y > 0.5, calls, labels=[False, True]).ravel().tolist()
+    shares = {
+        "accuracy": (tp + tn, len(y)),
+        "precision": (tp, tp + fp),
+        "recall": (tp, tp + fn),
+        "specificity": (tn, tn + fp),
+        "f1": (2 * tp, 2 * tp + fp + fn),
     }
+    counts = {"tp": tp, "fp": fp, "fn": fn, "tn": tn}
+    return counts | {n: part / all_ if all_ else np.nan for n, (part, all_) in shares.items()}
 
 
 def operating_table(
@@ -129,18 +122,3 @@ def operating_table(
             for name, own in calls.items()
         ]
     )
-
-
-def render_points(table: pd.DataFrame) -> str:
-    """The table as text."""
-    lines = [
-        f"{'target':16s} {'point':17s} {'threshold':>9s} {'accuracy':>8s} {'precision':>9s} "
-        f"{'recall':>7s} {'specif.':>7s} {'F1':>6s} {'TP':>5s} {'FP':>5s} {'FN':>5s} {'TN':>5s}"
-    ]
-    for r in table.to_dict("records"):
-        lines.append(
-            f"{r['target']:16s} {r['point']:17s} {r['threshold']:9.3f} {r['accuracy']:8.3f} "
-            f"{r['precision']:9.3f} {r['recall']:7.3f} {r['specificity']:7.3f} {r['f1']:6.3f} "
-            f"{r['tp']:5.0f} {r['fp']:5.0f} {r['fn']:5.0f} {r['tn']:5.0f}"
-        )
-    return "\n".join(lines)

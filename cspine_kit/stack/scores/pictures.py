@@ -19,6 +19,7 @@ from cspine_kit.core.anatomy import LEVELS, OVERALL, TARGETS
 from cspine_kit.core.numbers import FloatArray
 from cspine_kit.core.runs import publish
 from cspine_kit.stack.scores.baselines import wide_predictions
+from cspine_kit.stack.scores.table import FORMS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,8 +29,6 @@ COLORS = ("#9aa0a6", "#e69f00", "#0072b2")
 
 FEWEST, MOST_BINS = 20, 10
 """Studies that a bin holds at least, and bins at most."""
-
-Z95 = 1.96
 
 
 def reliability(y: FloatArray, p: FloatArray) -> pd.DataFrame:
@@ -42,13 +41,13 @@ def reliability(y: FloatArray, p: FloatArray) -> pd.DataFrame:
     Returns:
         predicted, observed, low, high (95 % Wilson interval), count; ascending.
     """
+    from scipy.stats import binomtest
+
     bins = int(np.clip(len(y) // FEWEST, 1, MOST_BINS))
     rows = []
     for part in np.array_split(np.argsort(p, kind="stable"), bins):
-        n, share = len(part), float(y[part].mean())
-        middle = (share + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
-        half = Z95 * np.sqrt(share * (1 - share) / n + Z95**2 / (4 * n**2)) / (1 + Z95**2 / n)
-        rows.append((float(p[part].mean()), share, middle - half, middle + half, n))
+        low, high = binomtest(int(y[part].sum()), len(part)).proportion_ci(method="wilson")
+        rows.append((p[part].mean(), y[part].mean(), low, high, len(part)))
     return pd.DataFrame(rows, columns=["predicted", "observed", "low", "high", "count"])
 
 
@@ -85,18 +84,8 @@ def draw_calibration(
             y = truth.loc[wide.index, targets].to_numpy(np.float64).ravel()
             bins = reliability(y, wide[targets].to_numpy(np.float64).ravel())
             error = np.abs(bins[["low", "high"]].to_numpy().T - bins["observed"].to_numpy())
-            axes.errorbar(
-                bins["predicted"],
-                bins["observed"],
-                error,
-                color=color,
-                marker="o",
-                markersize=4,
-                linewidth=1.4,
-                elinewidth=0.8,
-                capsize=2,
-                label=model,
-            )
+            style = {"color": color, "marker": "o", "markersize": 4, "capsize": 2}
+            axes.errorbar(bins["predicted"], bins["observed"], error, label=model, **style)
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), title=title, xlabel="predicted")
         axes.grid(alpha=0.25)
     figure.axes[0].set_ylabel("observed share of fractures")
@@ -121,18 +110,15 @@ def draw_levels(scores: pd.DataFrame, models: Sequence[str], path: Path) -> None
     figure = Figure(figsize=(10, 4.6), layout="constrained")
     by_model = scores.set_index("model")
     left, right = figure.subplots(1, 2, width_ratios=[3, 1])
-    targets = [*LEVELS, OVERALL]
-    width = 0.8 / len(models)
+    targets, width = [*LEVELS, OVERALL], 0.8 / len(models)
     for i, (model, color) in enumerate(zip(models, COLORS[-len(models) :], strict=True)):
-        shift = (i - (len(models) - 1) / 2) * width
-        auc = by_model.loc[model, [f"auc_{t}" for t in targets]].to_numpy(np.float64)
+        row, shift = by_model.loc[model], (i - (len(models) - 1) / 2) * width
+        auc = [row[f"auc_{t}"] for t in targets]
         left.bar(np.arange(len(targets)) + shift, auc, width, color=color, label=model)
-        loss = by_model.loc[model, ["per_exam", "global"]].to_numpy(np.float64)
-        ends = by_model.loc[
-            model, ["per_exam_low", "global_low", "per_exam_high", "global_high"]
-        ].to_numpy(np.float64)
-        error = np.abs(ends.reshape(2, 2) - loss)
-        right.bar(np.arange(2) + shift, loss, width, yerr=error, color=color, capsize=2)
+        loss = [row[form] for form in FORMS]
+        ends = np.array([[row[f"{form}_{end}"] for form in FORMS] for end in ("low", "high")])
+        style = {"color": color, "capsize": 2}
+        right.bar(np.arange(2) + shift, loss, width, yerr=np.abs(ends - loss), **style)
     left.axhline(0.5, color="black", linewidth=0.8, linestyle=":")
     left.set_xticks(range(len(targets)), [*LEVELS, "patient"])
     left.set(ylim=(0.4, 1.0), title="AUC out-of-fold (dotted: chance; higher is better)")

@@ -3,20 +3,18 @@
 In: contract `predictions`, labels, folds. Out: one row per model. Example::
 
     table = score_table(predictions, labels, fold_of)
-    print(render_scores(table))
+    table[["model", "per_exam", "per_exam_low", "per_exam_high"]]
 
 Log loss first, in both forms; then what a radiologist asks: AUC per level and per patient;
 accuracy, precision, recall and F1 of the overall probability at thresholds that the other folds
 have chosen (`scores.operating`); sensitivity at 90 % specificity, Brier score, calibration error.
 """
 
-from collections.abc import Mapping
-
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from cspine_kit.core.anatomy import LEVELS, OVERALL, TARGETS
+from cspine_kit.core.anatomy import LEVELS, TARGETS
 from cspine_kit.core.errors import TableError
 from cspine_kit.core.metric import Form, auc, bootstrap_interval, metric
 from cspine_kit.core.numbers import FloatArray, IntArray
@@ -146,38 +144,3 @@ def score_table(
         table[f"{form}_gain_low"] = [low for low, _ in intervals]
         table[f"{form}_gain_high"] = [high for _, high in intervals]
     return table
-
-
-def render_scores(table: pd.DataFrame, notes: Mapping[str, str] | None = None) -> str:
-    """The columns a reader wants first, as text; `*` marks what ships.
-
-    Args:
-        table: of `score_table`; a column `ships` marks one row.
-        notes: lines of explanation by model, printed for the models in the table.
-    """
-    ships = table["ships"] if "ships" in table else pd.Series(False, index=table.index)
-    head = f"{'model':30s} {'A':>7s} {'95 %':>15s} {'B':>7s} {'95 %':>15s}"
-    lines = [head + f" {'AUC lev':>8s} {'AUC pat':>8s} {'recall':>7s} {'F1':>6s} {'ECE':>6s}"]
-    for row, mark in zip(table.to_dict("records"), ships.astype(bool), strict=True):
-        line = f"{str(row['model']) + (' *' if mark else ''):30s}"
-        for form in FORMS:
-            interval = f"{row[form + '_low']:.3f} to {row[form + '_high']:.3f}"
-            line += f" {row[form]:7.4f} {interval:>15s}"
-        line += f" {row['auc_levels']:8.3f} {row[f'auc_{OVERALL}']:8.3f}"
-        line += f" {row['recall']:7.3f} {row['f1']:6.3f} {row['calibration_error']:6.3f}"
-        lines.append(line)
-
-    for form, letter in zip(FORMS, "AB", strict=True):
-        if f"{form}_baseline" in table and ships.any():
-            row = table[ships.astype(bool)].iloc[0]
-            lines.append(
-                f"{letter}: {row['model']} minus the best baseline, {row[f'{form}_baseline']}, "
-                f"paired 95 %: {row[f'{form}_gain_low']:+.4f} to {row[f'{form}_gain_high']:+.4f}"
-            )
-    lines.append(
-        "* ships. A = per exam, B = global, lower is better. AUC pat, recall and F1 (thresholds"
-    )
-    lines.append("of other folds) and calibration error (ECE) are of patient_overall.")
-    known = set(table["model"])
-    lines += [f"{model}: {note}" for model, note in (notes or {}).items() if model in known]
-    return "\n".join(lines)

@@ -35,7 +35,7 @@ from cspine_kit.core.runs import (
 from cspine_kit.core.sheets import read_sheet
 from cspine_kit.core.tables import CONTRACTS, MASK_COLUMNS, SPINE_BOX_COLUMNS
 from cspine_kit.data.boxes import BAD_BOXES, Remarks, join_boxes
-from cspine_kit.data.masks import BAD_MASK, MASKS_VERSION, MaskArray, read_mask
+from cspine_kit.data.masks import BAD_MASK, MASKS_VERSION, MaskArray, check_mask
 from cspine_kit.data.reader.dicom import READER_VERSION, Study, read_geometry, read_study
 from cspine_kit.data.reader.files import opened
 from cspine_kit.data.reader.frames import Frames, LostFiles
@@ -111,12 +111,15 @@ def _thumbnail(folder: Path, geometry: Geometry) -> tuple[Thumbnail | None, set[
             return None, set()
 
 
-def _masked(mask_path: Path, study: Study) -> tuple[dict[str, list[float]] | None, str | None]:
-    """Mask columns of a study, or why its mask is not used."""
+def _masked(
+    mask_path: Path, study: Study
+) -> tuple[dict[str, list[float]] | None, tuple[str, ...], tuple[str, ...]]:
+    """Mask columns of a study, None where its mask is not used; codes and remarks on it."""
     try:
-        return mask_columns(read_mask(mask_path, study), study.spacing_mm), None
+        mask = check_mask(mask_path, study)
     except StudyError as error:
-        return None, error.problem
+        return None, (BAD_MASK,), (error.problem,)
+    return mask_columns(mask.labels, study.spacing_mm), mask.codes, mask.remarks
 
 
 def index_study(job: Job, study_uid: str) -> Record:
@@ -128,13 +131,15 @@ def index_study(job: Job, study_uid: str) -> Record:
     """
     folder, mask_path, _ = job
     geometry: Geometry
-    columns, bad_mask = None, None
+    columns: dict[str, list[float]] | None = None
+    told: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
     if mask_path is None:
         geometry = read_geometry(folder, study_uid)
         thumbnail, seen = _thumbnail(folder, geometry)
     else:
         study = read_study(folder, study_uid)
-        geometry, (columns, bad_mask) = study, _masked(mask_path, study)
+        geometry, (columns, told, remarks) = study, _masked(mask_path, study)
         thumbnail, seen = make_thumbnail(study, lambda z: study.hu[z]), set[str]()
     unknown = [np.nan] * len(geometry.z_mm)
     masks = columns or dict.fromkeys((*MASK_COLUMNS, *SPINE_BOX_COLUMNS), unknown)
@@ -148,14 +153,14 @@ def index_study(job: Job, study_uid: str) -> Record:
         "irregular": geometry.irregular,
         "transfer_syntax": geometry.transfer_syntax,
         "has_mask": columns is not None,
-        "problems": " ".join([*codes, *([BAD_MASK] if bad_mask else [])]),
+        "problems": " ".join([*codes, *told]),
     }
     return {
         "study": row,
         "slices": {**slice_columns(geometry), **masks},
         "patient": geometry.headers[0].patient_id,
         "thumbnail": pack(thumbnail),
-        "remarks": [bad_mask] if bad_mask else [],
+        "remarks": list(remarks),
         # Where every frame lies as it is stored and has the grid's size, boxes lie right.
         "to_stored": None if geometry.as_stored else geometry.to_stored.tolist(),
     }

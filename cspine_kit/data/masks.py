@@ -1,29 +1,35 @@
-"""A NIfTI mask on the grid of its study, checked to sit on bone.
+"""A NIfTI mask on the grid of its study: cut to its vertebrae, checked to sit on bone, in order.
 
 In: `segmentations/<uid>.nii` or `.nii.gz`, and a `Study`. Out: uint8 (z, y, x) labels beside
 `study.hu`: 1..7 are C1..C7, 8..19 T1..T12. Example::
 
     mask = read_mask(competition.segmentation(uid), study)
     study.hu[mask == 2].mean()       # C2
+    check_mask(competition.segmentation(uid), study).remarks     # what was cut, what is missing
 """
 
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cspine_kit.core.anatomy import LEVELS, SPINE_LABEL_COUNT
 from cspine_kit.core.errors import StudyError
+from cspine_kit.data.components import MASK_STRAYS, Cut, keep_vertebrae
 from cspine_kit.data.reader.dicom import Study
 
 MaskArray = NDArray[np.uint8]
 
-MASKS_VERSION = 2
+MASKS_VERSION = 3
 """Raised when the same mask file and study give another mask, or another refusal."""
 
 BAD_MASK = "bad_mask"
 """Problem code of a study that is kept without its mask."""
+
+MASK_GAP = "mask_gap"
+"""Problem code of a mask that leaves out a level between two others."""
 
 MOST_LABEL = 19
 """1..7 are C1..C7, 8..19 T1..T12."""
@@ -33,6 +39,9 @@ BONE_MEAN_HU = 110.0
 BETTER_HU = 60.0
 """A flip must beat the header's own orientation by this much to be believed."""
 SAMPLED_VOXELS = 60_000
+
+MOST_EXTENT_MM = 75.0
+"""No cervical vertebra is so tall in z, its processes included (90 % of C2: below 51)."""
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 """DICOM's x runs to the left and y to the back, NIfTI's to the right and to the front."""
@@ -114,24 +123,55 @@ def settle_on_bone(mask: MaskArray, study: Study) -> MaskArray:
     return np.ascontiguousarray(np.flip(mask, least))
 
 
-def check_order(mask: MaskArray, study_uid: str) -> None:
-    """Prove that C1..C7 follow each other from the head down.
+class Mask(NamedTuple):
+    """Labels (z, y, x) beside `study.hu`, and what is told of them: problem codes and remarks."""
+
+    labels: MaskArray
+    codes: tuple[str, ...]
+    remarks: tuple[str, ...]
+
+
+def _places_mm(mask: MaskArray, study: Study) -> dict[int, NDArray[np.float64]]:
+    """Highest, median and lowest z (3,) in mm of each of C1..C7 that the mask holds."""
+    places: dict[int, NDArray[np.float64]] = {}
+    counts = np.stack([np.bincount(plane.ravel(), minlength=MOST_LABEL + 1) for plane in mask])
+    for label in range(1, SPINE_LABEL_COUNT + 1):
+        area = counts[:, label]
+        if area.any():
+            shown = np.flatnonzero(area)
+            middle = np.searchsorted(np.cumsum(area), area.sum() / 2)
+            places[label] = study.z_mm[[shown[0], middle, shown[-1]]]
+    return places
+
+
+def check_order(mask: MaskArray, study: Study) -> tuple[str, ...]:
+    """Prove that C1..C7 follow each other from the head down, each as tall as a vertebra may be.
+
+    Returns:
+        The levels that are missing between two others.
 
     Raises:
-        StudyError: a level lies above the one before it; names both.
+        StudyError: a level lies above the one before it, or is too tall; names it.
     """
-    z, y, x = np.nonzero((mask >= 1) & (mask <= SPINE_LABEL_COUNT))
-    level = mask[z, y, x]
-    present = np.unique(level)
-    middle = [float(np.median(z[level == k])) for k in present]
-    for k, below in enumerate(np.diff(middle)):
-        if below < 0:
-            upper, lower = (LEVELS[present[k + i] - 1] for i in (0, 1))
-            raise StudyError(
-                study_uid,
-                f"its mask is upside down or wrongly numbered: {lower} lies above {upper}",
-                "number its labels 1 to 7 from the head down",
-            )
+    places = _places_mm(mask, study)
+    present = sorted(places)
+    swapped = [
+        (upper, lower) for upper, lower in pairwise(present) if places[lower][1] > places[upper][1]
+    ]
+    name = {label: LEVELS[label - 1] for label in present}
+    if swapped and len(swapped) == len(present) - 1:
+        problem = f"its mask is upside down: {name[present[-1]]} lies above {name[present[0]]}"
+    elif swapped:
+        said = ", ".join(f"{name[lower]} lies above {name[upper]}" for upper, lower in swapped)
+        problem = f"its mask is wrongly numbered: {said}"
+    else:
+        tall = {k: float(at[0] - at[2]) for k, at in places.items()}
+        worst = max(tall, key=lambda k: tall[k])
+        if tall[worst] <= MOST_EXTENT_MM:
+            inner = range(present[0], present[-1])
+            return tuple(LEVELS[k - 1] for k in inner if k not in places)
+        problem = f"its mask's {name[worst]} is {tall[worst]:.0f} mm tall, which no vertebra is"
+    raise StudyError(study.study_uid, problem, "number its labels 1 to 7 from the head down")
 
 
 def _whole_labels(values: NDArray[Any]) -> MaskArray:
@@ -148,19 +188,30 @@ def _whole_labels(values: NDArray[Any]) -> MaskArray:
     return values.reshape(values.shape[:3]).astype(np.uint8)
 
 
-def read_mask(path: Path, study: Study) -> MaskArray:
-    """Read one mask and lay it over its study through the NIfTI affine.
+def _told(cuts: list[Cut], missing: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Codes and remarks of what was cut and of what is missing."""
+    said: dict[str, str] = {}
+    if cuts:
+        parts = ", ".join(f"{cut.level} {cut.beyond_mm:.0f} mm" for cut in cuts)
+        said[MASK_STRAYS] = f"voxels of its mask far from their vertebra were left out: {parts}"
+    if missing:
+        said[MASK_GAP] = f"its mask leaves out {', '.join(missing)} between other levels"
+    return tuple(said), tuple(said.values())
+
+
+def check_mask(path: Path, study: Study) -> Mask:
+    """Read one mask, lay it over its study through the NIfTI affine and cut it to its vertebrae.
 
     Args:
         path: NIfTI file in any orientation.
         study: the study it belongs to.
 
     Returns:
-        uint8 (z, y, x) of the shape of `study.hu`.
+        Labels of the shape of `study.hu`, and what is told of them.
 
     Raises:
         StudyError: unreadable, with other labels than 0..19, without C1..C7, on no bone in any
-            flip, or with levels that do not run from the head down.
+            flip, with a level in two places, or with levels that do not run from the head down.
     """
     import nibabel
 
@@ -172,6 +223,15 @@ def read_mask(path: Path, study: Study) -> MaskArray:
     except Exception as error:
         problem = f"its mask {path.name} cannot be read: {type(error).__name__}: {error}"
         raise StudyError(study.study_uid, problem) from error
+    cuts = keep_vertebrae(placed, study)
     mask = settle_on_bone(placed, study)
-    check_order(mask, study.study_uid)
-    return mask
+    return Mask(mask, *_told(cuts, check_order(mask, study)))
+
+
+def read_mask(path: Path, study: Study) -> MaskArray:
+    """Labels (z, y, x) of `check_mask`, for those who do not tell what is wrong with them.
+
+    Raises:
+        StudyError: as `check_mask`.
+    """
+    return check_mask(path, study).labels

@@ -71,6 +71,13 @@ LENGTH_QUANTILES: tuple[tuple[float, float], ...] = (
 LENGTH_FACTOR: dict[float, float] = {0.3125: 0.96, 0.4: 1.01, 0.625: 0.95}
 """Scanners with these spacings cover less or more than the rest (1.05): ratio of medians."""
 
+ABOVE_QUANTILES: tuple[tuple[float, float], ...] = (
+    *((0.0, 0.24), (0.05, 0.307), (0.1, 0.349), (0.25, 0.412), (0.5, 0.48), (0.75, 0.545)),
+    *((0.9, 0.613), (0.95, 0.643), (1.0, 0.73)),
+)
+"""Quantiles of the share above C1's middle of what a scan shows beyond C1's and C7's middles; over
+1,162 training studies whose levels a public 3D U-Net placed."""
+
 FIELD_QUANTILES: tuple[tuple[float, float], ...] = (
     *((0.0, 100.0), (0.05, 100.0), (0.1, 113.0), (0.25, 134.8), (0.5, 161.4), (0.75, 193.3)),
     *((0.9, 230.8), (0.95, 261.2), (1.0, 300.0)),

@@ -73,6 +73,13 @@ def rewrite(path: Path, labels: np.ndarray) -> None:
     write_mask(path, labels)
 
 
+def stray(labels: np.ndarray) -> np.ndarray:
+    """A few voxels of C3 at the height of T1."""
+    labels = labels.copy()
+    labels[-2, 4, 5:8] = 3
+    return labels
+
+
 def compress(path: Path) -> None:
     path.with_name(path.name + ".gz").write_bytes(gzip.compress(path.read_bytes()))
     path.unlink()
@@ -242,7 +249,20 @@ FILES = {
     ),
     "mask upside down": mask(
         lambda p: rewrite(p, np.where(neck_labels() > 0, 9 - neck_labels(), 0).clip(0, 7)),
-        "upside down or wrongly numbered: C6 lies above C7|upside down.*C2 lies above C1",
+        "its mask is upside down: C7 lies above C1",
+    ),
+    "mask with two levels swapped": mask(
+        lambda p: rewrite(p, np.array([0, 1, 2, 4, 3, 5, 6, 7, 8], np.uint8)[neck_labels()]),
+        "its mask is wrongly numbered: C4 lies above C3",
+    ),
+    "mask with a level in two places": mask(
+        lambda p: rewrite(p, np.where(neck_labels() == 6, 2, neck_labels())),
+        "its mask shows C2 in two places, 30 mm apart",
+    ),
+    "mask with a stray": Case(
+        lambda c: rewrite(c.segmentation(A), stray(neck_labels())),
+        problems={A: "mask_strays"},
+        remarks={A: "far from their vertebra were left out: C3 62 mm"},
     ),
     "mask of another place": mask(
         lambda p: rewrite(p, np.roll(neck_labels(), 30, axis=2)), "sits on no bone"

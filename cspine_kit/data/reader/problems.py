@@ -240,6 +240,17 @@ PROBLEMS: dict[str, Problem] = {
         HANDLED,
         "mend or remove the mask",
     ),
+    "mask_strays": Problem(
+        "voxels of the segmentation lay more than 5 mm beyond their vertebra; left out "
+        "(index/remarks.json says which)",
+        HANDLED,
+        "",
+    ),
+    "mask_gap": Problem(
+        "the segmentation leaves out a level between two others (index/remarks.json says which)",
+        DOUBT,
+        "complete the mask",
+    ),
     "bad_boxes": Problem(
         "fracture boxes on no slice, outside the frame or without size were left out or cut",
         HANDLED,

@@ -42,9 +42,9 @@ BODY_MM: dict[str, tuple[float, float, float]] = {
     "C2": (9.0, 7.5, 9.0),
     "C3": (8.6, 7.6, 6.6),
     "C4": (9.0, 7.7, 6.5),
-    "C5": (9.4, 7.8, 6.4),
-    "C6": (10.4, 8.1, 6.6),
-    "C7": (12.2, 8.4, 7.2),
+    "C5": (9.4, 7.8, 6.2),
+    "C6": (10.4, 8.1, 6.2),
+    "C7": (12.2, 8.4, 6.8),
     "T1": (13.8, 8.4, 8.0),
     "T2": (13.6, 8.8, 8.7),
     "T3": (13.2, 9.4, 9.2),
@@ -56,6 +56,19 @@ TRANSVERSE_MM = {"C2": 26, "C3": 26, "C4": 26.5, "C5": 27, "C6": 28.5, "C7": 34,
 
 SPINOUS_MM = {"C2": 17, "C3": 14, "C4": 14, "C5": 15, "C6": 21, "C7": 32, "T1": 33}
 """Length of the spinous process behind the canal."""
+
+PILLAR_MM = {
+    **{"C3": (11.4, 15.2), "C4": (12.4, 18.0), "C5": (13.2, 20.4), "C6": (13.2, 22.0)},
+    **{"C7": (13.6, 24.0)},
+}
+"""How far the tips of the articular processes lie above and below the body's middle. They grow
+longer toward C7, where they overlap their neighbors' like tiles."""
+
+FACET_MM = 4.4
+"""Half height of an articular process's rounded tip."""
+
+DROOP_MM = {"C3": 9.0, "C4": 10.0, "C5": 12.5, "C6": 15.0, "C7": 21.0}
+"""How far the tip of the spinous process lies below the body's middle, in the vertebra's frame."""
 
 LEAN_DEG = {
     **{"C1": -18, "C2": -6, "C3": -3, "C4": 2, "C5": 8, "C6": 14, "C7": 20},
@@ -70,9 +83,9 @@ DISC_MM = 5.0
 def atlas() -> list[Primitive]:
     """C1: a ring without a body; the origin is the center of its canal."""
     parts: list[Primitive] = []
-    chain(parts, [(0, -16.0, 0), (8, -14.5, 0), (13, -10, 0)], 2.6, 2.2)
-    pair(parts, Bar((16.5, -5.0, -3), (18.0, -5.0, 3.5), 6.5, 6.5, (0.95, 1.2, 1.05)))
-    chain(parts, [(18, 1, 1), (17.5, 9, 0), (11, 17.5, -1), (0, 21.5, -1)], 2.7, 1.5)
+    chain(parts, [(0, -16.0, 0), (8, -14.5, 0), (13, -10, 0)], 2.6, 2.95)
+    pair(parts, Bar((16.5, -5.0, -4), (18.0, -5.0, 3.5), 6.5, 6.5, (0.95, 1.2, 1.05)))
+    chain(parts, [(18, 1, 1), (17.5, 9, 0), (11, 17.5, -1), (0, 22.5, -4)], 2.7, 2.0)
     pair(parts, Bar((19, -3, 0), (36, 1, -1), 4.0, 3.2, (1.0, 1.2, 1.0)))
     pair(parts, Bar((27, -0.5, -12), (27, -0.5, 12), 3.0, 3.0, hole=True))
     return parts
@@ -82,16 +95,16 @@ def axis() -> list[Primitive]:
     """C2: body with dens; the origin is the center of its body."""
     hx, hy, hz = BODY_MM["C2"]
     parts: list[Primitive] = [Block((0, 0, 0), (hx, hy, hz), power=2.6, waist=0.1)]
-    parts.append(Bar((0, -1.0, hz - 3), (0, -2.0, 23), 5.2, 4.8, (1.0, 1.05, 1.0)))
+    parts.append(Bar((0, -1.0, hz - 3), (0, -2.0, 21.5), 5.2, 4.8, (1.0, 1.05, 1.0)))
     pair(parts, Bar((13.5, 2, 6), (15.5, 3, 6.5), 6.0, 6.0, (1.15, 1.15, 0.75)))
     pair(parts, Bar((8, 4, 0), (16, 9, 0), 4.0, 3.6, (1.0, 1.0, 1.3)))
-    pair(parts, Bar((17, 12, -3), (18, 13, -11), 5.0, 5.0))
+    pair(parts, Bar((17, 12, -3), (18, 13.5, -13), 5.0, 4.6))
     pair(parts, Bar((16, 3, -1), (25, 6, -6), 3.2, 2.4))
     pair(parts, Bar((18.5, 3, -16), (18.5, 3, 14), 2.6, 2.6, hole=True))
     pair(parts, Bar((16, 13, -4), (2, 24, -4), 3.0, 3.4, (1.0, 1.0, 2.0)))
     tip = hy + CANAL_MM + SPINOUS_MM["C2"]
-    parts.append(Bar((0, 24, -4), (0, tip - 5, -8), 4.2, 4.0, (1.0, 1.0, 1.7)))
-    pair(parts, Bar((2, tip - 5, -9), (6.5, tip, -11), 3.4, 2.6, (1.0, 1.0, 1.3)))
+    parts.append(Bar((0, 24, -4), (0, tip - 5, -10.5), 4.2, 4.0, (1.0, 1.0, 1.7)))
+    pair(parts, Bar((2, tip - 5, -11.5), (6.5, tip, -14), 3.4, 2.6, (1.0, 1.0, 1.3)))
     return parts
 
 
@@ -106,14 +119,15 @@ def subaxial(level: str) -> list[Primitive]:
     if not last:
         pair(parts, Bar((hx - 1.2, -2, hz - 1), (hx - 0.8, hy - 3, hz + 1), 1.7, 2.0))
     pair(parts, Bar((hx - 2, hy - 3, 0.5), (pillar - 2, hy + 3.5, 0.5), 2.9, 2.9, (1, 1, 1.3)))
-    top, low = (pillar, hy + 3.5, hz + 2.5), (pillar, hy + 10.0, -hz - 3.5)
-    pair(parts, Bar(top, low, 4.6, 4.8, (1.2, 0.78, 1.0)))
+    up, down = PILLAR_MM[level]
+    top, low = (pillar, hy + 2.0, up - FACET_MM), (pillar, hy + 12.0, FACET_MM - down)
+    pair(parts, Bar(top, low, FACET_MM, FACET_MM, (1.2, 0.68, 1.0)))
     pair(parts, Bar((hx - 2, -1.5, -1), (tip_x - 2, 0, -3), 2.3, 2.2))
-    pair(parts, Bar((pillar, hy + 2, -1), (tip_x, 2.5, -3), 2.6, 2.8))
+    pair(parts, Bar((pillar, hy + 2, -1), (tip_x, 2.5, -3), 2.6, 2.95))
     hole_x, hole_r = hx + 5.6, (1.8 if last else 2.9)
     pair(parts, Bar((hole_x, 3.4, -12), (hole_x, 3.4, 12), hole_r, hole_r, hole=True))
     pair(parts, Bar((pillar - 1, hy + 9, -1), (1.5, back + 3, -3), 2.5, 2.7, (1.0, 1.0, 2.1)))
-    droop = {"C5": -10.0, "C6": -11.0, "C7": -15.0}.get(level, -9.0)
+    droop = -DROOP_MM[level]
     if last:
         parts.append(Bar((0, back + 2, -3), (0, tip_y, droop), 3.2, 4.2, (1.0, 1.0, 1.5)))
     else:
@@ -171,7 +185,7 @@ def _place(turns: dict[str, Vector], *, size: float, disc: float) -> dict[str, N
     for above, below in pairwise(SPINE[1:]):
         step = up[above] * BODY_MM[above][2] * size + up[below] * BODY_MM[below][2] * size
         at[below] = at[above] - step - disc * (up[above] + up[below]) / 2
-    at["C1"] = at["C2"] + rotation(turns["C2"]) @ (np.array([0.0, 7.5, 18.5]) * size)
+    at["C1"] = at["C2"] + rotation(turns["C2"]) @ (np.array([0.0, 7.5, 17.6]) * size)
     return {level: at[level] - at["C4"] for level in SPINE}
 
 
@@ -180,7 +194,7 @@ def draw_neck(rng: np.random.Generator, *, variety: float = 1.0) -> Neck:
 
     The center of C4's body lies at (0, 0, 0).
     """
-    size = 0.98 * (1.0 + variety * float(np.clip(rng.normal(0.0, 0.1), -0.2, 0.28)))
+    size = 0.94 * (1.0 + variety * float(np.clip(rng.normal(0.0, 0.1), -0.2, 0.28)))
     lordosis = 1.0 + variety * rng.uniform(-1.0, 0.7)
     pitch = variety * float(np.clip(rng.normal(4.0, 8.0), -14, 20))
     tilt, twist = variety * rng.uniform(-5, 5, 2)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from cspine_kit.phantom.anatomy.shapes import Array, Grid, rotation
 from cspine_kit.phantom.anatomy.spine import Neck
 from cspine_kit.phantom.calibration import (
+    ABOVE_QUANTILES,
     FIELD_QUANTILES,
     REVERSED_SHARE,
     TILT_DEG,
@@ -31,6 +32,8 @@ EASY_REVERSED_SHARE = 0.06
 SYNTAX_SHARES = {"plain": 0.66, "jpeg_lossless": 0.28, "rle": 0.03, "jpeg_2000": 0.03}
 CONTRAST_SHARE = 0.1
 LARGE_MATRIX_SHARE = 0.002
+LEAST_ABOVE_MM, LEAST_BELOW_MM = 20.0, 18.0
+"""A neck is scanned from so far above C1's middle to so far below C7's: both are shown whole."""
 WHOLE_HEAD_SHARE = 0.04
 """Scans that go on over the head; a level finder must have seen that a skull is no neck."""
 
@@ -90,13 +93,12 @@ def _grid(
 
 def _coverage(rng: np.random.Generator, neck: Neck, length: float) -> tuple[float, float]:
     """z of the first slice and the length scanned: all of C1..C7, some scans the whole head."""
-    high, low = neck.axes["C1"][0][2] + 10.0, neck.axes["C7"][0][2] - 14.0
-    length = max(length, high - low)
-    top = high + rng.uniform(0.1, 1.0) * (length - (high - low))
-    if rng.random() < WHOLE_HEAD_SHARE:
-        head = rng.uniform(60, 110)
-        length, top = length + head, top + head
-    return float(top), float(length)
+    c1, c7 = (neck.axes[level][0][2] for level in ("C1", "C7"))
+    spare = max(length - (c1 - c7), LEAST_ABOVE_MM + LEAST_BELOW_MM)
+    above = from_quantiles(rng, ABOVE_QUANTILES) * spare
+    above = float(np.clip(above, LEAST_ABOVE_MM, spare - LEAST_BELOW_MM))
+    head = rng.uniform(60, 110) if rng.random() < WHOLE_HEAD_SHARE else 0.0
+    return c1 + above + head, c1 - c7 + spare + head
 
 
 def draw_easy_scan(rng: np.random.Generator, neck: Neck, size_px: int) -> Scan:

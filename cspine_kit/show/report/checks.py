@@ -112,8 +112,12 @@ def imbalance(train: pd.DataFrame | None) -> Check:
     k, j = np.unravel_index(int(off.argmax()), off.shape)
     fold, target = count.index[k], TARGETS[j]
     told = (
-        f"worst: {target} in fold {fold}, {count.iloc[k, j]:.0f} positives of {size.iloc[k]} "
-        f"studies where {fair[k, j]:.1f} were fair"
+        "no target off by more than a study"
+        if off.max() == 0.0
+        else (
+            f"worst: {target} in fold {fold}, {count.iloc[k, j]:.0f} positives of {size.iloc[k]} "
+            f"studies where {fair[k, j]:.1f} were fair"
+        )
     )
     advice = "let cspine folds deal anew (delete folds.csv), or mend your own folds.file"
     empty = count.index[(count[OVERALL] == 0) | (count[OVERALL] == size)]

@@ -15,6 +15,7 @@ from cspine_kit.show.report.figure import (
     PLAIN_COLOR,
     TARGET_TICKS,
     Figure,
+    bars_height,
     canvas,
     drawn,
     member_colors,
@@ -161,18 +162,18 @@ def fold_shares(train: pd.DataFrame) -> Figure:
 
 def problems(studies: pd.DataFrame) -> Figure:
     """What the reader found wrong with studies, by code."""
-    sheet = canvas(height_in=2.2)
-    axes = sheet.subplots()
     counts = Counter(code for text in studies["problems"] for code in str(text).split())
     counts["reversed"] += int(studies["reversed"].sum())
     counts["irregular"] += int(studies["irregular"].sum())
     found = [(code, n) for code, n in counts.most_common(MOST_PROBLEMS) if n]
     syntax = studies["transfer_syntax"].value_counts()
+    sheet = canvas(height_in=bars_height(len(found)))
+    axes = sheet.subplots()
     if found:
         names, numbers = zip(*reversed(found), strict=True)
         bars = axes.barh(names, numbers, color=PLAIN_COLOR, height=0.6)
         axes.bar_label(bars, padding=3, fontsize=8)
-        axes.set(xlabel="studies", ylim=(-0.6, max(4, len(found)) - 0.4))
+        axes.set(xlabel="studies", ylim=(-0.6, len(found) - 0.4), xlim=(0, 1.1 * max(numbers)))
     else:
         axes.text(0.5, 0.5, "nothing", ha="center", va="center", transform=axes.transAxes)
         axes.set_axis_off()

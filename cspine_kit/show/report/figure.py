@@ -51,18 +51,25 @@ LOOKS: Any = {
 """matplotlib's settings while figures are drawn: the same page from the same run."""
 
 WIDTH_IN = 8.8
-DPI = 100
+PX_PER_IN = 106
+"""A figure of full width fills the page."""
+
+SHARP = 1.5
+"""Pixels of a PNG per pixel on the page, for dense screens."""
+
 FRAME_MS = 140
 QUALITY = 70
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One picture: what to see in it, its bytes, and their kind ("svg+xml", "png", "webp")."""
+    """One picture: what to see in it, its bytes, their kind ("svg+xml", "png", "webp"), and its
+    width on the page."""
 
     caption: str
     image: bytes
     kind: str
+    width_px: int
 
     @property
     def src(self) -> str:
@@ -84,15 +91,20 @@ TARGET_TICKS = tuple(short(target) for target in TARGETS)
 
 
 def member_colors(members: Sequence[str]) -> dict[str, str]:
-    """A color for each member, in their order."""
+    """A color for each member, in the config's order."""
     return {m: MEMBER_COLORS[i % len(MEMBER_COLORS)] for i, m in enumerate(members)}
+
+
+def bars_height(n: int) -> float:
+    """Inches of a figure of n bars that lie below each other."""
+    return 0.8 + 0.24 * n
 
 
 def canvas(width_in: float = WIDTH_IN, height_in: float = 3.2) -> "Sheet":
     """An empty matplotlib figure that belongs to no window."""
     from matplotlib.figure import Figure as Sheet
 
-    return Sheet(figsize=(width_in, height_in), layout="constrained", dpi=DPI)
+    return Sheet(figsize=(width_in, height_in), layout="constrained")
 
 
 def drawn(sheet: "Sheet", caption: str, *, pixels: bool = False) -> Figure:
@@ -103,13 +115,13 @@ def drawn(sheet: "Sheet", caption: str, *, pixels: bool = False) -> Figure:
         caption: what to see.
         pixels: PNG instead of SVG, for pictures and thousands of points.
     """
-    buffer = io.BytesIO()
+    buffer, width = io.BytesIO(), round(sheet.get_figwidth() * PX_PER_IN)
     if pixels:
-        sheet.savefig(buffer, format="png", dpi=1.5 * DPI)
-        return Figure(caption, _fewer_colors(buffer.getvalue()), "png")
+        sheet.savefig(buffer, format="png", dpi=SHARP * PX_PER_IN)
+        return Figure(caption, _fewer_colors(buffer.getvalue()), "png", width)
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     sheet.savefig(buffer, format="svg", metadata=nothing)
-    return Figure(caption, buffer.getvalue(), "svg+xml")
+    return Figure(caption, buffer.getvalue(), "svg+xml", width)
 
 
 def _fewer_colors(png: bytes) -> bytes:
@@ -141,7 +153,7 @@ def animated(frames: Sequence[NDArray[np.uint8]], caption: str) -> Figure:
         loop=0,
         quality=QUALITY,
     )
-    return Figure(caption, buffer.getvalue(), "webp")
+    return Figure(caption, buffer.getvalue(), "webp", first.width)
 
 
 def level_bands(axes: Any, spans: Any, fractured: Sequence[str] = ()) -> None:

@@ -21,11 +21,11 @@ from cspine_kit.show.report.figure import (
     PLAIN_COLOR,
     TARGET_TICKS,
     Figure,
+    bars_height,
     canvas,
     drawn,
     ending,
     level_bands,
-    member_colors,
     short,
 )
 from cspine_kit.show.report.vertebra import curves
@@ -38,16 +38,16 @@ FEW = 5
 NAMED = {"loss": "training loss", "val_loss": "validation loss"}
 
 
-def learning(history: pd.DataFrame) -> Figure:
+def learning(history: pd.DataFrame, colors: Mapping[str, str]) -> Figure:
     """Training curves, a panel for each figure that was written down.
 
     Args:
         history: member, fold, epoch, loss and optionally more columns, one row per epoch.
+        colors: by member.
     """
     metrics = [c for c in history.columns if c not in ("member", "fold", "epoch")]
     metrics = [c for c in metrics if history[c].notna().any()][:MOST_PANELS]
     members = list(dict.fromkeys(history["member"]))
-    colors = member_colors(members)
     sheet = canvas(height_in=2.7)
     panels = sheet.subplots(1, max(2, len(metrics)), squeeze=False)[0]
     for axes, metric in zip(panels, metrics, strict=False):
@@ -56,12 +56,12 @@ def learning(history: pd.DataFrame) -> Figure:
                 rows["epoch"], rows[metric], color=colors[str(member)], lw=1.3, marker=".", ms=4
             )
         axes.set(xlabel="epoch", title=NAMED.get(metric, metric.replace("_", " ")))
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.locator_params(axis="x", integer=True)
         axes.grid()
     ends = history.sort_values("epoch").groupby(["member", "fold"], sort=False).tail(1)
     if len(metrics) == 1:
         for member, rows in ends.groupby("member", sort=False):
-            panels[1].plot(rows["fold"], rows[metrics[0]], "o-", color=colors[str(member)], lw=0.8)
+            panels[1].plot(rows["fold"], rows[metrics[0]], "o", color=colors[str(member)])
         panels[1].set(xlabel="fold", title=f"{NAMED.get(metrics[0], metrics[0])}, last epoch")
         panels[1].set_xticks(sorted(history["fold"].unique()))
         panels[1].grid()
@@ -102,6 +102,7 @@ def aucs(scores: pd.DataFrame, shown: Mapping[str, str]) -> Figure:
     axes.axhline(0.5, color="black", lw=0.8, ls=":")
     axes.set_xticks(range(len(TARGETS)), TARGET_TICKS)
     axes.set(ylim=(min(0.4, axes.get_ylim()[0]), 1.02), ylabel="AUC, out-of-fold")
+    axes.set_xlim(-0.5, len(TARGETS) - 0.5)
     axes.grid(axis="y")
     sheet.legend(loc="outside lower center", ncols=min(5, len(found)))
     return drawn(
@@ -112,21 +113,22 @@ def aucs(scores: pd.DataFrame, shown: Mapping[str, str]) -> Figure:
     )
 
 
-def worths(worth: pd.DataFrame, form: str) -> Figure:
+def worths(worth: pd.DataFrame, form: str, colors: Mapping[str, str]) -> Figure:
     """How much the loss rises without each member, with 95 % intervals.
 
     Args:
         worth: of the stack.
         form: of the metric.
+        colors: by member.
     """
     ordered = worth.sort_values(form, ignore_index=True)
-    colors = member_colors(list(worth["member"]))
-    sheet = canvas(height_in=0.7 + 0.34 * max(2, len(ordered)))
+    sheet = canvas(height_in=bars_height(len(ordered)))
     axes = sheet.subplots()
     for i, row in enumerate(ordered.to_dict("records")):
         ends = [row[f"{form}_low"], row[f"{form}_high"]]
-        axes.plot(ends, [i, i], color=colors[row["member"]], lw=3, solid_capstyle="butt")
-        axes.plot(row[form], i, "o", color=colors[row["member"]], ms=7)
+        color = colors.get(row["member"], PLAIN_COLOR)
+        axes.plot(ends, [i, i], color=color, lw=3, solid_capstyle="butt")
+        axes.plot(row[form], i, "o", color=color, ms=7)
     names = [m if kept else f"{m} (left out)" for m, kept in ordered[["member", "kept"]].values]
     axes.set_yticks(range(len(ordered)), names)
     axes.axvline(0.0, color="black", lw=0.8)
@@ -196,18 +198,13 @@ def confusions(operating: pd.DataFrame, point: str) -> Figure:
         row = rows.loc[target]
         counts = np.array([[row["tp"], row["fn"]], [row["fp"], row["tn"]]], dtype=np.float64)
         share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1.0)
-        axes.imshow(share, cmap="Blues", vmin=0.0, vmax=1.4)
+        wrong = ~np.eye(2, dtype=bool)
+        for cells, ground in ((~wrong, "Greens"), (wrong, "Reds")):
+            axes.imshow(np.ma.masked_array(share, ~cells), cmap=ground, vmin=0.0, vmax=1.6)
         for (i, j), n in np.ndenumerate(counts):
-            wrong = i != j and n > 0
-            axes.text(
-                *(j, i, f"{n:.0f}"),
-                ha="center",
-                va="center",
-                color=ALARM_COLOR if wrong else "black",
-                fontweight="bold" if wrong else "normal",
-            )
+            axes.text(j, i, f"{n:.0f}", ha="center", va="center")
         axes.set_xticks([0, 1], ["called", "not"], fontsize=7)
-        axes.set_yticks([0, 1], ["broken", "sound"] if target == TARGETS[0] else ["", ""])
+        axes.set_yticks([0, 1], ["fractured", "sound"] if target == TARGETS[0] else ["", ""])
         axes.tick_params(length=0)
         axes.set_title(short(target), color=LEVEL_COLORS[target])
         told = [
@@ -224,7 +221,7 @@ def confusions(operating: pd.DataFrame, point: str) -> Figure:
 
 
 def separation(oof_slices: pd.DataFrame, train: pd.DataFrame) -> Figure:
-    """The largest fracture probability of each level, in broken and in sound levels, by member.
+    """The largest fracture probability of each level, in fractured and in sound levels, by member.
 
     Args:
         oof_slices: out-of-fold slices.
@@ -240,7 +237,7 @@ def separation(oof_slices: pd.DataFrame, train: pd.DataFrame) -> Figure:
         own = joined[joined["member"] == member]
         probs = sigmoid(own[list(FRACTURE_COLUMNS)].to_numpy(np.float64)).ravel()
         y = own[list(LEVELS)].to_numpy(np.float64).ravel()
-        for broken, color, name in ((0.0, PLAIN_COLOR, "sound"), (1.0, ALARM_COLOR, "broken")):
+        for broken, color, name in ((0.0, PLAIN_COLOR, "sound"), (1.0, ALARM_COLOR, "fractured")):
             part = probs[y == broken]
             if len(part):
                 weights = np.full(len(part), 100.0 / len(part))
@@ -307,7 +304,7 @@ def beside(
         broken = [level for level in LEVELS if truth.loc[uid, level] == 1.0]
         spans = levels[levels["study_uid"] == uid].sort_values("level")
         study_curves((panels[0, k], panels[1, k]), own[own["study_uid"] == uid], spans, broken)
-        panels[0, k].set_title(f"…{ending(uid)}: {why}", pad=20, fontsize=8.5)
+        panels[0, k].set_title(f"…{ending(uid)}: {why}", pad=26, fontsize=8.5, fontweight="normal")
         panels[1, k].set_xlabel("z, mm (head on the left)")
         if k:
             panels[0, k].set_ylabel("")
@@ -315,6 +312,6 @@ def beside(
     return drawn(
         sheet,
         f"Member {member}, out-of-fold. Above: which level a slice shows. Below: is that level "
-        "broken there. Red ground: levels with a fracture; the curve of the same color should rise "
-        "there and nowhere else.",
+        "fractured there. Red ground: levels with a fracture; the curve of the same color should "
+        "rise there and nowhere else.",
     )

@@ -4,6 +4,7 @@ In: `KernelEvents`, `run.json` records. Out: `Figure`s. Example: `times(events, 
 """
 
 from collections import Counter
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -13,9 +14,9 @@ from cspine_kit.show.report.figure import (
     ALARM_COLOR,
     PLAIN_COLOR,
     Figure,
+    bars_height,
     canvas,
     drawn,
-    member_colors,
 )
 
 TEST_STUDIES = 1500
@@ -44,8 +45,7 @@ def times(kernel: KernelEvents, hours: float) -> Figure:
         name = stage.removesuffix("_s")
         left.bar(range(len(shown)), seconds, bottom=under, color=STAGE_COLORS[stage], label=name)
         under += seconds
-    left.set(xlabel="studies, slowest first", ylabel="seconds")
-    left.legend()
+    left.set(xlabel="studies, slowest first", ylabel="seconds", xticks=[])
     total = studies[list(STAGES)].sum()
     names = [s.removesuffix("_s") for s in STAGES]
     bars = right.barh(names, total, color=[STAGE_COLORS[s] for s in STAGES], height=0.6)
@@ -66,13 +66,13 @@ def times(kernel: KernelEvents, hours: float) -> Figure:
 def sources(kernel: KernelEvents) -> Figure:
     """What the rows of each study came from, and why not from its image."""
     counts = Counter(kernel.studies["source"])
-    sheet = canvas(height_in=1.9)
-    axes = sheet.subplots()
     names = [s for s in SOURCES if counts[s]] or [IMAGE]
+    sheet = canvas(height_in=bars_height(len(names)))
+    axes = sheet.subplots()
     colors = [PLAIN_COLOR if s == IMAGE else ALARM_COLOR for s in names]
     bars = axes.barh(names, [counts[s] for s in names], color=colors, height=0.6)
     axes.bar_label(bars, padding=3, fontsize=8)
-    axes.set(xlabel="studies", ylim=(max(3, len(names)) - 0.4, -0.6))
+    axes.set(xlabel="studies", ylim=(len(names) - 0.4, -0.6))
     causes = Counter(cause for cause in kernel.studies["cause"] if cause)
     told = "; ".join(f"{cause} ({n})" for cause, n in causes.most_common(SHOWN_CAUSES))
     events = Counter(
@@ -87,23 +87,23 @@ def sources(kernel: KernelEvents) -> Figure:
     )
 
 
-def effort(records: pd.DataFrame) -> Figure:
+def effort(records: pd.DataFrame, colors: Mapping[str, str]) -> Figure:
     """Seconds of training and prediction of every model, and the largest memory.
 
     Args:
         records: name, fold, seconds, peak_memory_mib, device.
+        colors: by name; others are grey.
     """
     names = list(dict.fromkeys(records["name"]))
-    colors = member_colors(names)
-    sheet = canvas(height_in=0.9 + 0.32 * max(3, len(names)))
+    sheet = canvas(height_in=bars_height(len(names)))
     left, right = sheet.subplots(1, 2, sharey=True)
     for i, name in enumerate(names):
         own = records[records["name"] == name]
-        start = 0.0
+        start, color = 0.0, colors.get(name, PLAIN_COLOR)
         for seconds in own["seconds"].fillna(0.0):
-            left.barh(i, seconds / 60.0, 0.6, start / 60.0, color=colors[name], edgecolor="white")
+            left.barh(i, seconds / 60.0, 0.6, start / 60.0, color=color, edgecolor="white")
             start += seconds
-        right.plot(own["peak_memory_mib"] / 1024.0, [i] * len(own), "o", color=colors[name])
+        right.plot(own["peak_memory_mib"] / 1024.0, [i] * len(own), "o", color=color)
     left.set_yticks(range(len(names)), names)
     left.invert_yaxis()
     left.set(xlabel="minutes, one piece per fold")

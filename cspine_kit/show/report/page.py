@@ -41,15 +41,16 @@ HEADINGS = {
     "kernel": "Kernel and effort",
 }
 INTROS = {
-    "worst": "Each with the fracture curve of the level that cost most (its color of a member), "
-    "decoded levels above, fractured ones on red ground, and the slices that spoke loudest "
-    "(triangles). Look here first for wrong labels.",
+    "worst": "Each with the fracture curves of the level that cost most, one line per member, the "
+    "decoded levels above them, fractured ones on red ground, and the slices that spoke loudest "
+    "(triangles; fracture times visibility). Look here first for wrong labels.",
 }
 
 
 @dataclass(frozen=True)
 class Block:
-    """One section as the page shows it: numbered figures, and a line for each thing missing."""
+    """One section as the page shows it: figures by number (0 for none) and title, and a line for
+    each thing missing."""
 
     name: str
     heading: str
@@ -100,8 +101,8 @@ def blocks_of(run: Run, config_file: str) -> list[Block]:
             if isinstance(figure, str):
                 missing.append(figure)
             else:
-                number += 1
-                figures.append((number, plan.title, figure))
+                number += name != "worst"
+                figures.append((0 if name == "worst" else number, plan.title, figure))
         if figures or missing:
             found.append(Block(name, heading, INTROS.get(name, ""), figures, missing))
     return found

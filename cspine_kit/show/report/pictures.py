@@ -1,6 +1,10 @@
 """Figures of scans: masks over slices, side views, a walk through the neck.
 
-In: `Scan`s. Out: `Figure`s. Example: `masks_over_slices(picture_of_study)`.
+In: `Scan`s. Out: `Figure`s. Example::
+
+    from cspine_kit.show.report.run import Run
+
+    figure = masks_over_slices(Run(config, paths, Path("submissions")).scans[0])
 """
 
 from collections.abc import Sequence
@@ -140,7 +144,7 @@ def side_views(scans: Sequence[Scan]) -> Figure:
             axes.imshow(tile(scan, axis, index))
             axes.set_axis_off()
             broken = ", ".join(scan.fractured)
-            named = f"…{ending(scan.study_uid)}" + (f": {broken} broken" if broken else "")
+            named = f"…{ending(scan.study_uid)}" + (f": {broken} fractured" if broken else "")
             axes.set_title(
                 named if axis == SAGITTAL else "coronal", fontsize=8, fontweight="normal"
             )

@@ -22,8 +22,9 @@ from cspine_kit.core.config import Config
 from cspine_kit.core.errors import CSpineError
 from cspine_kit.core.paths import KERNEL_LOG, RESULTS, SUBMISSION, Competition, RunPaths
 from cspine_kit.core.runs import read_json
-from cspine_kit.core.tables import read_table
+from cspine_kit.core.tables import MASK_COLUMNS, read_table
 from cspine_kit.infer.log import read_kernel_log
+from cspine_kit.show.report.figure import PLAIN_COLOR, SHIPS_COLOR, member_colors
 from cspine_kit.show.report.scan import Scan, read_scan
 from cspine_kit.vision.names import VERTEBRA
 
@@ -47,6 +48,12 @@ class Run:
     def competition(self) -> Competition:
         """Where its studies lie."""
         return Competition(self.config.competition.dir)
+
+    @cached_property
+    def colors(self) -> dict[str, str]:
+        """A color for each member, the vertebra stage and the stack."""
+        own = member_colors(list(self.config.members))
+        return {VERTEBRA: PLAIN_COLOR, "stack": SHIPS_COLOR, **own}
 
     def _table(self, name: str, parts: Sequence[Path] = ()) -> Table:
         """A table of the run; before it is collected, the parts that fold models have left."""
@@ -80,6 +87,12 @@ class Run:
     def slices(self) -> Table:
         """Table `slices`."""
         return self._table("slices")
+
+    @cached_property
+    def masked(self) -> Table:
+        """Slices of studies that have a mask."""
+        rows = None if self.slices is None else self.slices.dropna(subset=list(MASK_COLUMNS))
+        return None if rows is None or rows.empty else rows
 
     @cached_property
     def volumes(self) -> Table:

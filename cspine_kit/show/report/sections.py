@@ -20,7 +20,6 @@ from cspine_kit.show.report.figure import (
     SHIPS_COLOR,
     Figure,
     drawn,
-    member_colors,
 )
 from cspine_kit.show.report.run import Run
 from cspine_kit.show.report.worst import worst_study
@@ -35,7 +34,7 @@ EXPLAINED, CURVES = 3, 3
 
 MAKERS = {
     **dict.fromkeys(("studies", "slices", "train"), "make oof"),
-    **dict.fromkeys(("folds", "volumes", "scans", "vertebra", "levels"), "make oof"),
+    **dict.fromkeys(("folds", "scans", "masked", "vertebra", "levels"), "make oof"),
     **dict.fromkeys(("oof_slices", "axial", "vertebra_history", "member_history"), "make oof"),
     **dict.fromkeys(("predictions", "scores", "worth", "operating"), "make stack"),
     **dict.fromkeys(("contributions", "effort"), "make stack"),
@@ -78,7 +77,7 @@ def _told_apart(run: Run) -> dict[str, str]:
     ):
         if len(rows):
             row = rows.iloc[last]
-            picked[row["study_uid"]] = f"{why}, patient {row['said_patient_overall']:.2f}"
+            picked[row["study_uid"]] = f"{why} ({row['said_patient_overall']:.2f})"
     return picked
 
 
@@ -95,9 +94,8 @@ def _beside(run: Run) -> Figure:
 
 
 def _aucs(run: Run) -> Figure:
-    colors = member_colors(list(run.config.members))
     ends = {MEAN_OF_MEMBERS: MEAN_COLOR, SHIPPED: SHIPS_COLOR}
-    return fracture.aucs(run.scores, {**colors, **ends})
+    return fracture.aucs(run.scores, {**{m: run.colors[m] for m in run.config.members}, **ends})
 
 
 def _roc(run: Run) -> Figure:
@@ -146,7 +144,7 @@ def worst_plans(run: Run) -> list[Plan]:
             uid = row["study_uid"]
             rows = of.axial[of.axial["study_uid"] == uid]
             spans = of.levels[of.levels["study_uid"] == uid].sort_values("level")
-            return worst_study(row, rows, spans, of.scan(str(uid)), list(of.config.members))
+            return worst_study(row, rows, spans, of.scan(str(uid)), of.colors)
 
         return drawing
 
@@ -177,25 +175,25 @@ SECTIONS: dict[str, tuple[Plan, ...]] = {
         Plan(
             "Training of the vertebra networks",
             ("vertebra_history",),
-            lambda run: fracture.learning(run.vertebra_history),
+            lambda run: fracture.learning(run.vertebra_history, run.colors),
         ),
         Plan("Levels slice by slice", ("train", "vertebra", "levels"), _level_curves),
         Plan(
             "Confusion of presence",
-            ("vertebra", "slices"),
-            lambda run: vertebra.presence(vertebra.mask_and_model(run.vertebra, run.slices)),
+            ("vertebra", "masked"),
+            lambda run: vertebra.presence(vertebra.mask_and_model(run.vertebra, run.masked)),
         ),
         Plan(
             "Error of the centers",
-            ("levels", "slices"),
-            lambda run: vertebra.centers(vertebra.center_errors(run.levels, run.slices)),
+            ("levels", "masked"),
+            lambda run: vertebra.centers(vertebra.center_errors(run.levels, run.masked)),
         ),
     ),
     "fracture": (
         Plan(
             "Training of the members",
             ("member_history",),
-            lambda run: fracture.learning(run.member_history),
+            lambda run: fracture.learning(run.member_history, run.colors),
         ),
         Plan(
             "What members say of levels",
@@ -207,7 +205,7 @@ SECTIONS: dict[str, tuple[Plan, ...]] = {
         Plan(
             "The members' worth",
             ("worth",),
-            lambda run: fracture.worths(run.worth, run.config.stack.form),
+            lambda run: fracture.worths(run.worth, run.config.stack.form, run.colors),
         ),
         Plan("ROC and precision-recall", ("train", "predictions"), _roc),
         Plan(
@@ -250,7 +248,7 @@ SECTIONS: dict[str, tuple[Plan, ...]] = {
             lambda run: kernel.times(run.kernel, run.config.kernel.hours),
         ),
         Plan("Sources of the answers", ("kernel",), lambda run: kernel.sources(run.kernel)),
-        Plan("Effort", ("effort",), lambda run: kernel.effort(run.effort)),
+        Plan("Effort", ("effort",), lambda run: kernel.effort(run.effort, run.colors)),
     ),
 }
 """Plans by section."""

@@ -21,12 +21,13 @@ from cspine_kit.show.report.figure import (
     SHIPS_COLOR,
     TARGET_TICKS,
     Figure,
+    bars_height,
     canvas,
     drawn,
     ending,
 )
 from cspine_kit.show.report.fracture import labels_and_probs
-from cspine_kit.stack.model.contributions import Contributions
+from cspine_kit.stack.model.contributions import START, Contributions
 
 LETTERS: dict[Form, str] = {"per_exam": "A, per exam", "global": "B, over all rows"}
 MOST_FEATURES = 18
@@ -40,7 +41,7 @@ def baselines(scores: pd.DataFrame) -> Figure:
         scores: of `score_table`.
     """
     ordered = scores.sort_values("per_exam", ascending=False, ignore_index=True)
-    sheet = canvas(height_in=0.9 + 0.23 * len(ordered))
+    sheet = canvas(height_in=bars_height(len(ordered)))
     panels = sheet.subplots(1, 2, sharey=True)
     for axes, (form, letter) in zip(panels, LETTERS.items(), strict=True):
         for i, row in enumerate(ordered.to_dict("records")):
@@ -72,7 +73,7 @@ def tested(scores: pd.DataFrame, form: Form) -> Figure:
     """
     known = scores.dropna(subset=[f"test_{form}"])
     ordered = known.sort_values(f"test_{form}", ascending=False, ignore_index=True)
-    sheet = canvas(height_in=0.9 + 0.23 * len(ordered))
+    sheet = canvas(height_in=bars_height(len(ordered)))
     axes = sheet.subplots()
     for i, row in enumerate(ordered.to_dict("records")):
         color = SHIPS_COLOR if row["ships"] else PLAIN_COLOR
@@ -102,7 +103,7 @@ def importances(found: pd.DataFrame) -> Figure:
     """
     ordered = found.assign(total=found["line"] + found["trees"]).nlargest(MOST_FEATURES, "total")
     ordered = ordered.iloc[::-1]
-    sheet = canvas(height_in=0.8 + 0.2 * len(ordered))
+    sheet = canvas(height_in=bars_height(len(ordered)))
     axes = sheet.subplots()
     axes.barh(ordered["feature"], ordered["line"], color=PLAIN_COLOR, label="line")
     axes.barh(
@@ -125,29 +126,33 @@ def parts(found: Contributions, shown: Sequence[tuple[str, str, str]]) -> Figure
     """What made some answers: the largest parts of the level head's log-odds.
 
     Args:
-        found: of `level_contributions`; "start" is what all studies share.
+        found: of `level_contributions`.
         shown: study_uid, level, why.
     """
     sheet = canvas(height_in=2.9)
     panels = sheet.subplots(1, len(shown), squeeze=False)[0]
     for axes, (uid, level, why) in zip(panels, shown, strict=True):
         own = found.of(uid, level)
-        total = float(own["part"].sum())
+        start = float(own.loc[own["feature"] == START, "part"].sum())
+        total, own = float(own["part"].sum()), own[own["feature"] != START]
         order = own["part"].abs().sort_values(ascending=False).index
         kept = own.loc[order].head(MOST_PARTS)
-        rest = pd.DataFrame({"feature": ["all others"], "part": [total - kept["part"].sum()]})
+        others = total - start - kept["part"].sum()
+        rest = pd.DataFrame({"feature": ["all others"], "part": [others]})
         bars = pd.concat([kept, rest])[::-1]
         colors = np.where(bars["part"] > 0, ALARM_COLOR, "#0072b2")
         names = [name.replace("__", " ") for name in bars["feature"]]
         axes.barh(names, bars["part"], color=colors, height=0.65)
         axes.axvline(0.0, color="black", lw=0.8)
         axes.tick_params(axis="y", labelsize=6.5)
-        axes.set_title(f"…{ending(uid)} {level}: {why}\nlog-odds {total:+.2f}", fontsize=8.5)
+        axes.set_title(f"…{ending(uid)} {level}\n{why}", fontsize=8.5)
+        axes.locator_params(axis="x", nbins=4)
+        axes.set_xlabel(f"log-odds {start:+.2f} to {total:+.2f}", fontsize=8, loc="right")
     return drawn(
         sheet,
         "Exact parts of the log-odds of one level (SHAP values of the trees plus the line's own "
-        "terms), from the model that ships: red says broken, blue says sound. These studies were "
-        "among those it was fitted on; scores elsewhere on this page are out-of-fold.",
+        "terms), from the model that ships: red says fractured, blue says sound. It was fitted on "
+        "these studies too; scores elsewhere on this page are out-of-fold.",
     )
 
 
@@ -231,10 +236,11 @@ def losses(train: pd.DataFrame, predictions: pd.DataFrame, model: str) -> Figure
     axes.axhline(table["loss"].mean(), color="black", lw=0.8, ls="--")
     axes.set(xlabel="studies, worst first", ylabel="loss of the study")
     axes.legend()
+    axes.locator_params(axis="x", integer=True)
     tenth = max(1, len(table) // 10)
     share = table["loss"].head(tenth).sum() / table["loss"].sum()
     return drawn(
         sheet,
-        f"The worst tenth ({tenth} studies) holds {share:.0%} of the loss; dashed: the mean, which "
-        "is the metric. The worst are shown one by one below.",
+        f"The worst tenth ({tenth} of {len(table)}) holds {share:.0%} of the loss; dashed: the "
+        "mean, which is the metric. The worst are shown one by one below.",
     )

@@ -4,7 +4,7 @@ In: tables `vertebra`, `slices`, `levels`, all out-of-fold. Out: `Figure`s. Exam
 
     seen = pd.read_parquet(paths.table("vertebra"))
     own = seen[seen["fold"] == seen["model_fold"]]
-    table = mask_and_model(own, slices)
+    table = mask_and_model(own, slices.dropna(subset=["mask_C1"]))
     figure = presence(table)
 """
 
@@ -72,14 +72,17 @@ def level_curves(vertebra: pd.DataFrame, levels: pd.DataFrame, shown: Sequence[s
     )
 
 
-def mask_and_model(vertebra: pd.DataFrame, slices: pd.DataFrame) -> pd.DataFrame:
-    """Scored slices of masked studies with the share of each level's area in them.
+def mask_and_model(vertebra: pd.DataFrame, masked: pd.DataFrame) -> pd.DataFrame:
+    """Scored slices of masked studies with each level's area in them.
+
+    Args:
+        vertebra: out-of-fold rows of table `vertebra`.
+        masked: rows of table `slices` that have mask areas.
 
     Returns:
         The vertebra rows with slice_idx and the mask columns, where the slice lies within half a
         slice of the scored position and its study has a mask.
     """
-    masked = slices.dropna(subset=list(MASK_COLUMNS))
     found = []
     for uid, rows in vertebra.groupby("study_uid"):
         own = masked[masked["study_uid"] == uid]
@@ -135,9 +138,13 @@ def presence(table: pd.DataFrame) -> Figure:
     )
 
 
-def center_errors(levels: pd.DataFrame, slices: pd.DataFrame) -> pd.DataFrame:
-    """Decoded center minus the mask's, along z: study_uid, level, error_mm (positive: too high)."""
-    masked = slices.dropna(subset=list(MASK_COLUMNS))
+def center_errors(levels: pd.DataFrame, masked: pd.DataFrame) -> pd.DataFrame:
+    """Decoded center minus the mask's, along z: study_uid, level, error_mm (positive: too high).
+
+    Args:
+        levels: decoded, one fold model per study.
+        masked: rows of table `slices` that have mask areas.
+    """
     rows = []
     for uid, own in masked.groupby("study_uid"):
         z = own["z_mm"].to_numpy(np.float64)

@@ -7,7 +7,7 @@ In: a row of `stack.worst`, out-of-fold slices, levels and a `Scan`. Out: a `Fig
     first.slice_idx, first.prob
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +21,6 @@ from cspine_kit.show.report.figure import (
     canvas,
     drawn,
     level_bands,
-    member_colors,
     short,
 )
 from cspine_kit.show.report.pictures import tile
@@ -33,7 +32,7 @@ APART_MM = 5.0
 """Slices nearer to each other than this show the same thing."""
 
 SAID = 0.2
-"""Levels said to be broken with at least this probability are named."""
+"""Levels said to be fractured with at least this probability are named."""
 
 
 class Driving(NamedTuple):
@@ -75,7 +74,7 @@ def told(row: Any) -> str:
         t for t in TARGETS if t in (*broken, OVERALL, row["level"]) or row[f"said_{t}"] >= SAID
     ]
     said = ", ".join(f"{short(t)} {row[f'said_{t}']:.2f}" for t in named)
-    return f"loss {row['loss']:.2f}; broken: {', '.join(broken) or 'nothing'}; said: {said}"
+    return f"loss {row['loss']:.2f}; fractured: {', '.join(broken) or 'nothing'}; said: {said}"
 
 
 def worst_study(
@@ -83,7 +82,7 @@ def worst_study(
     rows: pd.DataFrame,
     spans: pd.DataFrame,
     scan: Scan | None,
-    members: Sequence[str],
+    colors: Mapping[str, str],
 ) -> Figure:
     """One study: each member's fracture curve of the level that cost most, and the slices there.
 
@@ -92,9 +91,9 @@ def worst_study(
         rows: its out-of-fold slices.
         spans: its decoded levels.
         scan: its volume, None where it cannot be read.
-        members: in the config's order.
+        colors: by member.
     """
-    level, colors = row["level"], member_colors(members)
+    level = row["level"]
     sheet = canvas(height_in=1.75)
     grid = sheet.add_gridspec(1, 2 + SLICES, width_ratios=[3.4, 0.1, *[1.2] * SLICES])
     axes = sheet.add_subplot(grid[0, 0])

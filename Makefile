@@ -8,7 +8,7 @@ CSPINE = $(VENV)/bin/cspine
 READY = $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test oof stack kernel rehearse push score leaderboard info lint bench
+.PHONY: help demo test oof stack kernel rehearse push score report leaderboard info lint bench
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -25,6 +25,7 @@ demo: $(READY)  ## the whole chain on the phantom competition: write it, train, 
 	$(CSPINE) bundle --config configs/demo.yaml
 	$(CSPINE) kernel --config configs/demo.yaml
 	$(CSPINE) score --config configs/demo.yaml
+	$(CSPINE) report --config configs/demo.yaml
 
 test: $(READY) lint  ## lint, types, unit tests and a tiny end-to-end run
 	$(VENV)/bin/python -m pytest
@@ -53,6 +54,9 @@ push: $(READY)  ## the real kaggle client: dataset, kernel, its checked output; 
 
 score: $(READY)  ## results of CONFIG's submission: table, hidden truth where known, ledger row
 	$(CSPINE) score --config $(CONFIG)
+
+report: $(READY)  ## one page that shows CONFIG's run, whatever its state: oof/<name>/report.html
+	$(CSPINE) report --config $(CONFIG)
 
 bench: $(READY)  ## speed as ratios measured side by side in one run
 	$(VENV)/bin/python tests/benchmarks/bench_data_reader.py

@@ -1,6 +1,6 @@
-"""Verbs of the show room: scores, ledger, the state of a run, pictures of studies.
+"""Verbs of the show room: scores, ledger, the state of a run, its report, pictures of studies.
 
-In: a config, a submission or folders. Out: text, JSON or a PNG.
+In: a config, a submission or folders. Out: text, JSON, a page or a PNG.
 Example: `cspine info --config configs/demo.yaml`.
 """
 
@@ -79,6 +79,23 @@ def _info(args: argparse.Namespace) -> int:
     return 0
 
 
+def _report_arguments(parser: argparse.ArgumentParser) -> None:
+    config_argument(parser)
+    parser.add_argument("--out", type=Path, metavar="FILE", help="default: oof/<name>/report.html")
+
+
+def _report(args: argparse.Namespace) -> int:
+    from cspine_kit.show.info import describe
+    from cspine_kit.show.report.page import write_report
+    from cspine_kit.show.report.run import Run
+
+    config, paths = open_run(args)
+    state = describe(args.config, OOF_ROOT, SUBMISSIONS)
+    out = args.out or paths.report
+    print(f"{write_report(Run(config, paths, SUBMISSIONS), state, out)}: {out.resolve()}")
+    return 0
+
+
 def _montage_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="study folders")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="PNG")
@@ -109,6 +126,12 @@ VERBS = {
         _leaderboard,
     ),
     "info": Verb("what exists, what is stale, what is next", "cspine info", _info_arguments, _info),
+    "report": Verb(
+        "one page that shows a run, whatever its state: checks, then figures",
+        f"cspine report {DEMO}; cspine report {DEMO} --out report.html",
+        _report_arguments,
+        _report,
+    ),
     "montage": Verb(
         "several studies side by side: sagittal, coronal and axial views",
         "cspine montage train_images/1.2.826.0.1.3680043.6200 real_ct --out montage.png",

@@ -180,6 +180,11 @@ class RunPaths:
         return self.root / "bundle"
 
     @property
+    def report(self) -> Path:
+        """The page that shows the run (`cspine report`)."""
+        return self.root / "report.html"
+
+    @property
     def proof(self) -> Path:
         """A phantom competition whose test study travels with the bundle."""
         return self.root / "proof"

@@ -161,6 +161,11 @@ def _doubt(columns: tuple[str, ...]) -> FloatArray:
     )
 
 
+def line_columns(columns: tuple[str, ...]) -> tuple[str, ...]:
+    """Features of a level that its line reads, in order."""
+    return tuple(c for c in columns if signal_of(c) not in (SITE, COLUMN) and c not in GIVEN)
+
+
 def level_design(table: FeatureTable) -> Design:
     """Every feature of every level; the level itself is the category.
 
@@ -168,12 +173,8 @@ def level_design(table: FeatureTable) -> Design:
     others.
     """
     flat = table.values.reshape(-1, len(table.columns))
-    own = [
-        i
-        for i, c in enumerate(table.columns)
-        if signal_of(c) not in (SITE, COLUMN) and c not in GIVEN
-    ]
-    names = tuple(table.columns[i] for i in own)
+    names = line_columns(table.columns)
+    own = [table.columns.index(c) for c in names]
     line, doubt = _line_values(flat[:, own], names), _doubt(names)
     rising = np.array([_is_rising(c) for c in names], dtype=bool)
     category = np.tile(np.arange(N_LEVELS), table.n)

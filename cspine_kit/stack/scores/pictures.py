@@ -59,6 +59,13 @@ def _save(figure: "Figure", path: Path) -> None:
 def draw_calibration(
     predictions: pd.DataFrame, labels: pd.DataFrame, models: Sequence[str], path: Path
 ) -> None:
+    """`calibration_sheet` as a PNG."""
+    _save(calibration_sheet(predictions, labels, models), path)
+
+
+def calibration_sheet(
+    predictions: pd.DataFrame, labels: pd.DataFrame, models: Sequence[str]
+) -> "Figure":
     """Reliability of the overall and of all levels pooled, with 95 % intervals of each bin.
 
     Positives weigh twice in the metric: where a share s is fractured, form B is least at
@@ -68,7 +75,6 @@ def draw_calibration(
         predictions: contract `predictions`, out-of-fold.
         labels: study_uid and the eight targets.
         models: at most three names, the one to look at last.
-        path: the PNG.
     """
     from matplotlib.figure import Figure
 
@@ -94,7 +100,7 @@ def draw_calibration(
         f"Calibration out-of-fold, {len(truth)} studies; dotted: predicted = observed, "
         "dashed: least loss in form B"
     )
-    _save(figure, path)
+    return figure
 
 
 def draw_levels(scores: pd.DataFrame, models: Sequence[str], path: Path) -> None:

@@ -20,7 +20,7 @@ import pandas as pd
 from cspine_kit.core.anatomy import AXIAL, OVERALL, TARGETS
 from cspine_kit.core.config import Config
 from cspine_kit.core.errors import CSpineError
-from cspine_kit.core.paths import KERNEL_LOG, RESULTS, SUBMISSION, Competition, RunPaths
+from cspine_kit.core.paths import KERNEL_LOG, RESULTS, SUBMISSION, RunPaths
 from cspine_kit.core.runs import read_json
 from cspine_kit.core.tables import MASK_COLUMNS, read_table
 from cspine_kit.infer.log import read_kernel_log
@@ -43,11 +43,6 @@ class Run:
     paths: RunPaths
     submissions: Path
     faults: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def competition(self) -> Competition:
-        """Where its studies lie."""
-        return Competition(self.config.competition.dir)
 
     @cached_property
     def colors(self) -> dict[str, str]:

@@ -11,6 +11,7 @@ import argparse
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -30,6 +31,7 @@ from cspine_kit.infer.governor import Governor
 from cspine_kit.infer.manifest import open_bundle
 from cspine_kit.infer.reading import ReadAhead
 from cspine_kit.infer.worker import Worker
+from cspine_kit.vision.nets.heads import SliceModel
 from cspine_kit.vision.predict import forward, run_model
 
 PURE_BATCHES = 6
@@ -42,30 +44,39 @@ def say(text: str) -> None:
 
 
 class Counted:
-    """`run_model` that notes how many stacks went through which network."""
+    """`run_model` that notes how many stacks went through which network, and in what batches."""
 
     def __init__(self) -> None:
-        self.stacks: dict[int, tuple[object, int]] = {}
+        self.stacks: dict[int, tuple[SliceModel, int]] = {}
 
-    def __call__(self, model, view, batch_size, *, views=1):
+    def __call__(self, model, batches, *, views=1):
         _, before = self.stacks.get(id(model), (model, 0))
-        self.stacks[id(model)] = (model, before + views * len(view))
-        return run_model(model, view, batch_size, views=views)
+        self.stacks[id(model)] = (model, before + views * sum(map(len, batches)))
+        return run_model(model, batches, views=views)
 
 
-def kernel_seconds(ensemble: Ensemble, folders: dict[str, Path]) -> float:
-    """Steady-state wall time of the kernel's own loop over these studies."""
+def kernel_seconds(
+    ensembles: Sequence[Ensemble], folders: dict[str, Path], readers: int = 1
+) -> float:
+    """Steady-state wall time of the kernel's own loop over these studies.
+
+    Args:
+        ensembles: one for each device, or several on one.
+        folders: of the studies.
+        readers: processes that read ahead.
+    """
+    ensemble = ensembles[0]
     files = {uid: len(list_files(folder)) for uid, folder in folders.items()}
     governor = Governor(
         ensemble.efforts, deadline_s=1e12, files=sum(files.values()), studies=len(files)
     )
     with (
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch,
-        ReadAhead(folders, ensemble.config.cache, Path(scratch), readers=1) as readings,
+        ReadAhead(folders, ensemble.config.volumes, Path(scratch), readers=readers) as readings,
     ):
         studies = SimpleNamespace(folders=folders, files=files)
-        worker = Worker(ensemble, governor, studies)
-        pool = Devices(["cpu"], lambda _: worker, readings, governor, studies)
+        workers = {str(k): Worker(each, governor, studies) for k, each in enumerate(ensembles)}
+        pool = Devices(list(workers), workers.__getitem__, readings, governor, studies)
         stream = pool.answers(list(folders))
         next(stream)  # the readers have started
         start = time.perf_counter()
@@ -76,48 +87,66 @@ def kernel_seconds(ensemble: Ensemble, folders: dict[str, Path]) -> float:
 
 
 @torch.inference_mode()
-def pure_seconds(stacks: dict[int, tuple[object, int]], batch: int) -> float:
+def pure_seconds(stacks: dict[int, tuple[SliceModel, int]], batch: int) -> float:
     """Wall time of the same numbers of stacks through the same networks, without anything else."""
     total = 0.0
     for model, count in stacks.values():
-        config = model.config
-        size = (batch, config.in_chans, config.size_px, config.size_px)
-        noise = torch.randint(0, 256, size, dtype=torch.uint8)
-        forward(model, noise)
+        config, device = model.config, next(model.parameters()).device
+        channels, half = config.in_chans * len(config.windows), device.type == "cuda"
+        size = (batch, channels, config.size_px, config.size_px)
+        noise = torch.randint(0, 256, size, dtype=torch.uint8, device=device)
+        wait = torch.cuda.synchronize if half else time.monotonic
+        for _ in range(2):
+            forward(model, noise, half=half)
+        wait()
         start = time.perf_counter()
         for _ in range(PURE_BATCHES):
-            forward(model, noise)
+            forward(model, noise, half=half)
+        wait()
         total += (time.perf_counter() - start) / PURE_BATCHES / batch * count
     return total
 
 
-def throughput(ensemble: Ensemble, folders: dict[str, Path], rounds: int) -> None:
-    """Print the ratio, kernel and pure passes in turn."""
+def count_stacks(ensemble: Ensemble, folders: dict[str, Path]) -> dict[int, tuple[SliceModel, int]]:
+    """Networks, and how many stacks each is given by these studies."""
     from cspine_kit.vision import predict
 
     counted = Counted()
     predict.run_model, original = counted, predict.run_model
     try:
-        kernel_seconds(ensemble, folders)
+        kernel_seconds([ensemble], folders)
     finally:
         predict.run_model = original
-    stacks = counted.stacks
-    ratios = []
+    return counted.stacks
+
+
+def throughput(
+    ensembles: Sequence[Ensemble], folders: dict[str, Path], rounds: int, readers: int = 1
+) -> dict[str, float]:
+    """The ratio, kernel and pure passes in turn; printed, and the median round returned."""
+    stacks = count_stacks(ensembles[0], folders)
+    n = sum(count for _, count in stacks.values())
+    found = []
     for _ in range(rounds):
-        whole = kernel_seconds(ensemble, folders)
-        pure = pure_seconds(stacks, ensemble.config.kernel.batch_size)
-        ratios.append(pure / whole)
-        n = sum(count for _, count in stacks.values())
-        say(f"  kernel {n / whole:7.1f} stacks/s, pure {n / pure:7.1f}, ratio {ratios[-1]:.3f}")
-    say(f"throughput: {np.median(ratios):.1%} of pure forward passes (median of {rounds})")
+        whole = kernel_seconds(ensembles, folders, readers)
+        pure = pure_seconds(stacks, ensembles[0].config.kernel.batch_size)
+        found.append({"ratio": pure / whole, "kernel": n / whole, "pure": n / pure})
+        say(
+            "  kernel {kernel:7.1f} stacks/s, pure {pure:7.1f}, ratio {ratio:.3f}".format(
+                **found[-1]
+            )
+        )
+    median = sorted(found, key=lambda row: row["ratio"])[rounds // 2]
+    say(f"throughput: {median['ratio']:.1%} of pure forward passes (median of {rounds})")
+    return median
 
 
 def degradation(ensemble: Ensemble, folders: dict[str, Path], truth: pd.DataFrame) -> None:
     """Print loss and cost of every effort, and of the priors and headers below them."""
     from cspine_kit.data.reader.dicom import read_geometry
-    from cspine_kit.data.volumes.volume import read_volume
+    from cspine_kit.data.volumes.read import read_both
 
-    volumes = {u: read_volume(f, ensemble.config.cache, u)[0] for u, f in folders.items()}
+    volumes = {u: read_both(f, ensemble.config.volumes, u)[0] for u, f in folders.items()}
     labels = truth.set_index("study_uid").loc[list(folders), list(TARGETS)].to_numpy()
 
     def score(name: str, probs: np.ndarray, seconds: float) -> None:
@@ -154,7 +183,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         ensemble = Ensemble(open_bundle(args.bundle, Path(scratch)))
         say(f"{args.bundle}: {len(folders)} studies, {torch.get_num_threads()} threads")
-        throughput(ensemble, folders, args.rounds)
+        throughput([ensemble], folders, args.rounds)
         say("degradation:")
         degradation(ensemble, folders, truth)
 

@@ -25,8 +25,8 @@ Stage = Literal["oof", "stack"]
 
 PARTS: dict[Stage, tuple[str, ...]] = {
     "oof": (
-        *("seed", "competition", "exclude", "folds", "cache", "vertebra", "members", "training"),
-        "kernel.views",
+        *("seed", "competition", "exclude", "folds", "cache", "vertebra", "members"),
+        *("training.precision", "kernel.views"),
     ),
     "stack": ("stack",),
 }

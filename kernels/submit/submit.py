@@ -88,18 +88,32 @@ def is_bundle(manifest):
     return str(read_json(manifest).get("format", "")).startswith("cspine_kit bundle")
 
 
+def listed_rows(test_csv):
+    """Rows of test.csv by column; what a spreadsheet changes (byte order mark, semicolons, blanks,
+    case of names) changes nothing."""
+    text = test_csv.read_text(encoding="utf-8-sig").lstrip()
+    header = text.partition("\n")[0]
+    separator = max(",;\t", key=header.count)
+    lines = csv.reader(text.splitlines(), delimiter=separator, skipinitialspace=True)
+    names = [name.strip().lower() for name in next(lines)]
+    for line in lines:
+        row = dict(zip(names, map(str.strip, line), strict=False))
+        if row.get("row_id"):
+            yield row
+
+
 def write_priors(competition, bundle):
     """A complete submission of priors, with the standard library alone; all of it or nothing."""
     priors = read_json(bundle / "priors.json") if bundle else {}
     temporary = OUT.with_name(f".{OUT.name}.tmp")
-    with (competition / "test.csv").open(newline="") as source, temporary.open("w") as target:
+    with temporary.open("w") as target:
         writer = csv.writer(target, lineterminator="\n")
         writer.writerow(["row_id", "fractured"])
         written = set()
-        for row in csv.DictReader(source):
+        for row in listed_rows(competition / "test.csv"):
             if row["row_id"] not in written:
                 written.add(row["row_id"])
-                prior = priors.get(row["prediction_type"])
+                prior = priors.get(row.get("prediction_type"))
                 sound = isinstance(prior, float) and 0.0 < prior < 1.0
                 writer.writerow([row["row_id"], prior if sound else 0.5])
     temporary.replace(OUT)

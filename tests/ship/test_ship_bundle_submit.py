@@ -117,6 +117,21 @@ def test_what_everything_depends_on_has_a_copy(submit, bundle, packages, capsys)
     assert "NOT installed" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\ufeffrow_id,StudyInstanceUID,prediction_type\n1.2_C1,1.2,C1\n1.2_C2,1.2,C2\n",
+        "row_id;StudyInstanceUID;prediction_type\r\n1.2_C1;1.2;C1\r\n1.2_C2;1.2;C2\r\n",
+        "Row_ID, StudyInstanceUID , Prediction_type\n1.2_C1 ,1.2, C1 \n\n1.2_C2,1.2,C2\n,,\n",
+    ],
+    ids=["byte order mark", "semicolons", "blanks"],
+)
+def test_priors_for_a_listing_that_a_spreadsheet_saved(submit, bundle, tmp_path, text):
+    (tmp_path / "test.csv").write_bytes(text.encode())
+    submit.write_priors(tmp_path, bundle)
+    assert submit.OUT.read_text() == "row_id,fractured\n1.2_C1,0.1\n1.2_C2,0.5\n"
+
+
 @pytest.mark.parametrize("before", [None, "", ":", "/a::/b"])
 def test_no_entry_of_the_path_is_empty(submit, bundle, packages, monkeypatch, before):
     monkeypatch.delenv("PYTHONPATH") if before is None else monkeypatch.setenv("PYTHONPATH", before)

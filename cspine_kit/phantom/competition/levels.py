@@ -53,30 +53,28 @@ def level_rows(neck: Neck, scan: Scan, *, turned: bool) -> list[LevelRow]:
         scan: the scan.
         turned: whether the scan was turned upside down about the front-to-back axis.
     """
+    from scipy.ndimage import find_objects
+
     grid = _around(neck)
     labels = np.zeros(grid.shape, np.uint8)
     hu, damage = np.zeros(grid.shape, np.float32), np.zeros(grid.shape, np.uint8)
     for level in LEVELS:
         paint(neck.bones[level], grid, hu, labels, damage, softness_mm=1.0)
-    shown = [
-        _inside(seen, own, step)
-        for seen, own, step in zip(
-            (scan.grid.z, scan.grid.y, scan.grid.x),
-            (grid.z, grid.y, grid.x),
-            scan.spacing_mm,
-            strict=True,
-        )
-    ]
     frame_z = float(scan.axes[2] @ np.array(scan.origin_mm))
+    seen = (scan.grid.z, scan.grid.y, scan.grid.x)
     rows = []
-    for label, level in enumerate(LEVELS, start=1):
-        own = labels == label
-        profile = [own.sum(axis=axes) for axes in ((1, 2), (0, 2), (0, 1))]
+    for label, (level, box) in enumerate(zip(LEVELS, find_objects(labels), strict=True), start=1):
+        own = labels[box] == label
+        places = [at[part] for at, part in zip((grid.z, grid.y, grid.x), box, strict=True)]
+        shown = (
+            _inside(at, place, step)
+            for at, place, step in zip(seen, places, scan.spacing_mm, strict=True)
+        )
         share = np.einsum("zyx,z,y,x->", own, *shown) / own.sum()
         ends = np.array(
             [
-                [at[n > 0].min() - step / 2, at[n > 0].max() + step / 2]
-                for at, n, step in zip((grid.z, grid.y, grid.x), profile, VOXEL_MM, strict=True)
+                [place.min() - step / 2, place.max() + step / 2]
+                for place, step in zip(places, VOXEL_MM, strict=True)
             ]
         )
         if turned:

@@ -31,10 +31,13 @@ def _phantom_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--difficulty", choices=["easy", "real"], help="of the fractures (real)")
     parser.add_argument("--masked", type=float, metavar="SHARE", help="studies with masks (0.5)")
     parser.add_argument("--boxed", type=float, metavar="SHARE", help="fractured with boxes (0.5)")
+    parser.add_argument(
+        "--variety", type=float, metavar="SHARE", help="studies that are no plain, whole neck (0)"
+    )
     parser.add_argument("--jobs", type=int, default=0, help="processes; 0 = the usable cores")
 
 
-OF_PLAIN = ("--studies", "--test-studies", "--difficulty", "--masked", "--boxed")
+OF_PLAIN = ("--studies", "--test-studies", "--difficulty", "--masked", "--boxed", "--variety")
 """Options that a hostile competition, whose studies are its defects, has no use for."""
 
 
@@ -56,6 +59,7 @@ def _spec(args: argparse.Namespace) -> PhantomConfig:
         "difficulty": args.difficulty,
         "masked": args.masked,
         "boxed": args.boxed,
+        "variety": args.variety,
         "seed": args.seed,
     }
     given = {name: value for name, value in given.items() if value is not None}

@@ -99,9 +99,12 @@ def test_an_oblique_study_is_read_where_it_lies(tmp_path, monkeypatch):
     inside = study.hu > -1024
     np.testing.assert_array_equal(found.hu[inside], study.hu[inside])
     np.testing.assert_array_equal(read_mask(tmp_path / "mask.nii", found), study.labels)
-    for index, level in enumerate(LEVELS, start=1):
+    for index, row in enumerate(study.truth["levels"], start=1):
         shown = found.z_mm[(study.labels == index).any(axis=(1, 2))]
-        assert shown.min() - 3 <= study.truth["center_z_mm"][level] <= shown.max() + 3
+        step = study.scan.spacing_mm[0]
+        assert row["share_inside"] > 0.9
+        assert row["z_top_mm"] == pytest.approx(shown.max(), abs=step + 1)
+        assert row["z_bottom_mm"] == pytest.approx(shown.min(), abs=step + 1)
 
 
 def test_boxes_hold_the_break(phantom):

@@ -20,6 +20,7 @@ class PhantomConfig(Section):
     difficulty: Literal["easy", "real"] = "real"
     masked: Share = 0.5
     boxed: Share = 0.5
+    variety: Share = 0.0
     seed: Annotated[int, Field(ge=0)] = 0
 
 

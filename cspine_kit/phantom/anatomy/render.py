@@ -30,6 +30,11 @@ class Picture:
     damage: NDArray[np.uint8]
     """The level's label along broken faces: the truth behind boxes."""
 
+    def turned(self) -> "Picture":
+        """The patient upside down: turned by half about the front-to-back axis."""
+        turn = (slice(None, None, -1), slice(None), slice(None, None, -1))
+        return Picture(self.hu[turn].copy(), self.labels[turn].copy(), self.damage[turn].copy())
+
 
 def _texture(rng: np.random.Generator) -> Array:
     """A periodic block of trabecular texture, mean 0 and standard deviation 1."""

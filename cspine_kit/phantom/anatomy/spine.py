@@ -9,6 +9,7 @@ Sizes are adult means rounded from Panjabi et al., Spine 1991;16:861 (cervical) 
 (thoracic), and for C1 from Doherty and Heggeness, Spine 1994;19:2497.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -136,14 +137,19 @@ def subaxial(level: str) -> list[Primitive]:
     return parts
 
 
-def thoracic(level: str) -> list[Primitive]:
-    """T1..T3: heart-shaped body, thick transverse processes, long sloping spinous process."""
-    hx, hy, hz = BODY_MM[level]
+def thoracic(half: Vector, reach: float) -> list[Primitive]:
+    """A thoracic vertebra: heart-shaped body, thick transverse processes, long sloping spinous
+    process.
+
+    Args:
+        half: half width, half depth and half height of the body.
+        reach: half distance between the tips of the transverse processes.
+    """
+    hx, hy, hz = half
     back = hy + CANAL_MM
     parts: list[Primitive] = [Block((0, 0, 0), (hx, hy, hz), power=2.3)]
     pair(parts, Bar((hx - 4, hy - 2, 3), (13, hy + 8, 3), 3.2, 3.2, (1, 1, 1.6)))
     pair(parts, Bar((13, hy + 8, hz), (14, hy + 10, -hz - 4), 4.2, 4.2))
-    reach = {"T1": 37.0, "T2": 34.0}.get(level, 31.0)
     pair(parts, Bar((13, hy + 9, 2), (reach, hy + 14, 5), 4.2, 4.6, (1, 1, 1.2)))
     pair(parts, Bar((13, hy + 10, -2), (1.5, back + 4, -4), 2.8, 3.0, (1, 1, 2.6)))
     parts.append(Bar((0, back + 3, -4), (0, back + 30, -18), 3.4, 3.8, (1.0, 1.0, 1.6)))
@@ -156,7 +162,9 @@ def parts_of(level: str) -> list[Primitive]:
         return atlas()
     if level == "C2":
         return axis()
-    return subaxial(level) if level in LEVELS else thoracic(level)
+    if level in LEVELS:
+        return subaxial(level)
+    return thoracic(BODY_MM[level], {"T1": 37.0, "T2": 34.0}.get(level, 31.0))
 
 
 @dataclass
@@ -176,23 +184,32 @@ class Neck:
     variety: float
     axes: dict[str, tuple[Vector, Vector]] = field(default_factory=dict)
     """Per vertebra: center of the body (of the ring for C1) and direction of its own z."""
+    bottom: Vector | None = None
+    """Center of the lowest vertebra of a trunk below T3; None where the patient ends at T3."""
 
 
-def _place(turns: dict[str, Vector], *, size: float, disc: float) -> dict[str, NDArray[np.float64]]:
+def _place(
+    turns: dict[str, Vector], *, size: float, disc: float, worn: Mapping[str, float]
+) -> dict[str, NDArray[np.float64]]:
     """Centers of all vertebrae: bodies stacked on discs, C1 around the dens; C4 at the origin."""
     up = {level: rotation(turns[level]) @ (0.0, 0.0, 1.0) for level in SPINE}
     at = {"C2": np.zeros(3)}
     for above, below in pairwise(SPINE[1:]):
         step = up[above] * BODY_MM[above][2] * size + up[below] * BODY_MM[below][2] * size
-        at[below] = at[above] - step - disc * (up[above] + up[below]) / 2
+        at[below] = at[above] - step - worn.get(above, 1.0) * disc * (up[above] + up[below]) / 2
     at["C1"] = at["C2"] + rotation(turns["C2"]) @ (np.array([0.0, 7.5, 17.6]) * size)
     return {level: at[level] - at["C4"] for level in SPINE}
 
 
-def draw_neck(rng: np.random.Generator, *, variety: float = 1.0) -> Neck:
-    """Draw a patient; `variety` scales every deviation from the mean (0 = the mean neck).
+def draw_neck(
+    rng: np.random.Generator, *, variety: float = 1.0, worn: Mapping[str, float] | None = None
+) -> Neck:
+    """Draw a patient. The center of C4's body lies at (0, 0, 0).
 
-    The center of C4's body lies at (0, 0, 0).
+    Args:
+        rng: draws everything that is left to chance.
+        variety: scales every deviation from the mean (0 = the mean neck).
+        worn: share of its height that the disc below a level has left, for narrow discs.
     """
     size = 0.94 * (1.0 + variety * float(np.clip(rng.normal(0.0, 0.1), -0.2, 0.28)))
     lordosis = 1.0 + variety * rng.uniform(-1.0, 0.7)
@@ -206,7 +223,7 @@ def draw_neck(rng: np.random.Generator, *, variety: float = 1.0) -> Neck:
         own = 7.0 if level == "C1" else 2.0
         lean += variety * float(np.clip(rng.normal(0, own), -2 * own, 2 * own))
         turns[level] = (lean, tilt * fade, twist * fade + variety * rng.uniform(-1, 1))
-    at = _place(turns, size=size, disc=disc)
+    at = _place(turns, size=size, disc=disc, worn=worn or {})
     marrow, cortex = 260 + variety * rng.uniform(-110, 110), 1050 + variety * rng.uniform(-250, 250)
     shell = 1.0 + variety * rng.uniform(-0.3, 0.3)
     bones: dict[str, Bone] = {}

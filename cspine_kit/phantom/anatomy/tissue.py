@@ -74,6 +74,9 @@ def _outline(neck: Neck) -> list[Primitive]:
         parts.append(bar((ax, ay - 2 * size, az), (bx, by - 2 * size, bz), 60, 60, wide))
     chest = [as_vector(t1 + size * np.array(p)) for p in ((0, -20, -40), (0, -20, -200))]
     parts.append(bar(chest[0], chest[1], 88, 110, (1.7, 1, 1)))
+    if neck.bottom is not None:
+        low = as_vector(neck.bottom - np.array([0.0, 60.0 * size, 0.0]))
+        parts.append(Bar(chest[1], low, 110 * size, 105 * size, (1.5, 1, 1), blend=blend))
     shoulders = ((50, 10, -18 + 0.4 * neck.lift_mm), (165, 8, -32 + neck.lift_mm))
     ends = [as_vector(t1 + size * np.array(p)) for p in shoulders]
     pair(parts, bar(ends[0], ends[1], 50, 54, (1, 1.05, 1)))

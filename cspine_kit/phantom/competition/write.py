@@ -2,7 +2,8 @@
 
 In: a folder and a `PhantomConfig`. Out: train.csv, train_images/, segmentations/,
 train_bounding_boxes.csv, test.csv, test_images/, sample_submission.csv, and what only a phantom
-has: solution.csv (train.csv's shape, truth of the test set) and truth/<study_uid>.json. Example::
+has: solution.csv (train.csv's shape, truth of the test set), truth/<study_uid>.json, and
+truth/levels.csv with seven rows a study (`levels.level_rows`). Example::
 
     spec = PhantomConfig(studies=1, test_studies=1, size_px=48, difficulty="easy")
     write_competition(Path("data/phantom"), spec, jobs=1)
@@ -29,8 +30,10 @@ from cspine_kit.core.runs import derive_seed, publish, read_json, write_json
 from cspine_kit.phantom.anatomy.render import render
 from cspine_kit.phantom.anatomy.spine import draw_neck
 from cspine_kit.phantom.annotators.boxes import draw_boxes
-from cspine_kit.phantom.annotators.masks import write_mask
+from cspine_kit.phantom.annotators.masks import draw_mask, write_mask
 from cspine_kit.phantom.calibration import draw_labels
+from cspine_kit.phantom.competition.levels import level_rows
+from cspine_kit.phantom.competition.varieties import HIDDEN, vary_neck, vary_scan, worn_discs
 from cspine_kit.phantom.injuries.fractures import broken
 from cspine_kit.phantom.injuries.wear import wear_out
 from cspine_kit.phantom.scanner.files import write_dicom
@@ -41,7 +44,7 @@ UID_ROOT = "1.2.826.0.1.3680043"
 UID_NUMBERS = 32_000
 """RenderedStudy numbers in the real competition lie below this."""
 
-GENERATOR = 9
+GENERATOR = 10
 """Changes whenever the same spec gives other bytes."""
 
 
@@ -55,6 +58,8 @@ class StudyPlan:
     masked: bool
     boxed: bool
     seed: int
+    variety: str = ""
+    """A name of `varieties.HIDDEN`; empty for a whole, plain neck."""
     place: float = 0.5
     """Evenly spread over the studies, 0..1: what is drawn systematically follows it."""
 
@@ -83,6 +88,9 @@ def plan_studies(spec: PhantomConfig) -> list[StudyPlan]:
     boxed = set(rng.permutation(broken_ones)[: round(spec.boxed * len(broken_ones))])
     masked = set(rng.permutation(train)[: round(spec.masked * len(train))])
     places = (rng.permutation(total) + 0.5) / total
+    varieties = _varieties(spec, total)
+    for i, variety in enumerate(varieties):
+        labels[i, [LEVELS.index(level) for level in HIDDEN.get(variety, ())]] = 0
     return [
         StudyPlan(
             study_uid=f"{UID_ROOT}.{number}",
@@ -91,10 +99,21 @@ def plan_studies(spec: PhantomConfig) -> list[StudyPlan]:
             masked=i in masked,
             boxed=i in boxed,
             seed=derive_seed("phantom", spec.seed, int(number)),
+            variety=varieties[i],
             place=float(places[i]),
         )
         for i, number in enumerate(numbers)
     ]
+
+
+def _varieties(spec: PhantomConfig, total: int) -> list[str]:
+    """The variety of each study, empty for most; each variety in turn, from a random one on."""
+    rng = np.random.default_rng(derive_seed("variety", spec.seed))
+    names, first = list(HIDDEN), int(rng.integers(len(HIDDEN)))
+    varieties = [""] * total
+    for k, i in enumerate(rng.permutation(total)[: round(spec.variety * total)]):
+        varieties[i] = names[(first + k) % len(names)]
+    return varieties
 
 
 def render_study(plan: StudyPlan, *, size_px: int, difficulty: str) -> RenderedStudy:
@@ -107,9 +126,13 @@ def render_study(plan: StudyPlan, *, size_px: int, difficulty: str) -> RenderedS
         return np.random.default_rng(derive_seed(plan.seed, stage))
 
     easy = difficulty == "easy"
-    neck = draw_neck(rng("neck"), variety=1.0)
+    worn = worn_discs(rng("discs"), plan.variety)
+    neck = draw_neck(rng("neck"), variety=1.0, worn=worn)
+    vary_neck(rng("variety"), plan.variety, neck)
     found = [] if easy else wear_out(rng("wear"), neck.bones, neck.spaces)
     scan = draw_scan(rng("scan"), neck, size_px=size_px, difficulty=difficulty, place=plan.place)
+    if plan.variety:
+        scan = vary_scan(rng("stretch"), plan.variety, neck, scan)
     injuries: dict[str, str] = {}
     for level, fractured in zip(LEVELS, plan.labels, strict=True):
         if fractured:
@@ -118,11 +141,13 @@ def render_study(plan: StudyPlan, *, size_px: int, difficulty: str) -> RenderedS
             )
     softness = max(scan.spacing_mm[1], 0.5 * scan.thickness_mm)
     shot = render(rng("body"), neck, scan.grid, softness_mm=softness, contrast=scan.contrast)
+    turned = plan.variety == "upside_down"
+    if turned:
+        shot = shot.turned()
     hu = picture(rng("picture"), shot.hu, scan)
-    z = float(scan.axes[2] @ np.array(scan.origin_mm))
-    centers = {level: round(neck.bones[level].position[2] + z, 3) for level in LEVELS}
     truth = {
-        "center_z_mm": centers,
+        "variety": plan.variety,
+        "levels": level_rows(neck, scan, turned=turned),
         "reversed": scan.reversed,
         "tilt_deg": round(scan.tilt_deg, 3),
         "injuries": injuries,
@@ -147,9 +172,13 @@ def _write_study(job: tuple[StudyPlan, Competition, PhantomConfig]) -> None:
     study = render_study(plan, size_px=spec.size_px, difficulty=spec.difficulty)
     boxes = boxes_of(study, plan.seed) if plan.boxed else []
     write_json(_truth_path(competition, plan.study_uid), {**study.truth, "boxes": boxes})
-    if plan.masked:
+    if plan.masked and ((study.labels > 0) & (study.labels <= len(LEVELS))).any():
+        labels = study.labels
+        if spec.difficulty == "real":
+            rng = np.random.default_rng(derive_seed(plan.seed, "mask"))
+            labels = draw_mask(rng, labels, study.scan.spacing_mm)
         with publish(competition.segmentation(plan.study_uid)) as temporary:
-            write_mask(temporary, study.scan, study.labels)
+            write_mask(temporary, study.scan, labels)
     with publish(folder) as temporary:
         stored = study.scan.digitize(study.hu)
         write_dicom(temporary, plan.study_uid, study.scan, stored, syntax=study.scan.syntax)
@@ -178,6 +207,16 @@ def _write_test_tables(competition: Competition, plans: list[StudyPlan]) -> None
     listing = pd.DataFrame(rows, columns=["row_id", "StudyInstanceUID", "prediction_type"])
     write_csv(listing, competition.test_csv)
     write_csv(listing[["row_id"]].assign(fractured=0.5), competition.sample_submission_csv)
+
+
+def _write_levels(competition: Competition, plans: list[StudyPlan]) -> None:
+    """truth/levels.csv: study_uid, split, variety and the rows of `level_rows`."""
+    rows = [
+        {"study_uid": plan.study_uid, "split": plan.split, "variety": plan.variety, **row}
+        for plan in plans
+        for row in read_json(_truth_path(competition, plan.study_uid))["levels"]
+    ]
+    write_csv(pd.DataFrame(rows), competition.root / "truth" / "levels.csv")
 
 
 def marker(spec: dict[str, Any], *, complete: bool) -> dict[str, Any]:
@@ -235,6 +274,7 @@ def write_competition(out: Path, spec: PhantomConfig, *, jobs: int = 0) -> Compe
     plans = plan_studies(spec)
     write_studies(competition, spec, plans, jobs=jobs)
     _write_test_tables(competition, plans)
+    _write_levels(competition, plans)
     write_json(out / "phantom.json", marker(values, complete=True))
     return competition
 

@@ -27,7 +27,6 @@ from cspine_kit.phantom.calibration import (
 
 EASY_FIELD_MM = (180.0, 205.0)
 EASY_SPACINGS_MM = (1.25, 1.5, 1.75, 2.0, 2.5, 3.0)
-EASY_REVERSED_SHARE = 0.06
 
 SYNTAX_SHARES = {"plain": 0.66, "jpeg_lossless": 0.28, "rle": 0.03, "jpeg_2000": 0.03}
 CONTRAST_SHARE = 0.1
@@ -115,7 +114,7 @@ def draw_easy_scan(rng: np.random.Generator, neck: Neck, size_px: int) -> Scan:
         ),
         spacing_mm=spacing,
         thickness_mm=spacing_z,
-        reversed=bool(rng.random() < EASY_REVERSED_SHARE),
+        reversed=bool(rng.random() < REVERSED_SHARE),
         noise_hu=float(rng.uniform(10, 22)),
         sharpness=float(rng.uniform(0.0, 0.8)),
         streaks=float(rng.uniform(0.0, 0.6)),

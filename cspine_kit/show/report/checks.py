@@ -30,8 +30,9 @@ from cspine_kit.stack.scores.baselines import CONSTANT, MEAN_OF_MEMBERS
 Verdict = Literal["pass", "warn", "fail", "not yet"]
 
 SHOWN = 4
-UNEVEN, VERY_UNEVEN = 0.25, 0.5
-"""A fold's share of positives off the common one by this part of it: warn, fail."""
+UNEVEN, VERY_UNEVEN = 2.0, 3.5
+"""Positives of a fold off their fair number, in standard deviations of a random deal: warn, fail.
+The kit's own folds are dealt far more evenly than at random."""
 
 SLOPE_WARN, SLOPE_FAIL = (0.8, 1.25), (0.5, 2.0)
 FEWEST = 20
@@ -107,12 +108,13 @@ def imbalance(train: pd.DataFrame | None) -> Check:
     by_fold = dealt.groupby("fold")[list(TARGETS)]
     count, size = by_fold.sum(), by_fold.size()
     fair = np.outer(size / len(dealt), count.sum())
-    # One study more or less is no imbalance: positives come whole.
-    off = np.maximum(np.abs(count.to_numpy() - fair) - 1.0, 0.0) / np.maximum(fair, 1.0)
+    spread = np.sqrt(fair * (1.0 - size.to_numpy()[:, None] / len(dealt)))
+    # Positives come whole: half a study more or less is no imbalance.
+    off = np.maximum(np.abs(count.to_numpy() - fair) - 0.5, 0.0) / np.maximum(spread, 0.5)
     k, j = np.unravel_index(int(off.argmax()), off.shape)
     fold, target = count.index[k], TARGETS[j]
     told = (
-        "no target off by more than a study"
+        "no target off by more than half a study"
         if off.max() == 0.0
         else (
             f"worst: {target} in fold {fold}, {count.iloc[k, j]:.0f} positives of {size.iloc[k]} "

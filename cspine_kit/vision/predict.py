@@ -3,7 +3,7 @@
 In: loaded networks, a volume of one study, its levels. Out: rows of each network, or why not.
 Example::
 
-    member, *_ = config.members
+    member, *_ = ensemble.config.members
     said = predict({0: ensemble.models[member, 0]}, fine, own_levels, batch_size=16)
     said[0].require().columns[:4]         # plane, position, slice_idx, at_mm
 

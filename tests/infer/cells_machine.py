@@ -22,7 +22,7 @@ from faults import PATIENCE_S, SUBMIT, Count, Ground, count_one, count_rows, run
 
 from cspine_kit.infer.log import IMAGE
 from cspine_kit.infer.run import run_kernel
-from cspine_kit.ship.rehearsal.sandbox import session_processes
+from cspine_kit.ship.rehearsal.session import session_processes
 
 STUDIES = 8
 

@@ -14,7 +14,7 @@ import pytest
 from finished_run import ROOT
 
 from cspine_kit.core.runs import file_hash, write_json
-from cspine_kit.ship.rehearsal.sandbox import session_processes
+from cspine_kit.ship.rehearsal.session import session_processes
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from cspine_kit.ship.rehearsal.sandbox import (
     base_of,
     best_isolation,
     has_gpu,
-    session_processes,
 )
+from cspine_kit.ship.rehearsal.session import session_processes
 
 HERE = Path(sys.prefix)
 PROMISES = """

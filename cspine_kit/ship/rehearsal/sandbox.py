@@ -19,10 +19,8 @@ It is a likeness of Kaggle, not a wall: homes and credentials are hidden so that
 depend on them, but the script runs as the caller, and the rest of the machine can be read.
 """
 
-import contextlib
 import os
 import shutil
-import signal
 import subprocess
 import threading
 import time
@@ -33,13 +31,9 @@ from typing import Literal
 
 from cspine_kit.core.command import waiting
 from cspine_kit.core.errors import ArtifactError
+from cspine_kit.ship.rehearsal.session import EndedFor, end_left_over, wait_for
 
 Isolation = Literal["namespaces", "guard"]
-
-POLL_S = 0.25
-LEAVE_S = 3.0
-GRACE_S = 20.0
-"""Between the polite and the certain end of a run that is past its time."""
 
 GUARD = '''"""No network: only sockets inside this machine's kernel (AF_UNIX) connect."""
 import socket
@@ -110,7 +104,7 @@ class SandboxRun:
     code: int
     """Exit code; negative: the signal that ended it."""
     seconds: float
-    ended_for: Literal["", "time", "memory"]
+    ended_for: EndedFor
     """Which limit it ran into; empty where it ended by itself."""
     peak_mib: float
     """Largest memory of all its processes together, shared pages counted once."""
@@ -159,31 +153,6 @@ def best_isolation() -> Isolation:
     except (OSError, subprocess.SubprocessError):
         return "guard"
     return "namespaces" if done.returncode == 0 else "guard"
-
-
-def session_processes(session: int) -> list[int]:
-    """Ids of the living processes of a session (a run's leader and everything it started)."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, _, _, sid = stat.read_text().rpartition(")")[2].split()[:4]
-        except (OSError, ValueError):
-            continue
-        if int(sid) == session and state not in "ZX":
-            found.append(int(stat.parent.name))
-    return found
-
-
-def _memory_mib(session: int) -> float:
-    """Memory of all processes of a session, MiB; shared pages are split among them."""
-    total = 0
-    for pid in session_processes(session):
-        try:
-            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-            total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-        except (OSError, IndexError, ValueError):
-            continue
-    return total / 1024
 
 
 @dataclass(frozen=True)
@@ -286,9 +255,9 @@ class Sandbox:
             if watch is not None:
                 threading.Thread(target=watch, args=(process.pid,), daemon=True).start()
             with waiting(f"{script.name} in the sandbox"):
-                peak, ended_for = _wait(process, start + limit_s, 1024 * self.memory_gib)
+                peak, ended_for = wait_for(process, start + limit_s, 1024 * self.memory_gib)
             seconds = time.monotonic() - start
-        left_over = _end_left_over(process.pid)
+        left_over = end_left_over(process.pid)
         text = log.read_text(errors="replace")
         return SandboxRun(process.returncode, seconds, ended_for, peak, left_over, text)
 
@@ -316,50 +285,3 @@ class Sandbox:
             "CSPINE_INPUT": str(inputs),
             "KAGGLE_KERNEL_RUN_TYPE": "Batch",
         }
-
-
-def _wait(
-    process: "subprocess.Popen[bytes]", deadline: float, limit_mib: float
-) -> tuple[float, Literal["", "time", "memory"]]:
-    """Wait for a session's leader; peak memory in MiB, and the limit that it was ended for."""
-    peak = 0.0
-    while process.poll() is None:
-        peak = max(peak, _memory_mib(process.pid))
-        if peak > limit_mib:
-            _end(process)
-            return peak, "memory"
-        if time.monotonic() > deadline:
-            _end(process)
-            return peak, "time"
-        time.sleep(POLL_S)
-    return peak, ""
-
-
-def _end_left_over(session: int) -> int:
-    """Kill what is still alive of a session whose leader ended; returns how many that were.
-
-    Helpers that end by themselves when their pipe closes get a moment to do so.
-    """
-    patience = time.monotonic() + LEAVE_S
-    while session_processes(session) and time.monotonic() < patience:
-        time.sleep(0.01)
-    found = session_processes(session)
-    for pid in found:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    deadline = time.monotonic() + GRACE_S
-    while session_processes(session) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return len(found)
-
-
-def _end(process: "subprocess.Popen[bytes]") -> None:
-    for sign, patience in ((signal.SIGTERM, GRACE_S), (signal.SIGKILL, None)):
-        try:
-            os.killpg(process.pid, sign)
-            process.wait(patience)
-            return
-        except subprocess.TimeoutExpired:
-            continue
-        except ProcessLookupError:
-            return

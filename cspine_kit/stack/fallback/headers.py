@@ -237,9 +237,7 @@ def fit_fallback(
         headers: of `read_headers`, every study of `labels`.
         labels: study_uid, the eight targets, fold, and optionally group.
         config: the stack's section; its form and clip are used.
-        seed: the experiment's seed.
-        jobs: folds fitted at the same time; 0 means the usable cores. Results do not depend on it.
-        progress: called after each fold.
+        seed, jobs, progress: as in `heads_by_fold`.
     """
     x = np.array([_site_features(headers[uid]) for uid in labels["study_uid"]])
     fold = labels["fold"].to_numpy(np.int64)

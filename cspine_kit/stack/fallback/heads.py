@@ -124,9 +124,7 @@ def fit_header_heads(
     """Fit both heads; ridge strength, tree count and trust are chosen on the inner folds.
 
     Args:
-        x: (n, columns) finite features.
-        y: (n, 8) labels in the order of `TARGETS`.
-        inner: (n,) inner fold of each study.
+        x, y, inner: (n, columns) finite features, (n, 8) labels, (n,) inner fold of each study.
         config: form, clip and the boosters' settings.
         seed: of the boosters.
     """
@@ -164,13 +162,11 @@ def heads_by_fold(
     """For each fold, heads fitted on the other studies.
 
     Args:
-        x: (n, columns) finite features.
+        x, fold: (n, columns) finite features, (n,) folds.
         labels: study_uid, the eight targets, and optionally group, of the same n studies.
-        fold: (n,).
         config: form, clip and the boosters' settings.
         seeds: by fold.
-        jobs: folds fitted at once; 0 means the usable cores. Results do not depend on it.
-        progress: called after each fold.
+        jobs, progress: as in `each_fold`.
     """
     y = labels[list(TARGETS)].to_numpy(np.float64)
 

@@ -69,10 +69,9 @@ def header_predictions(
     """Nested out-of-fold predictions of one fold seed, contract `predictions`.
 
     Args:
-        features: `header_features`, one row per study of `labels`.
-        labels: `read_labels`.
+        features, labels: of `header_features` and `read_labels`, the same studies.
         seed: of the folds and of everything drawn inside them.
-        jobs: folds fitted at once; 0 means the usable cores. Results do not depend on it.
+        jobs: as in `each_fold`.
 
     Raises:
         TableError: studies without labels or labels without headers.
@@ -119,14 +118,13 @@ def run_headers(
         DataError: a file is absent or unreadable, or labels are faulty.
         TableError: headers are faulty, or a study is in one of the two tables only.
     """
-    frame, truth = read_headers(headers), read_labels(labels)
+    features, truth = header_features(read_headers(headers)), read_labels(labels)
     key = fingerprint(VERSION, file_hash(headers), file_hash(labels), seed, HEADER_STACK)
     summary = out / "headers.json"
     if is_fresh(summary, key):
         result: dict[str, Any] = read_json(summary)
         return result
     with run_record(out, "headers", inputs={"headers": file_hash(headers)}) as results:
-        features = header_features(frame)
         scores = []
         seeds = [seed + i for i in range(FOLD_SEEDS)]
         for fold_seed in seeds:

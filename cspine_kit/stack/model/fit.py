@@ -137,12 +137,10 @@ def fit_stack(
         labels: study_uid and the eight targets of every study in `features`; an optional column
             `group` keeps patients together in all folds.
         config: the stack's section.
-        seed: the experiment's seed; same inputs and seed give the same bytes for any `jobs`.
-        jobs: folds fitted at the same time; 0 means the usable cores.
+        seed, jobs, progress: as in `each_fold`.
         without: the features of the same studies without some members; where it is given, each
             member's worth is measured, and one that certainly harms is left out unless
             `config.keep` names it.
-        progress: called after each fit.
 
     Raises:
         TableError: rows that may have leaked, or faulty labels.

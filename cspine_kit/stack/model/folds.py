@@ -51,10 +51,11 @@ def deal_folds(labels: pd.DataFrame, seed: int, n: int, strata: IntArray | None 
 def each_fold(
     fit: Callable[[int], Fitted], folds: Iterable[int], jobs: int, progress: Progress | None
 ) -> dict[int, Fitted]:
-    """What `fit` gives for every fold, `jobs` (0: the usable cores) at a time.
+    """What `fit` gives for every fold, `jobs` (0: the usable cores) at a time; `progress` is called
+    after each.
 
-    Threads suffice: LightGBM releases the lock, and each booster runs on one thread, so that
-    results do not depend on how many run at once.
+    Threads suffice: LightGBM releases the lock, and each booster runs on one thread, so that the
+    same inputs and seed give the same bytes for any `jobs`.
     """
 
     def one(k: int) -> Fitted:

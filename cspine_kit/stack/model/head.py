@@ -260,9 +260,7 @@ def fit_head(
     """Fit on all rows; choose ridge strength and tree count on the inner folds only.
 
     Args:
-        task: rows, labels, weights and inner folds.
-        config: boosters' settings.
-        seed: of the boosters.
+        task, config, seed: rows; settings and seed of the boosters.
         settings: what a fit of the same rows has chosen, to be taken as it is.
 
     Returns:

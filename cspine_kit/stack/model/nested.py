@@ -102,12 +102,9 @@ def cross_fit(
     """Out-of-fold probabilities: fold k by heads that were fitted on the other folds.
 
     Args:
-        sample: n studies.
-        fold: (n,).
-        seed: same inputs and seed give the same bytes for any `jobs`.
-        jobs: folds fitted at the same time; 0 means the usable cores.
+        sample, fold: n studies, (n,) folds.
+        seed, jobs, progress: as in `each_fold`.
         settings: what another fit of the same folds has chosen, to be taken as it is.
-        progress: called after each fold.
 
     Returns:
         (n, 8) probabilities, the same with all raw columns blanked, and what was chosen by fold.

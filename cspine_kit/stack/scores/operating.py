@@ -34,8 +34,7 @@ def choose_threshold(y: FloatArray, p: FloatArray, sensitivity: float | None = N
     """The threshold (p >= it is called fractured) for the best F1, or for a sensitivity.
 
     Args:
-        y: (n,) of 0 / 1.
-        p: (n,) probabilities.
+        y, p: (n,) of 0 / 1, probabilities.
         sensitivity: at least this share of the fractured must be called; the largest threshold
             that does it is taken.
     """
@@ -108,8 +107,7 @@ def operating_table(
     """One row per target and point: the threshold of all studies, and what nested ones give.
 
     Args:
-        y, p: (n, 8) labels and out-of-fold probabilities.
-        fold: (n,).
+        y, p, fold: (n, 8) labels and out-of-fold probabilities, (n,) folds.
         sensitivities: wished, beside the best F1.
     """
     points = choose_points(y, p, sensitivities)

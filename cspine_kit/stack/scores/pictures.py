@@ -108,8 +108,7 @@ def draw_levels(scores: pd.DataFrame, models: Sequence[str], path: Path) -> None
 
     Args:
         scores: of `score_table`.
-        models: at most three names, the one to look at last.
-        path: the PNG.
+        models, path: as in `draw_calibration`.
     """
     from matplotlib.figure import Figure
 

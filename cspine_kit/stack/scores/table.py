@@ -61,9 +61,8 @@ def expected_interval(
 
     Args:
         y, shipped: (n, 8) labels and out-of-fold probabilities of what ships.
-        form: of the metric.
-        gap: strict minus crossing score of the stack, in the same form.
-        chains: fold models.
+        gap: strict minus crossing score of the stack, in the same form of the metric.
+        chains: number of fold models.
         seed: of the bootstrap.
     """
     low, high = bootstrap_interval(y, shipped, form, seed=seed)

@@ -25,6 +25,7 @@ from cspine_kit.core.config import PhantomConfig
 from cspine_kit.core.runs import derive_seed
 from cspine_kit.data.reader.dicom import read_study
 from cspine_kit.phantom.anatomy.spine import draw_neck
+from cspine_kit.phantom.competition.levels import level_rows
 from cspine_kit.phantom.competition.write import StudyPlan, boxes_of, plan_studies, render_study
 from cspine_kit.phantom.scanner.scan import draw_scan
 
@@ -162,6 +163,54 @@ def print_geometry(real: Path) -> None:
     row("contrast (%)", f"{100 * np.mean([s.contrast for s in scans]):.1f}", "not in the headers")
 
 
+def print_levels(real: Path, count: int) -> None:
+    """Heights of C1..C7, distances of their middles, and how far scans go on beyond them."""
+    mine = []
+    for plan in training_plans(count, SIZE_PX):
+        neck = draw_neck(np.random.default_rng(derive_seed(plan.seed, "neck")))
+        rng = np.random.default_rng(derive_seed(plan.seed, "scan"))
+        scan = draw_scan(rng, neck, size_px=SIZE_PX, difficulty="real", place=plan.place)
+        frame = float(scan.axes[2] @ np.array(scan.origin_mm))
+        ends = {"first": float(scan.grid.z[0]) + frame, "last": float(scan.grid.z[-1]) + frame}
+        mine += [
+            {"study_uid": plan.study_uid, **ends, **r} for r in level_rows(neck, scan, turned=False)
+        ]
+    placed = pd.read_csv(real / "level_positions.csv")
+    headers = pd.read_parquet(real / "slice_headers.parquet")
+    z = headers.groupby("StudyInstanceUID").ImagePositionPatient_z
+    placed["first"] = placed["StudyInstanceUID"].map(z.max())
+    placed["last"] = placed["StudyInstanceUID"].map(z.min())
+    columns = {"StudyInstanceUID": "study_uid", "z_high": "z_top_mm", "z_low": "z_bottom_mm"}
+    tables = [pd.DataFrame(mine), placed.rename(columns=columns)]
+    shown = [level_figures(table) for table in tables]
+    for name in shown[0]:
+        row(name, *(figures[name] for figures in shown))
+
+
+def level_figures(table: pd.DataFrame) -> dict[str, str]:
+    """Medians over studies of z extents, distances and what is scanned beyond the neck."""
+    wide = table.pivot_table(index="study_uid", columns="level", values=["z_top_mm", "z_bottom_mm"])
+    tall = wide["z_top_mm"] - wide["z_bottom_mm"]
+    middle = (wide["z_top_mm"] + wide["z_bottom_mm"]) / 2
+    ends = table.groupby("study_uid")[["first", "last"]].first()
+    beyond = {
+        "above C1's middle": ends["first"] - middle["C1"],
+        "below C7's": middle["C7"] - ends["last"],
+    }
+    return {
+        "z extent of C1..C7 (mm), median": " ".join(f"{v:.1f}" for v in tall.median()),
+        "distance of middles C1-C2 .. C6-C7 (mm), median": " ".join(
+            f"{-v:.1f}" for v in middle.diff(axis=1).median().iloc[1:]
+        ),
+        **{
+            f"scanned {name} (mm), 10 / 50 / 90 %": " / ".join(
+                f"{v:.0f}" for v in values.dropna().quantile([0.1, 0.5, 0.9])
+            )
+            for name, values in beyond.items()
+        },
+    }
+
+
 def print_rendered(real: Path, count: int, jobs: int) -> None:
     """Boxes, histograms and the shortcut test."""
     plans = training_plans(count, SIZE_PX)
@@ -213,6 +262,7 @@ def main() -> None:
     real = Path(os.environ.get("CSPINE_REAL_DATA", ROOT.parent / "shared" / "real"))
     sys.stdout.write("| measurement (`real`) | phantom | competition |\n|---|---|---|\n")
     print_geometry(real)
+    print_levels(real, args.rendered)
     print_rendered(real, args.rendered, args.jobs)
 
 

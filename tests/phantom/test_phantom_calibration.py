@@ -2,10 +2,12 @@
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from cspine_kit.core.anatomy import LEVELS
 from cspine_kit.phantom.anatomy.spine import draw_neck
 from cspine_kit.phantom.calibration import PATTERN_COUNTS, draw_labels
+from cspine_kit.phantom.competition.levels import level_rows
 from cspine_kit.phantom.scanner.scan import draw_scan
 
 
@@ -66,3 +68,52 @@ def test_geometry_follows_the_real_headers(real_data):
         for q in (0.1, 0.25, 0.5, 0.75, 0.9):
             here, there = np.quantile(drawn[name], q), np.quantile(values, q)
             assert abs(here / there - 1) <= 0.10, (name, q, here, there)
+
+
+@pytest.fixture(scope="module")
+def levels():
+    """Per study: tops, bottoms (7,) of C1..C7, first and last slice, in mm of the frame."""
+    found = []
+    for seed in range(60):
+        neck = draw_neck(np.random.default_rng([9, seed]))
+        rng = np.random.default_rng([3, seed])
+        scan = draw_scan(rng, neck, size_px=64, difficulty="real", place=(seed + 0.5) / 60)
+        rows = level_rows(neck, scan, turned=False)
+        frame = float(scan.axes[2] @ np.array(scan.origin_mm))
+        ends = [[row[name] for row in rows] for name in ("z_top_mm", "z_bottom_mm")]
+        found.append([*np.array(ends), scan.grid.z[0] + frame, scan.grid.z[-1] + frame])
+    return [np.array(part) for part in zip(*found, strict=True)]
+
+
+def test_levels_are_as_tall_and_as_far_apart_as_the_real_ones(levels):
+    """Medians of 1,922 training studies whose levels a public 3D U-Net placed."""
+    top, bottom, *_ = levels
+    extents = [25.6, 42.8, 25.6, 27.1, 29.2, 29.2, 31.2]
+    np.testing.assert_allclose(np.median(top - bottom, axis=0), extents, atol=2.0)
+    pitches = -np.diff((top + bottom) / 2, axis=1)
+    real_pitches = [12.2, 23.1, 15.3, 15.1, 14.8, 14.6]
+    np.testing.assert_allclose(np.median(pitches, axis=0), real_pitches, atol=1.0)
+
+
+def test_scans_hold_the_neck_and_reach_as_far_beyond_it_as_the_real_ones(levels):
+    top, bottom, first, last = levels
+    assert (top[:, 0] < first).all()
+    assert (bottom[:, 6] > last).all()
+    above = first - (top + bottom)[:, 0] / 2
+    below = (top + bottom)[:, 6] / 2 - last
+    assert np.median(above) == pytest.approx(47.8, abs=4)
+    assert np.median(below) == pytest.approx(51.1, abs=4)
+    assert np.quantile(above, 0.1) == pytest.approx(31, abs=6)
+    assert np.quantile(below, 0.1) == pytest.approx(33, abs=6)
+
+
+def test_a_tenth_of_the_scans_run_up_in_z():
+    neck = draw_neck(np.random.default_rng(0))
+    for difficulty in ("easy", "real"):
+        reversed_ones = [
+            draw_scan(
+                np.random.default_rng(seed), neck, size_px=64, difficulty=difficulty, place=0.5
+            ).reversed
+            for seed in range(1500)
+        ]
+        assert np.mean(reversed_ones) == pytest.approx(197 / 2019, abs=0.02)

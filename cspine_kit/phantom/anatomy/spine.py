@@ -59,7 +59,7 @@ SPINOUS_MM = {"C2": 17, "C3": 14, "C4": 14, "C5": 15, "C6": 21, "C7": 32, "T1": 
 """Length of the spinous process behind the canal."""
 
 PILLAR_MM = {
-    **{"C3": (11.4, 15.2), "C4": (12.4, 18.0), "C5": (13.2, 20.4), "C6": (13.2, 22.0)},
+    **{"C3": (11.4, 15.2), "C4": (12.4, 17.0), "C5": (13.2, 20.4), "C6": (13.2, 22.0)},
     **{"C7": (13.6, 24.0)},
 }
 """How far the tips of the articular processes lie above and below the body's middle. They grow
@@ -84,9 +84,9 @@ DISC_MM = 5.0
 def atlas() -> list[Primitive]:
     """C1: a ring without a body; the origin is the center of its canal."""
     parts: list[Primitive] = []
-    chain(parts, [(0, -16.0, 0), (8, -14.5, 0), (13, -10, 0)], 2.6, 2.95)
+    chain(parts, [(0, -16.0, 0), (8, -14.5, 0), (13, -10, 0)], 2.6, 3.1)
     pair(parts, Bar((16.5, -5.0, -4), (18.0, -5.0, 3.5), 6.5, 6.5, (0.95, 1.2, 1.05)))
-    chain(parts, [(18, 1, 1), (17.5, 9, 0), (11, 17.5, -1), (0, 22.5, -4)], 2.7, 2.0)
+    chain(parts, [(18, 1, 1), (17.5, 9, 0), (11, 17.5, -1), (0, 22.5, -5)], 2.7, 2.0)
     pair(parts, Bar((19, -3, 0), (36, 1, -1), 4.0, 3.2, (1.0, 1.2, 1.0)))
     pair(parts, Bar((27, -0.5, -12), (27, -0.5, 12), 3.0, 3.0, hole=True))
     return parts
@@ -124,7 +124,7 @@ def subaxial(level: str) -> list[Primitive]:
     top, low = (pillar, hy + 2.0, up - FACET_MM), (pillar, hy + 12.0, FACET_MM - down)
     pair(parts, Bar(top, low, FACET_MM, FACET_MM, (1.2, 0.68, 1.0)))
     pair(parts, Bar((hx - 2, -1.5, -1), (tip_x - 2, 0, -3), 2.3, 2.2))
-    pair(parts, Bar((pillar, hy + 2, -1), (tip_x, 2.5, -3), 2.6, 2.95))
+    pair(parts, Bar((pillar, hy + 2, -1), (tip_x, 2.5, -3), 2.6, 3.1))
     hole_x, hole_r = hx + 5.6, (1.8 if last else 2.9)
     pair(parts, Bar((hole_x, 3.4, -12), (hole_x, 3.4, 12), hole_r, hole_r, hole=True))
     pair(parts, Bar((pillar - 1, hy + 9, -1), (1.5, back + 3, -3), 2.5, 2.7, (1.0, 1.0, 2.1)))

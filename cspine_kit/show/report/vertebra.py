@@ -80,7 +80,7 @@ def mask_and_model(vertebra: pd.DataFrame, masked: pd.DataFrame) -> pd.DataFrame
         masked: rows of table `slices` that have mask areas.
 
     Returns:
-        The vertebra rows with slice_idx and the mask columns, where the slice lies within half a
+        The vertebra rows with the mask columns, where the slice lies within half a
         slice of the scored position and its study has a mask.
     """
     found = []
@@ -90,7 +90,7 @@ def mask_and_model(vertebra: pd.DataFrame, masked: pd.DataFrame) -> pd.DataFrame
             continue
         distance = np.abs(rows["at_mm"].to_numpy()[:, None] - own["z_mm"].to_numpy()[None])
         at = own.iloc[distance.argmin(axis=1)]
-        areas = at[["slice_idx", *MASK_COLUMNS]].set_axis(rows.index)
+        areas = at[list(MASK_COLUMNS)].set_axis(rows.index)
         near = distance.min(axis=1) <= np.nanmax(own["gap_mm"].to_numpy(np.float64))
         found.append(rows.join(areas)[near])
     return pd.concat(found, ignore_index=True) if found else vertebra.iloc[:0]

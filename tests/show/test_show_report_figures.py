@@ -1,0 +1,192 @@
+"""What the report's figures count, place and pick."""
+
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from slice_tables import make_world
+
+from cspine_kit.core.anatomy import LEVELS, TARGETS
+from cspine_kit.core.metric import metric
+from cspine_kit.core.paths import Competition
+from cspine_kit.core.tables import FRACTURE_COLUMNS, MASK_COLUMNS, VERTEBRA_COLUMNS
+from cspine_kit.infer.log import STAGES, KernelEvents
+from cspine_kit.show.report import fracture, kernel, pictures, stack, vertebra, worst
+from cspine_kit.show.report.data import phi
+from cspine_kit.show.report.figure import LEVEL_COLORS
+from cspine_kit.show.report.scan import Scan, read_scan
+from cspine_kit.show.views import AXIAL
+
+
+@pytest.fixture(name="world", scope="module")
+def _world():
+    return make_world(12, step_mm=5.0)
+
+
+@pytest.fixture(name="sheets")
+def _sheets(monkeypatch) -> list:
+    """The matplotlib figures that functions finish, kept for a look."""
+    kept: list = []
+
+    def keep(sheet, caption, **_):
+        kept.append(sheet)
+        return caption
+
+    for module in (fracture, kernel, stack, vertebra):
+        monkeypatch.setattr(module, "drawn", keep)
+    return kept
+
+
+def test_phi_is_the_correlation_of_labels():
+    rng = np.random.default_rng(0)
+    labels = pd.DataFrame((rng.random((50, 7)) < 0.4).astype(float), columns=list(LEVELS))
+    assert phi(labels) == pytest.approx(labels.corr().to_numpy())
+    assert np.isnan(phi(labels.assign(C3=0.0))[2]).all()
+
+
+def slices_of(world, uid: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """A study's vertebra rows as the networks give them, and slices with masks where each level
+    lies on the slices that its decoded span holds."""
+    rows = world.slices[(world.slices["study_uid"] == uid) & (world.slices["member"] == "a")]
+    spans = world.levels[world.levels["study_uid"] == uid].set_index("level")
+    z = rows["at_mm"].to_numpy()
+    areas = {
+        column: ((z <= spans.loc[level, "z_top_mm"]) & (z >= spans.loc[level, "z_bottom_mm"])) * 9.0
+        for level, column in zip(LEVELS, MASK_COLUMNS, strict=True)
+    }
+    masked = pd.DataFrame(areas).assign(study_uid=uid, z_mm=z, gap_mm=5.0, slice_idx=range(len(z)))
+    return rows.reset_index(drop=True), masked
+
+
+def test_a_model_that_says_what_the_mask_says_is_right_everywhere(world, sheets):
+    rows, masked = slices_of(world, "1.2.10")
+    truth = masked[list(MASK_COLUMNS)].to_numpy() > 0
+    sure = rows.assign(**dict(zip(VERTEBRA_COLUMNS, np.where(truth, 6.0, -6.0).T, strict=True)))
+    table = vertebra.mask_and_model(sure, masked)
+    assert len(table) == len(rows)
+    assert "100% are named right" in vertebra.presence(table)
+    swapped = sure.rename(columns={"vertebra_C2": "vertebra_C3", "vertebra_C3": "vertebra_C2"})
+    assert "100%" not in vertebra.presence(vertebra.mask_and_model(swapped, masked))
+    far = vertebra.mask_and_model(sure.assign(at_mm=sure["at_mm"] + 500.0), masked)
+    assert far.empty
+
+
+def test_center_errors_are_signed_and_leave_out_levels_cut_by_the_scan(world):
+    _, masked = slices_of(world, "1.2.10")
+    cut = masked.assign(mask_C1=np.r_[1.0, masked["mask_C1"].to_numpy()[1:]])
+    levels = world.levels[world.levels["study_uid"] == "1.2.10"].copy()
+    z = masked["z_mm"].to_numpy()
+    truth = [float(z[masked[c] > 0].mean()) for c in MASK_COLUMNS]
+    levels["center_z_mm"] = np.array(truth) + np.arange(7)
+    errors = vertebra.center_errors(levels, cut).set_index("level")["error_mm"]
+    assert errors.to_dict() == pytest.approx({level: i for i, level in enumerate(LEVELS) if i})
+
+
+def test_the_worst_studies_come_first_and_their_losses_make_the_metric(world):
+    rng = np.random.default_rng(0)
+    probs = rng.uniform(0.05, 0.95, (len(world.labels), 8))
+    wide = pd.DataFrame(probs, columns=list(TARGETS)).assign(study_uid=world.labels["study_uid"])
+    rows = wide.melt("study_uid", var_name="target", value_name="prob").assign(model="m", fold=0)
+    table = stack.worst(world.labels, rows, "m", 100)
+    y = world.labels[list(TARGETS)].to_numpy()
+    assert table["loss"].mean() == pytest.approx(metric(y, probs))
+    assert table["loss"].is_monotonic_decreasing and len(stack.worst(world.labels, rows, "m", 3))
+    first = table.iloc[0]
+    i = list(world.labels["study_uid"]).index(first["study_uid"])
+    assert first["said_C4"] == probs[i, 3]
+    assert first["level"] == LEVELS[int(np.abs(y - probs)[i, :7].argmax())] or y[i].any()
+
+
+def test_driving_slices_are_the_loudest_where_the_level_is_seen():
+    z = -np.arange(0.0, 60.0, 3.0)
+    quiet = dict.fromkeys((*FRACTURE_COLUMNS, *VERTEBRA_COLUMNS), -4.0)
+    rows = pd.DataFrame({"member": "a", "at_mm": z, "slice_idx": np.arange(20)}).assign(**quiet)
+    rows["vertebra_C5"] = np.where(np.arange(20) < 12, 5.0, -9.0)
+    rows.loc[[3, 4, 10, 16], "fracture_C5"] = [2.0, 3.0, 1.0, 9.0]
+    found = worst.driving(rows, "C5")
+    assert [f.slice_idx for f in found[:2]] == [4, 10]
+    assert found[0].prob == pytest.approx(0.946, abs=2e-3) and len(found) == worst.SLICES
+    row = {"loss": 1.0, "level": "C5", **dict.fromkeys(TARGETS, 0.0), "C2": 1.0}
+    said = worst.told(row | {f"said_{t}": 0.05 for t in TARGETS} | {"said_C7": 0.6})
+    assert said == "loss 1.00; fractured: C2; said: C2 0.05, C5 0.05, C7 0.60, patient 0.05"
+
+
+def test_learning_curves_draw_whatever_was_written(sheets):
+    history = pd.DataFrame({"member": "a", "fold": 0, "epoch": [1, 2], "loss": [2.0, 1.0]})
+    fracture.learning(history, {"a": "#000000"})
+    fracture.learning(history.assign(val_loss=[2.0, 1.5], auc_C2=[0.5, 0.7]), {"a": "#000000"})
+    titles = [[axes.get_title() for axes in sheet.axes] for sheet in sheets]
+    assert titles == [
+        ["training loss", "training loss, last epoch"],
+        ["training loss", "validation loss", "auc C2"],
+    ]
+
+
+def test_the_curves_of_a_perfect_model_reach_the_corner(sheets):
+    y = np.tile((np.arange(20) < 8).astype(float)[:, None], 8)
+    fracture.roc(y, np.where(y > 0, 0.9, 0.1))
+    left, right = sheets[0].axes[:2]
+    curve = left.lines[0].get_xydata()
+    assert [0.0, 1.0] in curve.tolist()
+    assert right.lines[0].get_xydata()[0].tolist() == [1.0, 1.0]
+
+
+def test_the_kernels_pace_is_carried_to_the_hidden_test_set(sheets):
+    seconds = dict(zip(STAGES, (1.0, 2.0, 4.0, 1.0), strict=True))
+    studies = pd.DataFrame([{"study_uid": "1.2", "total_s": 8.0, **seconds}] * 3)
+    log = KernelEvents(studies.assign(source="image", cause=""), {}, [])
+    assert "1,500 studies take 3.3 h of the 9 h allowed" in kernel.times(log, 9.0)
+    lost = studies.assign(source=["image", "header", "header"], cause=["", "no slice", "no slice"])
+    told = kernel.sources(KernelEvents(lost, {}, [{"event": "fault"}]))
+    assert "no slice (2)" in told and "fault 1" in told
+
+
+@pytest.fixture(name="ball")
+def _ball() -> Scan:
+    """A study whose C3 is a cube off the middle, with a box around it."""
+    grey = np.full((20, 40, 40), 100, np.uint8)
+    mask = np.zeros_like(grey)
+    mask[8:12, 10:14, 20:24] = 3
+    z, spacing = -np.arange(20.0) * 2.0, (2.0, 1.0, 1.0)
+    return Scan("1.2.3", grey, mask, z, spacing, ("C3",), {9: (20.0, 10.0, 4.0, 4.0)})
+
+
+def test_a_tile_lies_around_the_spine_with_mask_and_box_in_place(ball):
+    shown = pictures.tile(ball, AXIAL, 9)
+    side = round(pictures.FIELD_MM[0] * pictures.PX_PER_MM)
+    assert shown.shape == (side, side, 3)
+    color = [int(LEVEL_COLORS["C3"][i : i + 2], 16) for i in (1, 3, 5)]
+    wanted = np.round((1 - pictures.OPACITY) * 100 + pictures.OPACITY * np.array(color))
+    assert shown[side // 2, side // 2].tolist() == wanted.tolist()
+    red = np.argwhere((shown == pictures.BOX_RGB).all(axis=2))
+    size = red.max(axis=0) - red.min(axis=0)
+    assert size == pytest.approx([4.0 * pictures.PX_PER_MM] * 2, abs=3)
+    assert red.mean(axis=0) == pytest.approx([side / 2] * 2, abs=3)
+    bare = pictures.tile(ball, AXIAL, 9, masked=False)
+    assert (bare[side // 2, side // 2] == 100).all() and not (bare == pictures.BOX_RGB).all(2).any()
+
+
+def test_the_walk_shows_each_slice_of_the_mask_and_a_few_around(ball):
+    film = Image.open(BytesIO(pictures.walk(ball).image))
+    assert film.n_frames == 4 + 2 * pictures.BEYOND
+
+
+def test_a_scan_of_a_run_has_its_mask_on_its_volume(run, monkeypatch):
+    monkeypatch.chdir(run)
+    tables = {n: pd.read_parquet(f"oof/tiny/tables/{n}.parquet") for n in ("studies", "slices")}
+    volumes = pd.read_parquet("oof/tiny/tables/volumes.parquet").set_index("study_uid")
+    study = tables["studies"][tables["studies"]["has_mask"]].iloc[0]
+    own = tables["slices"][tables["slices"]["study_uid"] == study["study_uid"]]
+    row = volumes.loc[study["study_uid"]]
+    scan = read_scan(Competition(Path("competition")), row, study, own)
+    areas = own[list(MASK_COLUMNS)].to_numpy()
+    pixel = np.prod(scan.spacing_mm[1:])
+    counted = (scan.mask[..., None] == np.arange(1, 8)).sum(axis=(1, 2)) * pixel
+    shown = areas > 0
+    assert np.corrcoef(counted[shown], areas[shown])[0, 1] > 0.95
+    bone, around = scan.grey[scan.mask > 0].mean(), scan.grey[scan.grey > 0].mean()
+    assert bone > around + 30
+    assert not read_scan(Competition(Path("none")), row, study, own, masked=False).mask.any()

@@ -85,11 +85,7 @@ def _make(config: Config, paths: RunPaths, names: Iterable[str]) -> None:
 
 
 def make_levels(config: Config, paths: RunPaths) -> None:
-    """The vertebra stage of every fold, its tables, and the fine volumes along its levels.
-
-    Raises:
-        ArtifactError: a vertebra model has seen studies of its own fold.
-    """
+    """The vertebra stage of every fold, its tables, and the fine volumes along its levels."""
     if processes().num_processes > 1:  # they share each training; one of them does the rest
         for chain in _chains(config, paths):
             train_vertebra(chain)
@@ -97,7 +93,6 @@ def make_levels(config: Config, paths: RunPaths) -> None:
         _make(config, paths, [VERTEBRA])
         chains = _chains(config, paths)
         inputs = chains[0].inputs
-        check_lineages(paths, (), inputs.fold_of)
         _collect([chain.vertebra_rows for chain in chains], inputs, paths, VERTEBRA)
         _collect([chain.levels for chain in chains], inputs, paths, "levels")
         run_fine(config, paths)

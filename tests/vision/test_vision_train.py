@@ -6,10 +6,11 @@ import json
 import numpy as np
 import pytest
 import torch
+from whole_view import whole_view
 
 from cspine_kit.core.errors import ArtifactError, DataError, StudyError
 from cspine_kit.core.runs import derive_seed
-from cspine_kit.vision.dataset import StackDataset, StudyView
+from cspine_kit.vision.dataset import StackDataset, study_view
 from cspine_kit.vision.names import WEIGHTS_FILE
 from cspine_kit.vision.nets.heads import SliceModel
 from cspine_kit.vision.nets.store import load_model
@@ -33,7 +34,7 @@ def _data(tiny, make_volume):
         fracture = np.zeros_like(visible)
         fracture[:, 3] = seed % 2
         targets = {"visible": visible, "fracture": fracture}
-        views.append(StudyView(volume, rows, np.full((len(rows), 2), 31.5), targets))
+        views.append(whole_view(volume, tiny, **targets))
     return StackDataset(views, tiny)
 
 
@@ -109,7 +110,8 @@ def test_box_loss_ignores_slices_without_a_box(config):
 def test_nan_from_a_network_is_an_error_of_that_study(tiny, make_volume):
     model = SliceModel(tiny, SlicesTask.heads, pretrained=False).eval()
     torch.nn.init.constant_(model.heads["fracture"].bias, float("nan"))
-    view = StudyView(make_volume(0), np.array([1, 2]), np.full((2, 2), 31.5))
+    volume = make_volume(0)
+    view = study_view(volume, np.array([1, 2]), np.tile(volume.middle_mm, (2, 1)), tiny)
     with pytest.raises(StudyError, match=r"1\.0.*NaN"):
         run_model(model, view, 2)
 

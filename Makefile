@@ -56,6 +56,7 @@ score: $(READY)  ## results of CONFIG's submission: table, hidden truth where kn
 
 bench: $(READY)  ## speed as ratios measured side by side in one run
 	$(VENV)/bin/python tests/benchmarks/bench_data_reader.py
+	$(VENV)/bin/python tests/benchmarks/bench_vision_patches.py
 	$(VENV)/bin/python tests/benchmarks/bench_stack_statistics.py
 
 leaderboard: $(READY)  ## local submissions beside the real final leaderboard

@@ -61,7 +61,7 @@ def kernel_seconds(ensemble: Ensemble, folders: dict[str, Path]) -> float:
     )
     with (
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch,
-        ReadAhead(folders, ensemble.config.cache, Path(scratch), readers=1) as readings,
+        ReadAhead(folders, ensemble.config.volumes, Path(scratch), readers=1) as readings,
     ):
         studies = SimpleNamespace(folders=folders, files=files)
         worker = Worker(ensemble, governor, studies)
@@ -81,7 +81,7 @@ def pure_seconds(stacks: dict[int, tuple[object, int]], batch: int) -> float:
     total = 0.0
     for model, count in stacks.values():
         config = model.config
-        size = (batch, config.in_chans, config.size_px, config.size_px)
+        size = (batch, config.channels, config.size_px, config.size_px)
         noise = torch.randint(0, 256, size, dtype=torch.uint8)
         forward(model, noise)
         start = time.perf_counter()
@@ -115,9 +115,9 @@ def throughput(ensemble: Ensemble, folders: dict[str, Path], rounds: int) -> Non
 def degradation(ensemble: Ensemble, folders: dict[str, Path], truth: pd.DataFrame) -> None:
     """Print loss and cost of every effort, and of the priors and headers below them."""
     from cspine_kit.data.reader.dicom import read_geometry
-    from cspine_kit.data.volumes.volume import read_volume
+    from cspine_kit.data.volumes.read import read_both
 
-    volumes = {u: read_volume(f, ensemble.config.cache, u)[0] for u, f in folders.items()}
+    volumes = {u: read_both(f, ensemble.config.volumes, u)[0] for u, f in folders.items()}
     labels = truth.set_index("study_uid").loc[list(folders), list(TARGETS)].to_numpy()
 
     def score(name: str, probs: np.ndarray, seconds: float) -> None:

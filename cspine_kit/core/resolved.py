@@ -25,8 +25,8 @@ Stage = Literal["oof", "stack"]
 
 PARTS: dict[Stage, tuple[str, ...]] = {
     "oof": (
-        *("seed", "competition", "exclude", "folds", "vertebra", "members", "training"),
-        *("volumes.curve", "volumes.coarse", "volumes.fine", "kernel.views"),
+        *("seed", "competition", "exclude", "folds", "vertebra", "members"),
+        *("volumes.curve", "volumes.coarse", "volumes.fine", "training.precision", "kernel.views"),
     ),
     "stack": ("stack",),
 }

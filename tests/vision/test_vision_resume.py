@@ -83,6 +83,15 @@ def test_a_training_killed_at_any_step_ends_with_the_same_weights(
     assert not (tmp_path / state.CHECKPOINT).exists()
 
 
+def test_a_training_killed_after_its_last_step_only_writes(data, whole, config, tmp_path):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(loop, "save_model", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        fit(data, tmp_path, config.training)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Stepper, "__call__", lambda *_: pytest.fail("a step too many"))
+        assert fit(data, tmp_path, config.training) == whole
+
+
 def test_a_training_killed_twice_between_checkpoints_repeats_the_steps(
     data, whole, config, tmp_path, monkeypatch
 ):

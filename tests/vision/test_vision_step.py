@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from run_folder import write_run
 from safetensors.torch import load_file
 from torch import nn
 from whole_view import whole_view
@@ -126,22 +127,11 @@ def test_a_mean_of_means_would_be_seen(whole, tmp_path, make_volume, monkeypatch
     assert gap(whole, tmp_path) > 1e-4
 
 
-RANK = """
-import sys
-sys.path[:0] = [{here!r}]
-from pathlib import Path
-from conftest import make_volume
-from test_vision_step import dataset, fit
-fit(dataset(make_volume), Path({folder!r}), accumulate={parts})
-"""
-
-
-@pytest.mark.parametrize("parts", [1, 2])
-def test_two_processes_give_the_weights_of_one_and_the_main_one_writes(whole, tmp_path, parts):
+def on_two(code: str) -> list[str]:
+    """Run code in two processes as `accelerate launch` starts them; what each wrote to stderr."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    code = RANK.format(here=str(Path(__file__).parent), folder=str(tmp_path), parts=parts)
     ranks = [
         subprocess.Popen(
             [sys.executable, "-c", code],
@@ -149,14 +139,84 @@ def test_two_processes_give_the_weights_of_one_and_the_main_one_writes(whole, tm
                 **os.environ,
                 **{"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)},
                 **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
-                "PYTHONPATH": ":".join(sys.path),
+                "PYTHONPATH": ":".join([str(Path(__file__).parent), *sys.path]),
             },
             stderr=subprocess.PIPE,
             text=True,
         )
         for rank in range(2)
     ]
-    said = [process.communicate(timeout=240)[1] for process in ranks]
+    said = [process.communicate(timeout=500)[1] for process in ranks]
     assert [process.returncode for process in ranks] == [0, 0], "\n".join(said)[-4000:]
-    assert gap(whole, tmp_path) < 1e-6
+    return said
+
+
+FIT = """
+from pathlib import Path
+from conftest import make_volume
+from test_vision_step import dataset, fit
+for parts in (1, 2):
+    fit(dataset(make_volume), Path({folder!r}) / str(parts), accumulate=parts)
+"""
+
+
+def test_two_processes_give_the_weights_of_one_and_the_main_one_tells(whole, tmp_path):
+    said = on_two(FIT.format(folder=str(tmp_path)))
+    assert gap(whole, tmp_path / "1") < 1e-6
+    assert gap(whole, tmp_path / "2") < 1e-6
     assert "t:" in said[0] and "t:" not in said[1], "only the main process draws a bar"
+
+
+SHORT = """
+import torch
+from pathlib import Path
+from conftest import make_volume
+from cspine_kit.vision.nets import heads
+from cspine_kit.vision.training.processes import is_main
+from test_vision_step import dataset, fit
+forward = heads.SliceModel.forward
+def hungry(self, stack):
+    if len(stack) > 2 and not is_main():
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    return forward(self, stack)
+heads.SliceModel.forward = hungry
+fit(dataset(make_volume), Path({folder!r}))
+"""
+
+
+def test_a_process_short_of_memory_halves_the_parts_of_both(whole, tmp_path):
+    said = on_two(SHORT.format(folder=str(tmp_path)))
+    assert gap(whole, tmp_path) < 1e-6
+    assert all("no memory for 4 stacks at once" in text for text in said)
+
+
+TRAIN = """
+import logging
+from pathlib import Path
+from run_folder import tiny_config
+from cspine_kit.core.paths import RunPaths
+from cspine_kit.vision import oof
+from cspine_kit.vision.training.processes import is_main
+make = oof.Attempts.make
+def noted(self, *arguments):
+    logging.warning("rows of %s made by %s", self.member, is_main())
+    make(self, *arguments)
+oof.Attempts.make = noted
+paths = RunPaths(Path({folder!r}))
+oof.train_member(tiny_config(), paths, "a", 0)
+try:
+    oof.run_oof(tiny_config(), paths)
+except Exception as error:
+    logging.warning("%s", error)
+"""
+
+
+def test_two_processes_train_a_member_and_what_it_stands_on(tmp_path):
+    paths = write_run(tmp_path / "run", 8)
+    said = on_two(TRAIN.format(folder=str(paths.root)))
+    assert "rows of vertebra made by True" in said[0] and "rows of" not in said[1]
+    for name in ("vertebra", "a"):
+        files = {path.name for path in paths.model(name, 0).iterdir()}
+        wanted = {WEIGHTS_FILE, "model.json", "history.csv", "left_out.json", "run.json"}
+        assert wanted <= files and not {f for f in files if f.endswith(".tmp")}
+    assert all("accelerate launch `cspine train`" in text for text in said), "oof is for one"

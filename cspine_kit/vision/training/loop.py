@@ -89,7 +89,8 @@ def train_model(
             save_model(run.average.module, folder, key, record)
             run.checkpoint.remove()
         run.accelerator.wait_for_everyone()
-        run.accelerator.end_training()
+        for tracker in run.accelerator.trackers:
+            tracker.finish()
 
 
 class _Run:

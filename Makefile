@@ -60,6 +60,7 @@ report: $(READY)  ## one page that shows CONFIG's run, whatever its state: oof/<
 
 bench: $(READY)  ## speed as ratios measured side by side in one run
 	$(VENV)/bin/python tests/benchmarks/bench_data_reader.py
+	$(VENV)/bin/python tests/benchmarks/bench_vision_patches.py
 	$(VENV)/bin/python tests/benchmarks/bench_stack_statistics.py
 
 leaderboard: $(READY)  ## local submissions beside the real final leaderboard

@@ -1,4 +1,4 @@
-"""Reader, cache and headers against the common way, side by side in one run.
+"""Reader, volumes and headers against the common way, side by side in one run.
 
 Run: `python tests/benchmarks/bench_data_reader.py [SLICES]`. Both ways run in turns; printed are
 medians in milliseconds and the median ratio of a turn, which is what counts: an absolute time says
@@ -15,7 +15,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -26,12 +25,11 @@ import pydicom
 from cspine_kit.core.config import load_config
 from cspine_kit.core.execution import tune_process, usable_cores
 from cspine_kit.data.reader.dicom import read_headers, read_study
-from cspine_kit.data.volumes.volume import Volume, read_volume
-from cspine_kit.vision.dataset import StudyView
+from cspine_kit.data.volumes.read import read_both
 
 SIZE, REPEATS = 512, 5
 BASE = load_config(Path(__file__).parents[2] / "configs" / "base.yaml")
-CONFIG = BASE.cache
+CONFIG = BASE.volumes
 GDCM_NAMES = {
     "explicit": None,
     "rle": "RLELossless",
@@ -102,12 +100,13 @@ def common_read(folder: Path) -> np.ndarray:
 
 
 def common_volume(folder: Path) -> np.ndarray:
-    """The common read, windowed in float, resized slice by slice."""
+    """The common read, windowed in float, resized slice by slice to one volume."""
     hu = common_read(folder)
-    side = CONFIG.side_px
+    side = CONFIG.fine.side_px
+    low, high = BASE.model.windows[0]
     out = np.empty((len(hu), side, side), np.uint8)
     for z, frame in enumerate(hu):
-        share = np.clip((frame - CONFIG.hu_low) / (CONFIG.hu_high - CONFIG.hu_low), 0, 1)
+        share = np.clip((frame - low) / (high - low), 0, 1)
         out[z] = cv2.resize((share * 255), (side, side), interpolation=cv2.INTER_AREA)
     return out
 
@@ -147,35 +146,10 @@ def line(
     say(f"{name:36s} {slow:9.3f} {fast:9.3f} {ratio:8.1f}x {saved:8.1f}x  goal {goal:g}x{mark}")
 
 
-def bench_stacks(root: Path, volume: Volume) -> None:
-    """Random 5-slice stacks as the models take them against five PNG files, cropped."""
-    np.save(root / "v.npy", volume.voxels)
-    (root / "png").mkdir()
-    for z, plane in enumerate(volume.voxels):
-        cv2.imwrite(str(root / "png" / f"{z}.png"), plane)
-    model = BASE.model.model_copy(update={"stack_step_mm": volume.spacing_mm[0]})
-    side, count = model.size_px, len(volume.voxels)
-    low = (CONFIG.side_px - side) // 2
-    inside = slice(low, low + side)
-    mapped = replace(volume, voxels=np.load(root / "v.npy", mmap_mode="r"))
-    view = StudyView(mapped, np.arange(count), np.full((count, 2), (CONFIG.side_px - 1) / 2))
-    middles = np.random.default_rng(0).integers(2, count - 2, 200)
-
-    def pngs(z: int) -> np.ndarray:
-        planes = [cv2.imread(str(root / "png" / f"{z + k}.png"), 0) for k in range(-2, 3)]
-        return np.stack(planes)[:, inside, inside]
-
-    def each(take: Callable[[int], np.ndarray]) -> None:
-        for z in middles:
-            take(z)
-
-    def cache(z: int) -> np.ndarray:
-        return view.stack(z, model)
-
-    if not all(np.array_equal(pngs(z), cache(z)) for z in middles):
-        raise SystemExit("the stacks disagree")
-    title = "random 5-slice stack from the cache"
-    line(title, partial(each, pngs), partial(each, cache), 100, len(middles))
+def both_bytes(folder: Path) -> int:
+    """Size of both volumes of a study."""
+    volumes, _ = read_both(folder, CONFIG)
+    return sum(int(np.prod(v.voxels.shape)) for v in (volumes.coarse, volumes.fine))
 
 
 def memory_of(name: str) -> int:
@@ -187,7 +161,7 @@ def memory_of(name: str) -> int:
 def bench_memory(kind: str, folder: str, warm: str) -> None:
     """Print milliseconds, peak memory and size of one call; run in a process of its own."""
     work = {"read_study": lambda path: read_study(path).hu.nbytes}
-    work["read_volume"] = lambda path: read_volume(path, CONFIG)[0].voxels.nbytes
+    work["read_both"] = both_bytes
     work[kind](Path(warm))
     before = memory_of("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak
@@ -207,7 +181,7 @@ def bench_growth(root: Path) -> None:
         for z in range(count):
             ds.ImagePositionPatient = [-100, -100, round(-0.6 * z, 1)]
             ds.save_as(folder / f"{z + 1}.dcm")
-        for kind in ("read_study", "read_volume"):
+        for kind in ("read_study", "read_both"):
             done = [
                 json.loads(
                     subprocess.run(
@@ -251,15 +225,14 @@ def main(slices: int) -> None:
         for name, goal in (("explicit", 4.0), ("jpeg_lossless", 5.0)):
             folder = root / name
             line(
-                f"files to cached volume {name}",
+                f"files to both volumes {name}",
                 partial(common_volume, folder),
-                partial(read_volume, folder, CONFIG),
+                partial(read_both, folder, CONFIG),
                 goal,
                 slices,
             )
         folder = root / "explicit"
         line("headers", partial(common_headers, folder), partial(read_headers, folder), 8, slices)
-        bench_stacks(root, read_volume(folder, CONFIG)[0])
         bench_growth(root)
 
 

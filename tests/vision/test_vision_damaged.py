@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from cspine_kit.core.paths import RunPaths
 from cspine_kit.core.tables import read_table
-from cspine_kit.data.stages import prepare, run_cache, run_folds, run_index
+from cspine_kit.data.stages import prepare, run_coarse, run_folds, run_index
 from cspine_kit.vision.oof import run_oof
 
 A, B, C, D, E, F = TRAIN
@@ -19,9 +19,8 @@ A, B, C, D, E, F = TRAIN
 @pytest.fixture(name="config")
 def _config(tmp_path):
     config = tiny_config()
-    cache = config.cache.model_copy(update={"spacing_mm": 4.0, "field_mm": 128.0})
     folder = config.competition.model_copy(update={"dir": tmp_path / "c"})
-    return config.model_copy(update={"cache": cache, "competition": folder})
+    return config.model_copy(update={"competition": folder})
 
 
 def test_a_damaged_competition_trains_to_finite_weights(tmp_path, config):
@@ -56,7 +55,7 @@ def test_a_study_that_dies_between_runs_costs_itself_and_may_come_back(tmp_path,
     folder.symlink_to("nowhere")
     prepare(config, paths)
     assert F not in set(read_table(paths.table("studies"), "studies")["study_uid"])
-    assert F not in set(read_table(paths.table("volumes"), "volumes")["study_uid"])
+    assert F not in set(read_table(paths.table("coarse"), "coarse")["study_uid"])
     assert paths.folds.read_text() == folds
     (failure,) = run_oof(config, paths)
     assert (failure.stage, failure.study_uid) == ("index", F)
@@ -64,7 +63,7 @@ def test_a_study_that_dies_between_runs_costs_itself_and_may_come_back(tmp_path,
     folder.unlink()
     shutil.move(tmp_path / "aside", folder)
     prepare(config, paths)
-    assert F in set(read_table(paths.table("volumes"), "volumes")["study_uid"])
+    assert F in set(read_table(paths.table("coarse"), "coarse")["study_uid"])
     assert paths.folds.read_text() == folds
 
 
@@ -73,11 +72,12 @@ def test_a_volume_that_is_gone_or_cut_is_made_again(tmp_path, config):
     paths = RunPaths(tmp_path / "run")
     run_index(config, paths)
     run_folds(config, paths)
-    run_cache(config, paths)
-    before = {uid: (paths.cache / f"{uid}.npy").read_bytes() for uid in TRAIN}
-    (paths.cache / f"{A}.npy").unlink()
-    (paths.cache / f"{B}.npy").write_bytes(before[B][:-7])
-    (paths.cache / f"{C}.npy").unlink()
-    (paths.cache / f"{C}.npy").symlink_to("nowhere")
-    run_cache(config, paths)
-    assert before == {uid: (paths.cache / f"{uid}.npy").read_bytes() for uid in TRAIN}
+    run_coarse(config, paths)
+    files = {uid: paths.cache / "coarse" / f"{uid}.arrow" for uid in TRAIN}
+    before = {uid: file.read_bytes() for uid, file in files.items()}
+    files[A].unlink()
+    files[B].write_bytes(before[B][:-7])
+    files[C].unlink()
+    files[C].symlink_to("nowhere")
+    run_coarse(config, paths)
+    assert before == {uid: file.read_bytes() for uid, file in files.items()}

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from whole_view import whole_view
 
 from cspine_kit.data.volumes.patch import draw
 from cspine_kit.vision.augment import augment_batch
@@ -74,9 +75,7 @@ def _data(tiny, make_volume):
             "box": np.tile(box, (len(rows), 1)).astype(np.float32),
         }
         targets["box"][0] = np.nan
-        view = study_view(volume, rows, np.tile(volume.middle_mm, (len(rows), 1)), tiny)
-        view.targets = targets
-        views.append(view)
+        views.append(whole_view(volume, tiny, **targets))
     return StackDataset(views, tiny)
 
 

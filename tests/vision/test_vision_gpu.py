@@ -5,8 +5,9 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
+from whole_view import whole_view
 
-from cspine_kit.vision.dataset import StackDataset, StudyView
+from cspine_kit.vision.dataset import StackDataset
 from cspine_kit.vision.names import WEIGHTS_FILE
 from cspine_kit.vision.training.loop import train_model
 from cspine_kit.vision.training.settings import precision
@@ -23,11 +24,10 @@ def _data(tiny, make_volume):
     views = []
     for seed in range(4):
         volume = make_volume(seed)
-        rows = np.arange(len(volume.z_mm))
-        visible = np.zeros((len(rows), 7), np.float32)
+        visible = np.zeros((len(volume.z_mm), 7), np.float32)
         visible[10:30, seed] = 1
         targets = {"visible": visible, "fracture": np.full_like(visible, seed % 2)}
-        views.append(StudyView(volume, rows, np.full((len(rows), 2), 31.5), targets))
+        views.append(whole_view(volume, config, **targets))
     return StackDataset(views, config)
 
 

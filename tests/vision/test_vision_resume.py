@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from whole_view import whole_view
 
 from cspine_kit.core.runs import read_json
-from cspine_kit.vision.dataset import StackDataset, StudyView
+from cspine_kit.vision.dataset import StackDataset
 from cspine_kit.vision.names import WEIGHTS_FILE
 from cspine_kit.vision.training import loop, optimizer, state
 from cspine_kit.vision.training.loop import train_model
@@ -34,7 +35,7 @@ def _data(tiny, make_volume):
         visible = np.zeros((len(rows), 7), np.float32)
         visible[10:30, seed] = 1
         targets = {"visible": visible, "fracture": np.full_like(visible, seed % 2)}
-        views.append(StudyView(volume, rows, np.full((len(rows), 2), 31.5), targets))
+        views.append(whole_view(volume, config, **targets))
     return StackDataset(views, config)
 
 

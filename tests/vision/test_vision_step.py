@@ -12,9 +12,10 @@ import torch
 from run_folder import write_run
 from safetensors.torch import load_file
 from torch import nn
+from whole_view import whole_view
 
 from cspine_kit.core.config import load_config
-from cspine_kit.vision.dataset import StackDataset, StudyView
+from cspine_kit.vision.dataset import StackDataset
 from cspine_kit.vision.names import WEIGHTS_FILE
 from cspine_kit.vision.nets import heads
 from cspine_kit.vision.training import step
@@ -56,7 +57,7 @@ def dataset(make_volume):
         visible = (rng.random((len(rows), 7)) < rng.random((len(rows), 1)) ** 2).astype(np.float32)
         fracture = np.tile((rng.random(7) < 0.4).astype(np.float32), (len(rows), 1))
         targets = {"visible": visible, "fracture": fracture}
-        views.append(StudyView(volume, rows, np.full((len(rows), 2), 31.5), targets))
+        views.append(whole_view(volume, config, **targets))
     return StackDataset(views, config)
 
 

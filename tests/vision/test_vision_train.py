@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from whole_view import whole_view
 
 from cspine_kit.core.errors import ArtifactError, DataError
 from cspine_kit.core.runs import derive_seed
@@ -19,7 +20,6 @@ from cspine_kit.vision.tasks.vertebra import VertebraTask
 from cspine_kit.vision.training import loop
 from cspine_kit.vision.training.loop import train_model
 from cspine_kit.vision.training.losses import batch_weights, loss_of
-from cspine_kit.vision.views import study_view
 
 
 @pytest.fixture(name="data")
@@ -34,9 +34,7 @@ def _data(tiny, make_volume):
         fracture = np.zeros_like(visible)
         fracture[:, 3] = seed % 2
         targets = {"visible": visible, "fracture": fracture}
-        view = study_view(volume, rows, np.tile(volume.middle_mm, (len(rows), 1)), tiny)
-        view.targets = targets
-        views.append(view)
+        views.append(whole_view(volume, tiny, **targets))
     return StackDataset(views, tiny)
 
 

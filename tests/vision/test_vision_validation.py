@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from whole_view import whole_view
 
 from cspine_kit.core.anatomy import TARGETS
 from cspine_kit.core.metric import metric
-from cspine_kit.vision.dataset import StackDataset, StudyView
+from cspine_kit.vision.dataset import StackDataset
 from cspine_kit.vision.names import WEIGHTS_FILE
 from cspine_kit.vision.tasks.slices import SlicesTask
 from cspine_kit.vision.tasks.vertebra import VertebraTask
@@ -28,7 +29,7 @@ def studies(make_volume, config, seeds, broken=lambda seed: seed % 2):
         fracture = np.zeros_like(visible)
         fracture[:, 3] = broken(seed)
         targets = {"visible": visible, "fracture": fracture}
-        views.append(StudyView(volume, rows, np.full((len(rows), 2), 31.5), targets))
+        views.append(whole_view(volume, config, **targets))
     return StackDataset(views, config)
 
 

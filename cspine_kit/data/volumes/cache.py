@@ -43,8 +43,8 @@ log = logging.getLogger(__name__)
 READ_MB_PER_S = 60.0
 """Rough rate at which one core turns files into a volume; only for the estimate told beforehand."""
 
-COMPRESSED = 0.6
-"""Bytes of a stored voxel; 0.4 to 0.55 were measured (docs/data.md)."""
+COMPRESSED = 0.7
+"""Bytes of a stored voxel; 0.38 to 0.66 were measured (docs/data.md)."""
 
 
 @dataclass(frozen=True)

@@ -123,25 +123,28 @@ def ensemble_of(
     from cspine_kit.core.tables import FRACTURE_COLUMNS, VERTEBRA_COLUMNS
     from cspine_kit.infer import ensemble as module
     from cspine_kit.stack.fallback.imputer import Imputer
+    from cspine_kit.vision.predict import Said
 
-    def fracture(model, volume, levels, batch, *, views, stride):
-        if member is not None and model == member:
-            raise StudyError(UID, f"{model} gave NaN")
-        rows = pd.DataFrame(0.5, range(2), [*VERTEBRA_COLUMNS, *FRACTURE_COLUMNS])
-        return rows.assign(plane="axial", position=[0, 2], slice_idx=[0, 2], at_mm=[2.0, 0.0])
-
-    def predict_vertebra(model, volume, batch, *, stride):
+    def say(model, levels):
         if model in vertebra:
-            raise StudyError(UID, f"{model}: no neck")
-        return model
+            return Said(None, StudyError(UID, f"{model}: no neck"), 0.0)
+        if member is not None and model == member:
+            return Said(None, StudyError(UID, f"{model} gave NaN"), 0.0)
+        if levels is None:
+            return Said(model, None, 0.0)
+        rows = pd.DataFrame(0.5, range(2), [*VERTEBRA_COLUMNS, *FRACTURE_COLUMNS])
+        place = {"plane": "axial", "position": [0, 2], "slice_idx": [0, 2], "at_mm": [2.0, 0.0]}
+        return Said(rows.assign(**place), None, 0.0)
+
+    def predict(models, volume, levels, batch, *, views=1, stride=1):
+        return {name: say(model, levels) for name, model in models.items()}
 
     def levels_of(source):
         return pd.DataFrame(
             {"level": ["C1"], "z_top_mm": [2.0], "z_bottom_mm": [0.0], "source": source}
         )
 
-    monkeypatch.setattr(module, "predict_fracture", fracture)
-    monkeypatch.setattr(module, "predict_vertebra", predict_vertebra)
+    monkeypatch.setattr(module, "predict", predict)
     monkeypatch.setattr(module, "decode_study", levels_of)
     made = Ensemble.__new__(Ensemble)
     made.config = SimpleNamespace(

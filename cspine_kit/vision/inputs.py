@@ -100,6 +100,8 @@ def open_inputs(paths: RunPaths) -> Inputs:
     Read once in a process as long as they do not change: several tasks may run in it.
     """
     keys = [stored_key(paths.table(name)) for name in ("studies", "slices", *GRIDS)]
+    # Volumes may be found elsewhere under the same key.
+    keys += [str(file_state(paths.table(grid))) for grid in GRIDS]
     return _read_inputs(paths, fingerprint(keys, file_hash(paths.folds)))
 
 

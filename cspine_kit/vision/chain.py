@@ -3,7 +3,10 @@
 In: a config, a run folder, its opened inputs, a fold. Out: `FoldChain`: where vertebra model k, its
 rows and levels, the members' models and rows lie, and whether they are up to date. Example::
 
+    from cspine_kit.vision.inputs import open_inputs
+
     chain = FoldChain(config, paths, open_inputs(paths), fold=0)
+    member, *_ = config.members
     chain.is_done(member)                          # False where anything is to be made
     chain.fracture_rows(member).todo()             # of which studies
 

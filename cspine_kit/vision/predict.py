@@ -5,7 +5,7 @@ Example::
 
     rows = predict_vertebra(ensemble.models["vertebra", 0], volume, batch_size=16)
     levels = decode_study(rows)
-    member, *_ = config.members
+    member, *_ = ensemble.config.members
     slices = predict_fracture(ensemble.models[member, 0], fine, levels, 16, views=1)
 """
 

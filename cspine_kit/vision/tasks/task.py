@@ -2,7 +2,9 @@
 
 In: a network's section of the config. Out: an object as below. Example::
 
-    task = task_of(config.vertebra)       # from tasks.kinds
+    from cspine_kit.vision.tasks.kinds import task_of
+
+    task = task_of(config.vertebra)
     task.heads                            # {"visible": 7, "box": 4}
 """
 

@@ -3,7 +3,7 @@
 In: nothing. Out: who is the main process, and sums over all. Example::
 
     with main_first():                  # the main process makes it, the others find it made
-        prepare(config, paths)
+        Path("made").mkdir(exist_ok=True)
 """
 
 from contextlib import AbstractContextManager

@@ -76,7 +76,9 @@ def determinism(*, on: bool) -> Iterator[None]:
     torch.use_deterministic_algorithms(on, warn_only=True)
     cudnn.benchmark, cudnn.deterministic = not on, on
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(
+            [torch.cuda.current_device()] if torch.cuda.is_available() else []
+        ):
             yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])

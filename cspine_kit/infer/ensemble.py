@@ -19,21 +19,18 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
 import pandas as pd
 
-from cspine_kit.core.anatomy import LEVELS
-from cspine_kit.core.config import Config, VolumesConfig, load_config
+from cspine_kit.core.config import Config, load_config
 from cspine_kit.core.errors import ArtifactError, StudyError
 from cspine_kit.core.runs import read_json
 from cspine_kit.core.tables import SPINE_BOX_COLUMNS, VERTEBRA_COLUMNS
 from cspine_kit.data.reader.dicom import read_geometry
-from cspine_kit.data.volumes.curve import HuCurve
-from cspine_kit.data.volumes.lattice import Lattice
-from cspine_kit.data.volumes.volume import Held, Volume, Volumes
+from cspine_kit.data.volumes.volume import Volume, Volumes
 from cspine_kit.infer.answer import cause_of
 from cspine_kit.infer.governor import Costs, Effort, ladder
 from cspine_kit.infer.manifest import CHAINS
+from cspine_kit.infer.noise import CHECK_SLICES, levels_everywhere, noise_volumes
 from cspine_kit.infer.prediction import Prediction, Trace
 from cspine_kit.stack.external.extras import Extras
 from cspine_kit.stack.fallback.headers import HeaderFallback
@@ -50,11 +47,6 @@ from cspine_kit.vision.tasks.kinds import task_of
 from cspine_kit.vision.tasks.vertebra import decode_study
 
 T = TypeVar("T")
-
-CHECK_SLICES = 3
-CHECK_STEP_MM = 100.0
-"""Slices of noise that every network sees when it is checked, and how far apart they lie: further
-than any network's step, so that it sees each."""
 
 
 def chains_at(root: Path, config: Config) -> list[int]:
@@ -74,31 +66,8 @@ def chains_at(root: Path, config: Config) -> list[int]:
     return sorted(members & vertebra if vertebra else members)
 
 
-def _noise(config: VolumesConfig, spacing_mm: float, side_px: int) -> Volume:
-    """Some slices of noise, far apart."""
-    rng = np.random.default_rng(0)
-    shape, pitch = (side_px, side_px), (spacing_mm, spacing_mm)
-    return Volume(
-        study_uid="check",
-        voxels=Held(rng.integers(0, 256, (CHECK_SLICES, *shape), np.uint8)),
-        z_mm=-CHECK_STEP_MM * np.arange(CHECK_SLICES, dtype=np.float64),
-        step_mm=CHECK_STEP_MM,
-        lattice=Lattice(shape, pitch, shape),
-        corner=(0, 0),
-        curve=HuCurve.of(config.curve),
-    )
-
-
 def _load_on(device: str, folder: Path) -> SliceModel:
     return load_model(folder).to(device)
-
-
-def _everywhere(volume: Volume) -> pd.DataFrame:
-    """Levels that put the spine through the middle of all slices."""
-    z, (y, x) = volume.z_mm, volume.middle_mm
-    place = {"center_z_mm": float(z.mean()), "center_y_mm": y, "center_x_mm": x}
-    ends = {"z_top_mm": float(z[0]), "z_bottom_mm": float(z[-1])}
-    return pd.DataFrame([{"level": level, **place, **ends} for level in LEVELS])
 
 
 class Ensemble:
@@ -192,15 +161,11 @@ class Ensemble:
         Raises:
             ArtifactError: none works: the device is at fault, or no chain is left.
         """
-        volumes = self.config.volumes
-        noise = {
-            name: _noise(volumes, grid.spacing_mm, grid.side_px)
-            for name, grid in (("coarse", volumes.coarse), ("fine", volumes.fine))
-        }
+        noise = noise_volumes(self.config.volumes)
         failed: dict[str, str] = {}
         for (name, k), model in self.models.items():
-            volume = noise[task_of(model.config).grid]
-            said = predict({k: model}, volume, _everywhere(volume), CHECK_SLICES)[k]
+            volume = getattr(noise, task_of(model.config).grid)
+            said = predict({k: model}, volume, levels_everywhere(volume), CHECK_SLICES)[k]
             if said.error is not None:
                 failed[f"{name} fold {k}"] = cause_of(said.error)
         if len(failed) == len(self.models):

@@ -112,6 +112,8 @@ def open_inputs(paths: RunPaths) -> Inputs:
     """
     names = ("studies", "slices", "coarse", "fine")
     keys = [stored_key(paths.table(name)) for name in names]
+    # Volumes may be found elsewhere under the same key.
+    keys += [str(file_state(paths.table(grid))) for grid in ("coarse", "fine")]
     return _read_inputs(paths, fingerprint(keys, file_hash(paths.folds)))
 
 

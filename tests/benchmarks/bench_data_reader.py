@@ -222,7 +222,7 @@ def main(slices: int) -> None:
                 goals[name],
                 slices,
             )
-        for name, goal in (("explicit", 4.0), ("jpeg_lossless", 5.0)):
+        for name, goal in (("explicit", 1.0), ("jpeg_lossless", 2.0)):
             folder = root / name
             line(
                 f"files to both volumes {name}",

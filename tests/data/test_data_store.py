@@ -97,6 +97,15 @@ def test_damage_is_told(tmp_path, damage):
         open_volume(path)
 
 
+def test_a_file_that_is_made_again_is_opened_again(tmp_path):
+    volume, path = some_volume(), tmp_path / "1.2.arrow"
+    write_volume(volume, path, {})
+    stored = open_volume(path)[0]
+    assert stored.voxels.slices([3]).max() > 0
+    write_volume(replace(volume, voxels=Held(0 * volume.voxels.array)), path, {})
+    assert stored.voxels.slices([3]).max() == 0
+
+
 def test_few_files_are_open(tmp_path):
     """More volumes than a process keeps open, all looked at."""
     store._opened.cache_clear()

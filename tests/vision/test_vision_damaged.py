@@ -2,6 +2,7 @@
 
 import shutil
 
+import pandas as pd
 import pytest
 import torch
 from damage import TRAIN, edit, line, nest, write_small
@@ -81,3 +82,26 @@ def test_a_volume_that_is_gone_or_cut_is_made_again(tmp_path, config):
     files[C].symlink_to("nowhere")
     run_coarse(config, paths)
     assert before == {uid: file.read_bytes() for uid, file in files.items()}
+
+
+def test_tables_and_volumes_serve_where_there_are_no_scans(tmp_path, config):
+    """A run folder carried to another machine, its volumes shipped apart, trains a new member."""
+    competition = write_small(tmp_path / "c")
+    paths = RunPaths(tmp_path / "run")
+    prepare(config, paths)
+    run_oof(config, paths)
+    before = read_table(paths.table("oof_slices"), "oof_slices")
+    shutil.copytree(paths.cache, tmp_path / "shipped")
+    shutil.rmtree(paths.cache)
+    shutil.rmtree(competition.root / "train_images")
+    volumes = config.volumes.model_copy(update={"shipped": (tmp_path / "shipped",)})
+    members = {**config.members, "c": config.members["a"]}
+    config = config.model_copy(update={"volumes": volumes, "members": members})
+    weights = {p: p.stat().st_mtime_ns for p in paths.root.rglob("weights.safetensors")}
+    prepare(config, paths)
+    assert run_oof(config, paths) == []
+    rows = read_table(paths.table("oof_slices"), "oof_slices")
+    assert set(rows["member"]) == {"a", "b", "c"}
+    kept = rows[rows["member"] != "c"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(kept, before)
+    assert weights == {p: p.stat().st_mtime_ns for p in weights}, "no model is trained again"

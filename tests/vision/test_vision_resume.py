@@ -119,9 +119,9 @@ def test_the_checkpoint_holds_all_that_decides_the_next_step(data, often, tmp_pa
 def test_the_average_is_what_is_kept(data, config, tmp_path, monkeypatch):
     seen = {}
 
-    def look(run, *_):
+    def look(run, *_, **named):
         seen.update(model=run.stepper.model.state_dict(), average=run.average.module.state_dict())
-        return original(run, *_)
+        return original(run, *_, **named)
 
     original = loop._Run._end_epoch
     monkeypatch.setattr(loop._Run, "_end_epoch", look)

@@ -29,7 +29,7 @@ Windows = Sequence[Sequence[float]]
 """(low, high) in HU, one or more."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Patch:
     """Parallel planes around a place.
 

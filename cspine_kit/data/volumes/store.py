@@ -23,7 +23,7 @@ import pyarrow as pa
 from pyarrow import ipc
 
 from cspine_kit.core.errors import ArtifactError
-from cspine_kit.core.runs import publish
+from cspine_kit.core.runs import file_state, publish
 from cspine_kit.data.volumes.curve import Grey, HuCurve
 from cspine_kit.data.volumes.lattice import Lattice
 from cspine_kit.data.volumes.volume import EVERYTHING, Held, Volume, Voxels
@@ -37,8 +37,9 @@ FACTS = b"cspine_volume"
 
 
 @lru_cache(maxsize=MOST_OPEN)
-def _opened(path: str) -> "ipc.RecordBatchFileReader":
-    # One thread a process: those who draw patches share the cores already.
+def _opened(path: str, state: tuple[int, int]) -> "ipc.RecordBatchFileReader":
+    # `state`: a file that is made again is opened again. One thread: those who draw patches share
+    # the cores already.
     return ipc.open_file(pa.memory_map(path), options=ipc.IpcReadOptions(use_threads=False))
 
 
@@ -53,7 +54,7 @@ class Stored:
         self, indices: Sequence[int], rows: slice = EVERYTHING, cols: slice = EVERYTHING
     ) -> Grey:
         """A part of some slices, (n, y, x)."""
-        reader, plane = _opened(self.path), self.shape[1:]
+        reader, plane = _opened(self.path, file_state(Path(self.path))), self.shape[1:]
         found = dict[int, Grey]()
         for z in dict.fromkeys(map(int, indices)):
             voxels = reader.get_batch(z).column(0).buffers()[1]

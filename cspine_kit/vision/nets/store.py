@@ -8,9 +8,7 @@ In: a network, a folder. Out: `model.json`, `weights.safetensors`; or a network.
     take_weights(model, Path("model") / WEIGHTS_FILE)        # "... 54 of 54 tensors ..."
 """
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -29,22 +27,9 @@ BACKBONE = "backbone."
 SHOWN = 4
 
 
-def save_model(
-    model: SliceModel,
-    folder: Path,
-    key: str | None = None,
-    record: Mapping[str, Any] | None = None,
-) -> None:
-    """Write `model.json`, then `weights.safetensors` with the key that marks the model done.
-
-    Args:
-        model: the network.
-        folder: where both files go.
-        key: what it is made from.
-        record: what else `model.json` shall hold.
-    """
-    about = {"config": model.config, "heads": model.widths, **(record or {})}
-    write_json(folder / MODEL_FILE, about)
+def save_model(model: SliceModel, folder: Path, key: str | None = None) -> None:
+    """Write `model.json`, then `weights.safetensors` with the key that marks the model done."""
+    write_json(folder / MODEL_FILE, {"config": model.config, "heads": model.widths})
     state = {name: value.contiguous() for name, value in model.state_dict().items()}
     with publish(folder / WEIGHTS_FILE, key) as temporary:
         save_file(state, str(temporary))

@@ -14,7 +14,7 @@ weights on a CPU (tested), and on a GPU with `deterministic`. Under `accelerate 
 processes call this together and share each batch; the main one writes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ from cspine_kit.vision.training.optimizer import average_of, optimizer_of
 from cspine_kit.vision.training.settings import determinism, precision
 from cspine_kit.vision.training.state import Checkpoint, Progress, Stateful, restore
 from cspine_kit.vision.training.step import Stepper
-from cspine_kit.vision.training.validation import SHARE, Validation, write_history
+from cspine_kit.vision.training.validation import SHARE, Validation, draw_history, write_history
 
 LOOK_EVERY = 50
 """Steps after which the losses are looked at: each look waits for the GPU."""
@@ -54,7 +54,6 @@ def train_model(
     title: str,
     held: StackDataset | None = None,
     start: tuple[Path, ...] = (),
-    record: Mapping[str, Any] | None = None,
 ) -> None:
     """Train to the end, from the last checkpoint where one with this key exists.
 
@@ -68,7 +67,6 @@ def train_model(
         title: of progress and errors.
         held: the fold's own studies; they are looked at each epoch and decide nothing.
         start: folders of networks whose weights are taken where they fit.
-        record: what `model.json` shall say beside the network.
 
     Raises:
         DataError: the loss is no number any more.
@@ -86,7 +84,7 @@ def train_model(
             if main:
                 results.update(run.progress.history[-1])
         if main:
-            save_model(run.average.module, folder, key, record)
+            save_model(run.average.module, folder, key)
             run.checkpoint.remove()
         run.accelerator.wait_for_everyone()
         for tracker in run.accelerator.trackers:
@@ -179,7 +177,9 @@ class _Run:
             if whole or due or len(losses) % LOOK_EVERY == 0:
                 progress.losses = self._looked(losses)
             if whole:
-                bar.set_postfix(self._end_epoch(validation))
+                bar.set_postfix(
+                    self._end_epoch(validation, draw=due or progress.step == steps.total)
+                )
                 losses = []
             if (whole or due) and here.is_main_process:
                 self.checkpoint.write(self.parts, progress)
@@ -203,7 +203,7 @@ class _Run:
             "are sound, lower lr"
         )
 
-    def _end_epoch(self, validation: Validation | None) -> dict[str, str]:
+    def _end_epoch(self, validation: Validation | None, *, draw: bool) -> dict[str, str]:
         """Note how the epoch went; what the progress bar shows of it."""
         progress = self.progress
         epoch = progress.step // self.steps.per_epoch
@@ -215,6 +215,8 @@ class _Run:
                 row |= validation.figures(self.average.module, self.accelerator, size)
             progress.history.append(row)
             write_history(progress.history, self.folder)
+            if draw:
+                draw_history(progress.history, self.folder)
             self.accelerator.log(row, step=progress.step)
         self.accelerator.wait_for_everyone()
         names: list[str] = [name for name in ("loss", "valid_loss", "metric_A") if name in row]

@@ -3,7 +3,7 @@
 In: the fold's studies, a network. Out: rows of `history.csv` and its picture. Example::
 
     held = Validation(dataset, config.model, budget=32)
-    draw_history([{"epoch": 1, "loss": 0.7}, {"epoch": 2, "loss": 0.6}], Path("history.png"))
+    draw_history([{"epoch": 1, "loss": 0.7}, {"epoch": 2, "loss": 0.6}], Path("."))
 
 It chooses nothing: the last average is what is kept. The labels of the fold's studies go into
 these two files and nowhere else. Its slices are the same in every epoch, few enough to cost under a
@@ -99,17 +99,15 @@ def _columns(rows: Sequence[Row]) -> list[str]:
 
 
 def write_history(rows: Sequence[Row], folder: Path) -> None:
-    """Write `history.csv` and `history.png`, an epoch a row."""
+    """Write `history.csv`, an epoch a row."""
     with publish(folder / "history.csv") as temporary, temporary.open("w", newline="") as handle:
         writer = csv.DictWriter(handle, _columns(rows))
         writer.writeheader()
         writer.writerows(rows)
-    with publish(folder / "history.png") as temporary:
-        draw_history(rows, temporary)
 
 
-def draw_history(rows: Sequence[Row], path: Path) -> None:
-    """Losses on the left; on the right what lies in 0..1: the AUCs, and metric A."""
+def draw_history(rows: Sequence[Row], folder: Path) -> None:
+    """Write `history.png`: losses on the left, AUCs and metric A on the right."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -131,4 +129,5 @@ def draw_history(rows: Sequence[Row], path: Path) -> None:
         if axes.lines:
             axes.legend(fontsize=6, ncols=2)
     FigureCanvasAgg(figure)
-    figure.savefig(path, format="png")
+    with publish(folder / "history.png") as temporary:
+        figure.savefig(temporary, format="png")

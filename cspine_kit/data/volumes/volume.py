@@ -22,9 +22,9 @@ from cspine_kit.core.config import CacheConfig
 from cspine_kit.core.errors import ArtifactError
 from cspine_kit.core.numbers import FloatArray
 from cspine_kit.data.reader.dicom import gather
-from cspine_kit.data.reader.frames import Frames
-from cspine_kit.data.reader.geometry import Geometry
-from cspine_kit.data.reader.values import HuArray
+from cspine_kit.data.reader.pixels.frames import Frames
+from cspine_kit.data.reader.pixels.values import HuArray
+from cspine_kit.data.reader.scans.geometry import Geometry
 from cspine_kit.data.volumes.mapped import Grey, MappedVoxels
 from cspine_kit.data.volumes.neck import Survey
 

@@ -125,7 +125,7 @@ def path(names: Names) -> Any:
 @ready
 def header(names: Names) -> Any:
     """the `Header` of `path`"""
-    from cspine_kit.data.reader.files import read_header
+    from cspine_kit.data.reader.headers.files import read_header
 
     return read_header(names.folder, names.path.name)
 

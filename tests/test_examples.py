@@ -15,7 +15,10 @@ from cspine_kit.cli import VERBS, build_parser
 PACKAGE = ROOT / "cspine_kit"
 MODULES = sorted(p for p in PACKAGE.rglob("*.py") if p.name != "__init__.py")
 EXAMPLES = collect(sorted(PACKAGE.rglob("*.py")))
-OPTIONAL = {"cspine_kit.stack.model.search": "optuna", "cspine_kit.data.reader.lossless": "numba"}
+OPTIONAL = {
+    "cspine_kit.stack.model.search": "optuna",
+    "cspine_kit.data.reader.pixels.lossless": "numba",
+}
 """Packages without which a module's example cannot run."""
 
 

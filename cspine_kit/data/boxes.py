@@ -19,7 +19,7 @@ from cspine_kit.core.numbers import FloatArray
 from cspine_kit.core.paths import BOXES_CSV_COLUMNS
 from cspine_kit.core.sheets import read_sheet, to_number
 from cspine_kit.core.tables import BOX_COLUMNS
-from cspine_kit.data.reader.placing import to_grid
+from cspine_kit.data.reader.scans.placing import to_grid
 
 BAD_BOXES = "bad_boxes"
 """Problem code of a study some of whose boxes were refused."""

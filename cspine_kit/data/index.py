@@ -37,10 +37,10 @@ from cspine_kit.core.tables import CONTRACTS, MASK_COLUMNS, SPINE_BOX_COLUMNS
 from cspine_kit.data.boxes import BAD_BOXES, Remarks, join_boxes
 from cspine_kit.data.masks import BAD_MASK, MASKS_VERSION, MaskArray, check_mask
 from cspine_kit.data.reader.dicom import READER_VERSION, Study, read_geometry, read_study
-from cspine_kit.data.reader.files import opened
-from cspine_kit.data.reader.frames import Frames, LostFiles
-from cspine_kit.data.reader.geometry import Geometry
+from cspine_kit.data.reader.headers.files import opened
+from cspine_kit.data.reader.pixels.frames import Frames, LostFiles
 from cspine_kit.data.reader.problems import PROBLEMS
+from cspine_kit.data.reader.scans.geometry import Geometry
 from cspine_kit.data.sources import read_sources
 from cspine_kit.data.twins import Thumbnail, group_studies, make_thumbnail, pack, unpack
 

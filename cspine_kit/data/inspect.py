@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from cspine_kit.data.reader.dicom import Study, read_study
-from cspine_kit.data.reader.files import list_files, opened, read_headers
-from cspine_kit.data.reader.header import Header
+from cspine_kit.data.reader.headers.files import list_files, opened, read_headers
+from cspine_kit.data.reader.headers.header import Header
 from cspine_kit.data.reader.problems import PROBLEMS
 
 

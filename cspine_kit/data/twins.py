@@ -25,9 +25,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cspine_kit.core.execution import with_bar
-from cspine_kit.data.reader.geometry import Geometry
+from cspine_kit.data.reader.pixels.values import HuArray
 from cspine_kit.data.reader.problems import FileError
-from cspine_kit.data.reader.values import HuArray
+from cspine_kit.data.reader.scans.geometry import Geometry
 from cspine_kit.data.volumes.neck import Survey
 
 log = logging.getLogger(__name__)

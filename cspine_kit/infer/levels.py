@@ -16,8 +16,8 @@ import numpy as np
 import pandas as pd
 
 from cspine_kit.core.anatomy import LEVELS
-from cspine_kit.data.reader.geometry import Geometry
 from cspine_kit.data.reader.problems import PROBLEMS, explain, falls_back
+from cspine_kit.data.reader.scans.geometry import Geometry
 from cspine_kit.data.volumes.read import read_both
 from cspine_kit.data.volumes.volume import Volume
 from cspine_kit.infer.manifest import open_bundle

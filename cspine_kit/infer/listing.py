@@ -24,7 +24,7 @@ from cspine_kit.core.anatomy import TARGETS
 from cspine_kit.core.errors import StudyError
 from cspine_kit.core.paths import Competition, is_safe_uid
 from cspine_kit.data.reader.dicom import list_files, read_geometry
-from cspine_kit.data.reader.geometry import Geometry
+from cspine_kit.data.reader.scans.geometry import Geometry
 from cspine_kit.infer.answer import Answer, cause_of
 from cspine_kit.infer.patience import run_all
 

@@ -18,10 +18,10 @@ import numpy as np
 
 from cspine_kit.core.errors import StudyError
 from cspine_kit.data.reader.dicom import read_study
-from cspine_kit.data.reader.files import read_header
-from cspine_kit.data.reader.pixels import decode
+from cspine_kit.data.reader.headers.files import read_header
+from cspine_kit.data.reader.pixels.decode import decode
+from cspine_kit.data.reader.pixels.values import Meaning, hounsfield
 from cspine_kit.data.reader.problems import PROBLEMS, FileError
-from cspine_kit.data.reader.values import Meaning, hounsfield
 
 EXTRA_MEMORY = 1 << 30
 WHOLE_EVERY = 25

@@ -13,9 +13,9 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 from scans import PITCH, STEP, dataset, neck_hu, positions, write_scan
 
 from cspine_kit.core.errors import StudyError
-from cspine_kit.data.reader.decimals import meant, several
 from cspine_kit.data.reader.dicom import list_files, read_study
-from cspine_kit.data.reader.files import read_header
+from cspine_kit.data.reader.headers.decimals import meant, several
+from cspine_kit.data.reader.headers.files import read_header
 
 HU = neck_hu()
 

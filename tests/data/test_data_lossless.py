@@ -6,7 +6,7 @@ import pytest
 pytest.importorskip("numba", reason="numba is not installed (pip install 'cspine-kit[fast]')")
 codecs = pytest.importorskip("imagecodecs", reason="its encoder makes the streams")
 
-from cspine_kit.data.reader.lossless import decode_lossless  # noqa: E402
+from cspine_kit.data.reader.pixels.lossless import decode_lossless  # noqa: E402
 
 
 def frame_of(bits, noise, shape=(37, 53), seed=3):

@@ -12,13 +12,13 @@ from pydicom.uid import (
 )
 from scans import dataset
 
-from cspine_kit.data.reader import isolated, pixels
-from cspine_kit.data.reader.files import read_header
-from cspine_kit.data.reader.parsed import parse
-from cspine_kit.data.reader.pixels import decode
+from cspine_kit.data.reader.headers.files import read_header
+from cspine_kit.data.reader.headers.parsed import parse
+from cspine_kit.data.reader.pixels.decode import decode, isolated
+from cspine_kit.data.reader.pixels.decode import decode as decoding
+from cspine_kit.data.reader.pixels.streams import frame_bytes, stream_size
+from cspine_kit.data.reader.pixels.values import Meaning, hounsfield
 from cspine_kit.data.reader.problems import FileError
-from cspine_kit.data.reader.streams import frame_bytes, stream_size
-from cspine_kit.data.reader.values import Meaning, hounsfield
 
 GDCM_SYNTAX = {
     "1.2.840.10008.1.2.5": "RLELossless",
@@ -101,22 +101,22 @@ def test_compressed_by_both_decoders(tmp_path, uid, kind, monkeypatch):
     header = read_header(tmp_path, path.name)
     assert header.syntax == uid
     assert np.array_equal(decode(path, header), frame)
-    monkeypatch.setattr(pixels, "CODECS", {})
+    monkeypatch.setattr(decoding, "CODECS", {})
     assert np.array_equal(decode(path, header), frame)
 
 
 @pytest.mark.parametrize("uid", GDCM_SYNTAX)
 def test_each_fast_decoder_alone(tmp_path, uid):
     """Without the others to fall back on."""
-    if uid not in pixels.CODECS:
+    if uid not in decoding.CODECS:
         pytest.skip("no fast decoder is installed (pip install 'cspine-kit[fast]')")
-    for decoder in pixels.CODECS[uid]:
+    for decoder in decoding.CODECS[uid]:
         for kind in ("unsigned12", "unsigned16", "signed16"):
             frame, path = frame_of(kind), tmp_path / "1.dcm"
             write_compressed(path, frame, kind, uid)
             header = read_header(tmp_path, path.name)
             data = frame_bytes(path.read_bytes(), header.pixels_at)
-            assert np.array_equal(pixels._fast(data, header, decoder), frame), (decoder, kind)
+            assert np.array_equal(decoding._fast(data, header, decoder), frame), (decoder, kind)
 
 
 @pytest.mark.parametrize("kind", ["unsigned8", "unsigned12"])
@@ -136,7 +136,7 @@ def test_lossy_jpeg_agrees_with_the_decoder_of_record(tmp_path, kind, monkeypatc
     header = read_header(tmp_path, path.name)
     fast = decode(path, header)
     if bits == 8:  # gdcm and Pillow have no 12-bit decoder
-        monkeypatch.setattr(pixels, "CODECS", {})
+        monkeypatch.setattr(decoding, "CODECS", {})
         assert np.array_equal(fast, decode(path, header))
     assert np.abs(fast.astype(int) - frame).max() < (1 << bits) / 20
 

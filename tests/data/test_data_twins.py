@@ -13,7 +13,7 @@ from cspine_kit.core.config import PhantomConfig, load_config
 from cspine_kit.core.errors import DataError
 from cspine_kit.core.paths import RunPaths
 from cspine_kit.data.reader.dicom import read_geometry, read_study
-from cspine_kit.data.reader.frames import Frames
+from cspine_kit.data.reader.pixels.frames import Frames
 from cspine_kit.data.stages import run_folds, run_index
 from cspine_kit.data.twins import (
     MOST_PER_PATIENT,

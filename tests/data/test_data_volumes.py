@@ -10,7 +10,7 @@ from cspine_kit.core.anatomy import LEVELS
 from cspine_kit.core.config import FineConfig, GridConfig, VolumesConfig
 from cspine_kit.data.masks import read_mask
 from cspine_kit.data.reader.dicom import read_study
-from cspine_kit.data.reader.frames import Frames
+from cspine_kit.data.reader.pixels.frames import Frames
 from cspine_kit.data.volumes.curve import HuCurve
 from cspine_kit.data.volumes.cut import (
     Cut,

@@ -19,14 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cspine_kit.core.errors import StudyError
-from cspine_kit.data.reader.files import list_files, opened, read_headers
-from cspine_kit.data.reader.frames import Frames, LostFiles
-from cspine_kit.data.reader.geometry import Geometry
-from cspine_kit.data.reader.header import Header
+from cspine_kit.data.reader.headers.files import list_files, opened, read_headers
+from cspine_kit.data.reader.headers.header import Header
+from cspine_kit.data.reader.pixels.frames import Frames, LostFiles
+from cspine_kit.data.reader.pixels.values import HuArray
 from cspine_kit.data.reader.problems import PROBLEMS, FileError
-from cspine_kit.data.reader.scans import modal
-from cspine_kit.data.reader.settle import settle_geometry
-from cspine_kit.data.reader.values import HuArray
+from cspine_kit.data.reader.scans.find import modal
+from cspine_kit.data.reader.scans.geometry import Geometry
+from cspine_kit.data.reader.scans.settle import settle_geometry
 
 __all__ = ["READER_VERSION", "Study", "gather", "list_files", "read_geometry", "read_study"]
 """The door of the reader: what other rooms call."""

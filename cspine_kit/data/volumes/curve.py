@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cspine_kit.core.numbers import FloatArray
-from cspine_kit.data.reader.values import HuArray
+from cspine_kit.data.reader.pixels.values import HuArray
 
 Grey = NDArray[np.uint8]
 

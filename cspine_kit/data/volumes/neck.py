@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cspine_kit.data.reader.geometry import Geometry
-from cspine_kit.data.reader.values import HuArray
+from cspine_kit.data.reader.pixels.values import HuArray
+from cspine_kit.data.reader.scans.geometry import Geometry
 
 GRID_MM = 4.0
 """Pixel size of the coarse planes, as near as whole native pixels come to it."""

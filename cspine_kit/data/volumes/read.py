@@ -19,9 +19,9 @@ import numpy as np
 from cspine_kit.core.config import VolumesConfig
 from cspine_kit.core.numbers import FloatArray
 from cspine_kit.data.reader.dicom import gather
-from cspine_kit.data.reader.frames import Frames
-from cspine_kit.data.reader.geometry import Geometry
-from cspine_kit.data.reader.values import HuArray
+from cspine_kit.data.reader.pixels.frames import Frames
+from cspine_kit.data.reader.pixels.values import HuArray
+from cspine_kit.data.reader.scans.geometry import Geometry
 from cspine_kit.data.volumes.curve import Grey, HuCurve
 from cspine_kit.data.volumes.cut import Cut, fine_lattice, wide_cut
 from cspine_kit.data.volumes.lattice import Box, Lattice

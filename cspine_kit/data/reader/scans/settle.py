@@ -2,7 +2,7 @@
 
 In: headers of all readable frames. Out: a `Geometry`. Example::
 
-    from cspine_kit.data.reader.files import read_headers
+    from cspine_kit.data.reader.headers.files import read_headers
 
     headers, errors = read_headers(folder)
     geometry = settle_geometry(uid, headers, tuple(error.code for error in errors))
@@ -17,15 +17,15 @@ from numpy.typing import NDArray
 
 from cspine_kit.core.errors import StudyError
 from cspine_kit.core.numbers import FloatArray
-from cspine_kit.data.reader.choice import AXIAL_COSINE, choose_scan
-from cspine_kit.data.reader.geometry import Geometry
-from cspine_kit.data.reader.header import Header
-from cspine_kit.data.reader.kinds import ct_slices
-from cspine_kit.data.reader.placing import TILT_COSINE, settle_grid
-from cspine_kit.data.reader.positions import settle_positions, step_told
+from cspine_kit.data.reader.headers.header import Header
 from cspine_kit.data.reader.problems import PROBLEMS
-from cspine_kit.data.reader.resliced import Turn, even, turn_of, turned
-from cspine_kit.data.reader.scans import SAME_POSITION_MM, Orientation, normal_of
+from cspine_kit.data.reader.scans.choice import AXIAL_COSINE, choose_scan
+from cspine_kit.data.reader.scans.find import SAME_POSITION_MM, Orientation, normal_of
+from cspine_kit.data.reader.scans.geometry import Geometry
+from cspine_kit.data.reader.scans.kinds import ct_slices
+from cspine_kit.data.reader.scans.placing import TILT_COSINE, settle_grid
+from cspine_kit.data.reader.scans.positions import settle_positions, step_told
+from cspine_kit.data.reader.scans.resliced import Turn, even, turn_of, turned
 
 FEW_SLICES = 10
 MONOTONE_SHARE = 0.9

@@ -2,7 +2,7 @@
 
 In: headers of slices. Out: scans, each whole. Example::
 
-    from cspine_kit.data.reader.files import read_headers
+    from cspine_kit.data.reader.headers.files import read_headers
 
     for scan in find_scans(read_headers(folder)[0]):
         scan.describe(), scan.cover_mm, scan.step_mm
@@ -23,7 +23,7 @@ from typing import TypeVar
 import numpy as np
 
 from cspine_kit.core.numbers import FloatArray
-from cspine_kit.data.reader.header import RUN, SCAN, Header
+from cspine_kit.data.reader.headers.header import RUN, SCAN, Header
 
 Value = TypeVar("Value")
 Orientation = tuple[float, ...]

@@ -2,7 +2,7 @@
 
 In: headers of one scan and its normal. Out: positions (n, 3) in mm. Example::
 
-    from cspine_kit.data.reader.scans import normal_of
+    from cspine_kit.data.reader.scans.find import normal_of
 
     normal = normal_of(study.headers[0].orientation)
     positions = settle_positions(list(study.headers), normal, set())
@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cspine_kit.core.numbers import FloatArray
-from cspine_kit.data.reader.header import Header
-from cspine_kit.data.reader.scans import SAME_POSITION_MM
+from cspine_kit.data.reader.headers.header import Header
+from cspine_kit.data.reader.scans.find import SAME_POSITION_MM
 
 ASSUMED_STEP_MM = 1.0
 STRAY_MM = 2000.0

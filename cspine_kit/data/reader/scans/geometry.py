@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cspine_kit.core.numbers import FloatArray
-from cspine_kit.data.reader.header import Header
-from cspine_kit.data.reader.resliced import Turn
-from cspine_kit.data.reader.scans import modal
+from cspine_kit.data.reader.headers.header import Header
+from cspine_kit.data.reader.scans.find import modal
+from cspine_kit.data.reader.scans.resliced import Turn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class Geometry:
         origins_mm: (nz, 3) patient position of the center of pixel [0, 0] after reorientation.
         axes: (2, 3) unit directions of increasing row index (to the back) and column index (left).
         flips, to_stored, in_place: how frames as stored become frames of this grid; see
-            `placing.Grid`.
+            `scans.placing.Grid`.
         reversed: file numbers ascend with z ascending.
         irregular: a distance between neighbors departs from the median by more than 10 %.
         left_out: what is in the folder besides and was not taken, one line for each scan.

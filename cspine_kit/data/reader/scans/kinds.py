@@ -2,7 +2,7 @@
 
 In: headers. Out: those that remain. Example::
 
-    from cspine_kit.data.reader.files import read_headers
+    from cspine_kit.data.reader.headers.files import read_headers
 
     headers, errors = read_headers(folder)
     slices = ct_slices(uid, headers, set())
@@ -14,7 +14,7 @@ from collections import Counter
 from functools import lru_cache
 
 from cspine_kit.core.errors import StudyError
-from cspine_kit.data.reader.header import Header
+from cspine_kit.data.reader.headers.header import Header
 
 CT_CLASSES = {
     "1.2.840.10008.5.1.4.1.1.2",

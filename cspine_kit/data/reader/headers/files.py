@@ -21,10 +21,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cspine_kit.core.errors import StudyError
-from cspine_kit.data.reader.header import Alike, Header
-from cspine_kit.data.reader.parsed import parse
+from cspine_kit.data.reader.headers.header import Alike, Header
+from cspine_kit.data.reader.headers.parsed import parse
+from cspine_kit.data.reader.headers.walk import Found, walk
 from cspine_kit.data.reader.problems import FileError
-from cspine_kit.data.reader.walk import Found, walk
 
 FIRST_BYTES, MORE_BYTES = 4096, 1 << 18
 """What is read of a file at first, and once more where its header is longer."""

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cspine_kit.core.numbers import FloatArray
-from cspine_kit.data.reader.header import Header
-from cspine_kit.data.reader.scans import Orientation, normal_of
+from cspine_kit.data.reader.headers.header import Header
+from cspine_kit.data.reader.scans.find import Orientation, normal_of
 
 
 @dataclass(frozen=True)

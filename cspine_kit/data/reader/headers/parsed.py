@@ -20,9 +20,8 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 
-from cspine_kit.data.reader.header import Get, Header, header_of
-from cspine_kit.data.reader.problems import FileError
-from cspine_kit.data.reader.walk import (
+from cspine_kit.data.reader.headers.header import Get, Header, header_of
+from cspine_kit.data.reader.headers.walk import (
     BIG_ENDIAN,
     DEFLATED,
     EXPLICIT,
@@ -31,6 +30,7 @@ from cspine_kit.data.reader.walk import (
     LONG_VRS,
     UNDEFINED,
 )
+from cspine_kit.data.reader.problems import FileError
 
 SHARED, PER_FRAME = "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"
 SAME_AS = {

@@ -20,9 +20,9 @@ from pathlib import Path
 
 import numpy as np
 
-from cspine_kit.data.reader.files import read_frames
-from cspine_kit.data.reader.header import Header
-from cspine_kit.data.reader.record import Stored, decode_of_record
+from cspine_kit.data.reader.headers.files import read_frames
+from cspine_kit.data.reader.headers.header import Header
+from cspine_kit.data.reader.pixels.record import Stored, decode_of_record
 
 PATIENCE_S = 60.0
 """The slowest decoder needs well under a second for a frame."""
@@ -41,7 +41,7 @@ class _Child:
         before = os.environ.get("PYTHONPATH", "").split(os.pathsep)
         paths = [root, *filter(None, before)]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "cspine_kit.data.reader.isolated"],
+            [sys.executable, "-m", "cspine_kit.data.reader.pixels.isolated"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

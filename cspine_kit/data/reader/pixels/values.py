@@ -2,7 +2,7 @@
 
 In: stored values, a `Header`, a `Meaning`. Out: int16 HU. Example::
 
-    from cspine_kit.data.reader.pixels import decode
+    from cspine_kit.data.reader.pixels.decode import decode
 
     stored = decode(path, header)
     meaning, codes = judge([stored], header)
@@ -21,8 +21,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cspine_kit.data.reader.header import Header
-from cspine_kit.data.reader.record import Stored
+from cspine_kit.data.reader.headers.header import Header
+from cspine_kit.data.reader.pixels.record import Stored
 
 HuArray = NDArray[np.int16]
 

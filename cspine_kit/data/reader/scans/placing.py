@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cspine_kit.core.numbers import FloatArray
-from cspine_kit.data.reader.header import Header
-from cspine_kit.data.reader.scans import Orientation, modal, normal_of
+from cspine_kit.data.reader.headers.header import Header
+from cspine_kit.data.reader.scans.find import Orientation, modal, normal_of
 
 ASSUMED_FIELD_MM = 200.0
 """Field of view where no file tells PixelSpacing: usual for a neck."""

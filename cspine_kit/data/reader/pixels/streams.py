@@ -2,7 +2,7 @@
 
 In: the bytes of a file. Out: the stream of one frame. Example::
 
-    from cspine_kit.data.reader.files import read_header
+    from cspine_kit.data.reader.headers.files import read_header
 
     header = read_header(compressed.parent, compressed.name)
     data = frame_bytes(compressed.read_bytes(), header.pixels_at)
@@ -11,7 +11,7 @@ In: the bytes of a file. Out: the stream of one frame. Example::
 
 import struct
 
-from cspine_kit.data.reader.header import Header
+from cspine_kit.data.reader.headers.header import Header
 
 RLE = "1.2.840.10008.1.2.5"
 ITEM, END = 0xE000FFFE, 0xE0DDFFFE

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from pydicom.pixels.utils import pixel_array
 from pydicom.uid import UID
 
-from cspine_kit.data.reader.header import Header
-from cspine_kit.data.reader.streams import check_stream, frame_bytes
-from cspine_kit.data.reader.walk import BIG_ENDIAN, DEFLATED, EXPLICIT, IMPLICIT
+from cspine_kit.data.reader.headers.header import Header
+from cspine_kit.data.reader.headers.walk import BIG_ENDIAN, DEFLATED, EXPLICIT, IMPLICIT
+from cspine_kit.data.reader.pixels.streams import check_stream, frame_bytes
 
 NATIVE = (IMPLICIT, EXPLICIT, BIG_ENDIAN, DEFLATED)
 

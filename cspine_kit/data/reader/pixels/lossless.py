@@ -2,8 +2,8 @@
 
 In: the bytes of one stream of one grey component. Out: uint16 (rows, cols). Example::
 
-    from cspine_kit.data.reader.files import read_header
-    from cspine_kit.data.reader.streams import frame_bytes
+    from cspine_kit.data.reader.headers.files import read_header
+    from cspine_kit.data.reader.pixels.streams import frame_bytes
 
     header = read_header(compressed.parent, compressed.name)
     stored = decode_lossless(frame_bytes(compressed.read_bytes(), header.pixels_at))

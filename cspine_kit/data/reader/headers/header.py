@@ -2,7 +2,7 @@
 
 In: the values of a parsed file. Out: a frozen `Header` for each frame. Example::
 
-    from cspine_kit.data.reader.walk import walk
+    from cspine_kit.data.reader.headers.walk import walk
 
     values, syntax, at, length = walk(path.read_bytes())
     header = header_of(values.get, "17.dcm", syntax=syntax, at=at, length=length)
@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from cspine_kit.data.reader.decimals import MISSING, first, meant, several
+from cspine_kit.data.reader.headers.decimals import MISSING, first, meant, several
 from cspine_kit.data.reader.problems import FileError
 
 Get = Callable[[str], Any]

@@ -2,7 +2,7 @@
 
 In: headers of slices. Out: one scan, whole, and what is left out. Example::
 
-    from cspine_kit.data.reader.files import read_headers
+    from cspine_kit.data.reader.headers.files import read_headers
 
     headers, errors = read_headers(folder)
     series, orientation, others = choose_scan(uid, headers, set())
@@ -12,9 +12,8 @@ import math
 
 from cspine_kit.core.errors import StudyError
 from cspine_kit.core.numbers import FloatArray
-from cspine_kit.data.reader.header import Header
-from cspine_kit.data.reader.kinds import is_projection, is_scout
-from cspine_kit.data.reader.scans import (
+from cspine_kit.data.reader.headers.header import Header
+from cspine_kit.data.reader.scans.find import (
     AXIAL,
     STACK_SLICES,
     Orientation,
@@ -25,6 +24,7 @@ from cspine_kit.data.reader.scans import (
     normal_of,
     when,
 )
+from cspine_kit.data.reader.scans.kinds import is_projection, is_scout
 
 AXIAL_COSINE = 0.7
 """A series is axial where its normal lies within 45 degrees of the table axis."""

@@ -22,12 +22,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cspine_kit.data.reader.header import Header
-from cspine_kit.data.reader.isolated import decode_isolated
+from cspine_kit.data.reader.headers.header import Header
+from cspine_kit.data.reader.headers.walk import EXPLICIT, IMPLICIT
+from cspine_kit.data.reader.pixels.isolated import decode_isolated
+from cspine_kit.data.reader.pixels.record import Stored
+from cspine_kit.data.reader.pixels.streams import RLE, check_stream, frame_bytes
 from cspine_kit.data.reader.problems import FileError
-from cspine_kit.data.reader.record import Stored
-from cspine_kit.data.reader.streams import RLE, check_stream, frame_bytes
-from cspine_kit.data.reader.walk import EXPLICIT, IMPLICIT
 
 MAX_FRAME_BYTES = 64 << 20
 JPEG = "1.2.840.10008.1.2.4"
@@ -60,7 +60,7 @@ def _codecs() -> dict[str, list[Decoder]]:
 
 def _lossless(data: bytes) -> NDArray[Any]:
     """The kit's own JPEG Lossless decoder; numba is loaded with the first file that needs it."""
-    from cspine_kit.data.reader.lossless import decode_lossless
+    from cspine_kit.data.reader.pixels.lossless import decode_lossless
 
     return decode_lossless(data)
 

@@ -22,15 +22,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cspine_kit.core.execution import usable_cores
-from cspine_kit.data.reader.geometry import Geometry
-from cspine_kit.data.reader.header import Header
-from cspine_kit.data.reader.pixels import decode
-from cspine_kit.data.reader.placing import IN_PLACE_PX, to_turned
+from cspine_kit.data.reader.headers.header import Header
+from cspine_kit.data.reader.pixels.decode import decode
+from cspine_kit.data.reader.pixels.record import Stored
+from cspine_kit.data.reader.pixels.values import AIR_HU, HuArray, Meaning, hounsfield, judge
 from cspine_kit.data.reader.problems import FileError
-from cspine_kit.data.reader.record import Stored
-from cspine_kit.data.reader.resliced import even
-from cspine_kit.data.reader.scans import modal
-from cspine_kit.data.reader.values import AIR_HU, HuArray, Meaning, hounsfield, judge
+from cspine_kit.data.reader.scans.find import modal
+from cspine_kit.data.reader.scans.geometry import Geometry
+from cspine_kit.data.reader.scans.placing import IN_PLACE_PX, to_turned
+from cspine_kit.data.reader.scans.resliced import even
 
 SAMPLES, MOST_KINDS = 5, 8
 """Frames of each kind that are looked at before any is used, and kinds told apart by rescale."""

@@ -1,0 +1,1 @@
+"""Headers: the files of a study, and what each frame says about itself."""

@@ -1,0 +1,1 @@
+"""Pixels: frames decoded to stored values, and what these mean in Hounsfield units."""

@@ -1,0 +1,1 @@
+"""Scans: which slices belong together, which scan is read, and where its frames lie."""

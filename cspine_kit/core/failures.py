@@ -21,10 +21,11 @@ from cspine_kit.core.runs import read_json, stored_key, write_json
 if TYPE_CHECKING:
     import pandas as pd
 
-TRAINING, ROWS = "training", "rows"
-"""Stages of a fold model: a study it could not learn from, a study it gave no rows for."""
+TRAINING, ROWS, LEVELS = "training", "rows", "levels"
+"""Stages of a fold model: a study it could not learn from, a study it gave no rows for, one whose
+rows give no levels."""
 
-FILES = {TRAINING: "left_out.json", ROWS: "failures.json"}
+FILES = {TRAINING: "left_out.json", ROWS: "failures.json", LEVELS: "without_levels.json"}
 SHOWN = 5
 
 
@@ -32,7 +33,7 @@ SHOWN = 5
 class Failure:
     """One study that failed.
 
-    `stage` is index, cache, `TRAINING` or `ROWS`; `member` is "" and `model_fold` -1 where a stage
+    `stage` is index, cache or a key of `FILES`; `member` is "" and `model_fold` -1 where a stage
     has none. `inputs_key` is the fingerprint of what it failed on; where that changes it is tried
     again, and at every run where it is "".
     """

@@ -39,6 +39,9 @@ are not all trauma patients in collars)."""
 SIZES: FloatArray = np.exp(np.linspace(-0.3, 0.36, 12))
 """Neck sizes that are weighed against each other."""
 
+DECODE_VERSION = 1
+"""Raised when the same rows would give other levels."""
+
 GRID_MM = 1.0
 BEYOND_MM = 150.0
 """Centers may lie this far outside the scan: a level need not be in view."""

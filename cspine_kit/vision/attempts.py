@@ -1,17 +1,18 @@
-"""Rows of one fold model on its studies, one study at a time: what fails is kept and tried again.
+"""Rows of one fold model, one study at a time: each under its own key, and what fails is kept.
 
-In: studies and a function that predicts one. Out: parquet files of rows and, beside them,
-`failures.json`. Example::
+In: studies, the key of each one's rows, a function that makes them. Out: a parquet file of rows,
+beside it `<name>.json` (keys by study) and the failures. Example::
 
-    rows = Attempts("effnet", 0, (Path("rows.parquet"),), key="1", state=lambda uid: uid)
-    if not rows.done():
-        rows.make([uid], lambda uid: (pd.DataFrame({"slice_idx": [0, 1]}),), "effnet fold 0")
+    rows = Attempts("rows", "effnet", 0, Path("rows.parquet"), ("1.2",), key=lambda uid: "1")
+    if rows.todo():
+        rows.make(lambda uid: pd.DataFrame({"position": [0, 1]}), "effnet fold 0")
+    rows.frame()["position"].tolist()         # [0, 1]
 
-Where files and key agree, only the failed studies whose inputs changed are predicted.
+Only studies whose key changed are made again, and those that failed when their inputs change.
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,22 +20,14 @@ import pandas as pd
 from tqdm import tqdm
 
 from cspine_kit.core.errors import DataError
-from cspine_kit.core.failures import (
-    FILES,
-    ROWS,
-    TRAINING,
-    Failure,
-    read_failures,
-    write_failures,
-)
-from cspine_kit.core.runs import fingerprint, is_fresh, publish
+from cspine_kit.core.failures import FILES, Failure, read_failures, write_failures
+from cspine_kit.core.runs import fingerprint, is_fresh, publish, read_json, write_json
 from cspine_kit.core.tasks import is_worker, report
-from cspine_kit.vision.dataset import StudyView
 from cspine_kit.vision.predict import is_out_of_memory
 
 log = logging.getLogger(__name__)
 
-Frames = tuple[pd.DataFrame, ...]
+KeyOf = Callable[[str], str]
 
 
 def is_broken_device(error: Exception) -> bool:
@@ -45,109 +38,116 @@ def is_broken_device(error: Exception) -> bool:
     )
 
 
-def failure_of(error: Exception, uid: str, stage: str, attempts: "Attempts") -> Failure:
+def failure_of(
+    error: Exception, uid: str, *, stage: str, member: str, fold: int, state: str
+) -> Failure:
     """What an error says about one study, logged; raised again where it is the device's.
 
-    Where memory was short the study is tried at every run, else when its inputs change.
+    Where memory was short the study is tried at every run, else when `state` changes.
     """
     if is_broken_device(error):
         raise error
     text = str(error)
     cause = text if uid in text else f"study {uid}: {type(error).__name__}: {text}"
-    log.warning("%s fold %d: left out of %s: %s", attempts.member, attempts.fold, stage, cause)
-    state = "" if is_out_of_memory(error) else attempts.state(uid)
-    return Failure(stage, attempts.member, uid, attempts.fold, cause, state)
+    log.warning("%s fold %d: left out of %s: %s", member, fold, stage, cause)
+    return Failure(stage, member, uid, fold, cause, "" if is_out_of_memory(error) else state)
 
 
 @dataclass(frozen=True)
 class Attempts:
-    """The rows of one fold model.
+    """Rows of one fold model.
 
     Attributes:
-        member: its name.
+        stage: of its failures, a key of `core.failures.FILES`.
+        member: the model's name.
         fold: k of fold model k.
-        files: parquet files of rows, one frame each; the first one's folder holds `failures.json`.
-        key: what all studies' rows are made from.
-        state: fingerprint of what one study's rows are made from.
+        file: parquet; its folder also holds the keys and the failures.
+        uids: every study that is to have rows.
+        key: of a study's rows: what they are made from.
+        state: of what a failure may hang on besides, such as a damaged file that is mended.
     """
 
+    stage: str
     member: str
     fold: int
-    files: tuple[Path, ...]
-    key: str
-    state: Callable[[str], str]
+    file: Path
+    uids: tuple[str, ...]
+    key: KeyOf
+    state: KeyOf = lambda uid: ""
 
     @property
     def _ledger(self) -> Path:
-        return self.files[0].with_name(FILES[ROWS])
+        return self.file.with_suffix(".json")
 
-    def failures(self) -> list[Failure]:
-        """Studies without rows."""
-        return read_failures(self._ledger) if is_fresh(self._ledger, self.key) else []
+    def _held(self) -> dict[str, str]:
+        """Keys of all rows in the file; none where it was not written to its end."""
+        held = dict(read_json(self._ledger)) if self._ledger.exists() else {}
+        return held if is_fresh(self.file, fingerprint(held)) else {}
 
-    def again(self) -> list[str]:
-        """Failed studies whose inputs have changed since."""
-        failed = self.failures()
-        return [f.study_uid for f in failed if f.inputs_key != self.state(f.study_uid)]
+    def content(self) -> dict[str, str]:
+        """Keys of the studies whose rows are there and up to date."""
+        held = self._held()
+        wanted = {uid: self.key(uid) for uid in self.uids}
+        return {uid: key for uid, key in wanted.items() if held.get(uid) == key}
 
-    def made(self) -> bool:
-        """True where the files are there, whatever failed."""
-        return all(is_fresh(path, self.key) for path in (*self.files, self._ledger))
+    def frame(self) -> pd.DataFrame:
+        """Rows of the studies in `content`."""
+        rows = pd.read_parquet(self.file)
+        return rows[rows["study_uid"].isin(set(self.content()))].reset_index(drop=True)
 
-    def done(self) -> bool:
-        """True where there is nothing to make, nor to try again."""
-        return self.made() and not self.again()
+    def _whole_state(self, uid: str) -> str:
+        return fingerprint(self.key(uid), self.state(uid))
 
-    def content_key(self) -> str:
-        """Fingerprint of what the files hold: the key, and which studies are missing."""
-        missing = sorted(failure.study_uid for failure in self.failures())
-        return fingerprint(self.key, missing) if missing else self.key
+    def _failed(self) -> dict[str, Failure]:
+        """Failures that would come again."""
+        found = read_failures(self.file.with_name(FILES[self.stage]))
+        wanted = set(self.uids)
+        return {
+            f.study_uid: f
+            for f in found
+            if f.study_uid in wanted and f.inputs_key == self._whole_state(f.study_uid)
+        }
 
-    def make(self, uids: Iterable[str], predict: Callable[[str], Frames], title: str) -> None:
-        """Predict all studies, or those that are to be tried again; one that fails costs itself.
+    def todo(self) -> list[str]:
+        """Studies without rows, or with rows of another key, that are to be made (again)."""
+        done = self.content().keys() | self._failed().keys()
+        return [uid for uid in self.uids if uid not in done]
+
+    def make(self, make: Callable[[str], pd.DataFrame], title: str) -> None:
+        """Make what is missing; a study that fails costs itself.
 
         Args:
-            uids: every study of the fold model.
-            predict: a study's frames, one for each file.
+            make: a study's rows.
             title: of the progress bar.
 
         Raises:
             DataError: there are no rows at all.
         """
-        made = self.made()
-        todo = self.again() if made else list(uids)
-        failures = [f for f in self.failures() if f.study_uid not in todo] if made else []
-        parts: list[list[pd.DataFrame]] = [[] for _ in self.files]
-        if made:
-            for path, part in zip(self.files, parts, strict=True):
-                old = pd.read_parquet(path)
-                part.append(old[~old["study_uid"].isin(todo)])
+        todo, content, failed = self.todo(), self.content(), self._failed()
+        parts = [self.frame()] if content else []
         for uid in tqdm(todo, desc=title, unit="study", disable=is_worker()):
             report(f"{title}, study {uid}")
             try:
-                frames = predict(uid)
+                rows = make(uid)
             except Exception as error:  # noqa: BLE001 - one bad study must cost only itself
-                failures.append(failure_of(error, uid, ROWS, self))
+                failed[uid] = failure_of(
+                    error,
+                    uid,
+                    stage=self.stage,
+                    member=self.member,
+                    fold=self.fold,
+                    state=self._whole_state(uid),
+                )
                 continue
-            for frame, part in zip(frames, parts, strict=True):
-                frame.insert(0, "study_uid", uid)
-                part.append(frame)
-        if not parts[0]:
-            first = failures[0].cause if failures else "it was given no study"
+            rows.insert(0, "study_uid", uid)
+            parts.append(rows)
+            content[uid] = self.key(uid)
+        if not parts:
+            first = next((f.cause for f in failed.values()), "it was given no study")
             raise DataError(f"{title}: every study failed; the first: {first}")
-        for path, part in zip(self.files, parts, strict=True):
-            with publish(path, self.key) as temporary:
-                pd.concat(part, ignore_index=True).to_parquet(temporary, index=False)
-        write_failures(self._ledger, failures, self.key)
-
-    def views(
-        self, uids: Iterable[str], build: Callable[[str], StudyView]
-    ) -> tuple[list[StudyView], list[Failure]]:
-        """What a model learns from, and the studies that it cannot learn from."""
-        found, failures = list[StudyView](), list[Failure]()
-        for uid in uids:
-            try:
-                found.append(build(uid))
-            except Exception as error:  # noqa: BLE001 - one bad study must cost only itself
-                failures.append(failure_of(error, uid, TRAINING, self))
-        return found, failures
+        joined = pd.concat(parts, ignore_index=True)
+        with publish(self.file, fingerprint(content)) as temporary:
+            joined.sort_values("study_uid", kind="stable").to_parquet(temporary, index=False)
+        write_json(self._ledger, content)
+        failures = [failed[uid] for uid in sorted(failed)]
+        write_failures(self.file.with_name(FILES[self.stage]), failures, fingerprint(content))

@@ -33,6 +33,10 @@ Outputs = dict[str, torch.Tensor]
 
 log = logging.getLogger(__name__)
 
+VERTEBRA_ROWS_VERSION, FRACTURE_ROWS_VERSION = 1, 1
+"""Raised when the same network would give other rows of the same volume: another choice or cut of
+slices, other means over views."""
+
 
 def set_device_threads(config: Config, usual: int | None = None) -> str:
     """Set torch's thread count and name the device; the count decides the order of CPU sums.

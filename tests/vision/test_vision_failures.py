@@ -10,18 +10,21 @@ import pytest
 from run_folder import tiny_config, write_run
 
 from cspine_kit.core.errors import DataError, StudyError
-from cspine_kit.core.failures import gather, summary
+from cspine_kit.core.failures import FILES, ROWS, gather, read_failures, summary
 from cspine_kit.core.paths import RunPaths
 from cspine_kit.core.tables import read_table
 from cspine_kit.data.levels import decode_levels
-from cspine_kit.vision import oof
+from cspine_kit.vision import oof, steps
 from cspine_kit.vision.attempts import Attempts
 
 BAD = "1.2.3"
 
 
-def attempts(tmp_path, key="k", state=lambda uid: "one"):
-    return Attempts("m", 0, (tmp_path / "rows.parquet",), key, state)
+UIDS = tuple(f"1.{k}" for k in range(1, 6))
+
+
+def attempts(tmp_path, key=lambda uid: "k", state=lambda uid: "one", uids=UIDS):
+    return Attempts(ROWS, "m", 0, tmp_path / "rows.parquet", uids, key, state)
 
 
 def rows_of(uid):
@@ -29,42 +32,44 @@ def rows_of(uid):
         raise StudyError(uid, "is broken")
     if uid == "1.4":
         raise KeyError("z")
-    return (pd.DataFrame({"value": [float(uid[-1])] * 2}),)
+    return pd.DataFrame({"value": [float(uid[-1])] * 2})
 
 
-UIDS = [f"1.{k}" for k in range(1, 6)]
+def causes(tmp_path):
+    return {f.study_uid: f.cause for f in read_failures(tmp_path / FILES[ROWS])}
 
 
 def test_failures_are_kept_and_tried_again_when_their_inputs_change(tmp_path):
     first = attempts(tmp_path)
-    assert not first.done()
-    first.make(UIDS, rows_of, "t")
-    assert first.done() and [f.study_uid for f in first.failures()] == ["1.2", "1.4"]
-    assert first.failures()[0].cause == "study 1.2: is broken"
-    assert first.failures()[1].cause == "study 1.4: KeyError: 'z'"
-    assert (
-        pd.read_parquet(first.files[0])["study_uid"].tolist()
-        == ["1.1"] * 2 + ["1.3"] * 2 + ["1.5"] * 2
-    )
+    assert first.todo() == list(UIDS)
+    first.make(rows_of, "t")
+    assert not first.todo()
+    assert causes(tmp_path) == {"1.2": "study 1.2: is broken", "1.4": "study 1.4: KeyError: 'z'"}
+    assert first.frame()["study_uid"].tolist() == ["1.1"] * 2 + ["1.3"] * 2 + ["1.5"] * 2
     changed = attempts(tmp_path, state=lambda uid: "two" if uid == "1.2" else "one")
-    assert changed.again() == ["1.2"] and not changed.done() and changed.made()
-    asked = []
-    changed.make(UIDS, lambda uid: asked.append(uid) or (pd.DataFrame({"value": [2.0]}),), "t")
-    assert asked == ["1.2"] and changed.done()
-    assert [f.study_uid for f in changed.failures()] == ["1.4"]
-    table = pd.read_parquet(first.files[0])
+    assert changed.todo() == ["1.2"]
+    changed.make(lambda uid: pd.DataFrame({"value": [2.0]}), "t")
+    assert not changed.todo() and list(causes(tmp_path)) == ["1.4"]
+    table = changed.frame()
     assert table.groupby("study_uid").size().to_dict() == {"1.1": 2, "1.2": 1, "1.3": 2, "1.5": 2}
-    assert first.content_key() != attempts(tmp_path, key="other").content_key()
-    assert not attempts(tmp_path, key="other").done(), "another key asks for everything anew"
 
 
-def test_what_the_files_hold_decides_their_key(tmp_path):
+def test_each_study_has_a_key_of_its_own(tmp_path):
     one = attempts(tmp_path)
-    one.make(UIDS, rows_of, "t")
-    with_holes = one.content_key()
-    again = attempts(tmp_path, state=lambda uid: "two")
-    again.make(UIDS, lambda uid: (pd.DataFrame({"value": [2.0]}),), "t")
-    assert again.content_key() == "k" != with_holes
+    one.make(lambda uid: pd.DataFrame({"value": [0.0]}), "t")
+    assert one.content() == dict.fromkeys(UIDS, "k")
+    two = attempts(tmp_path, key=lambda uid: "new" if uid == "1.3" else "k")
+    assert two.todo() == ["1.3"] and "1.3" not in set(two.frame()["study_uid"])
+    two.make(lambda uid: pd.DataFrame({"value": [1.0]}), "t")
+    assert two.frame().groupby("study_uid")["value"].first().to_dict() == {
+        uid: float(uid == "1.3") for uid in UIDS
+    }
+    fewer = attempts(tmp_path, key=two.key, uids=UIDS[1:])
+    assert not fewer.todo() and set(fewer.frame()["study_uid"]) == set(UIDS[1:])
+    assert attempts(tmp_path, key=lambda uid: "other").todo() == list(UIDS)
+    # A file without the ledger that belongs to it was not written to its end.
+    one.file.with_suffix(".json").write_text("{}")
+    assert two.todo() == list(UIDS)
 
 
 def test_short_memory_is_tried_at_every_run_and_a_broken_device_stops_it(tmp_path):
@@ -74,16 +79,16 @@ def test_short_memory_is_tried_at_every_run_and_a_broken_device_stops_it(tmp_pat
         return rows_of("1.1")
 
     found = attempts(tmp_path)
-    found.make(UIDS, hungry, "t")
-    assert found.again() == ["1.2"] and not found.done()
+    found.make(hungry, "t")
+    assert found.todo() == ["1.2"]
 
     def broken(uid):
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     with pytest.raises(RuntimeError, match="illegal memory access"):
-        attempts(tmp_path, key="new").make(UIDS, broken, "t")
+        attempts(tmp_path, key=lambda uid: "new").make(broken, "t")
     with pytest.raises(DataError, match=r"every study failed; the first: study 1\.2: is broken"):
-        attempts(tmp_path, key="new").make(["1.2"], rows_of, "t")
+        attempts(tmp_path, key=lambda uid: "new", uids=("1.2",)).make(rows_of, "t")
 
 
 @pytest.fixture(name="paths")
@@ -145,7 +150,7 @@ def test_one_bad_volume_costs_itself_and_comes_back_when_mended(paths, damage):
 
 
 def test_a_study_that_fails_in_one_member_is_kept_for_the_others(paths, monkeypatch):
-    real = oof.predict_fracture
+    real = steps.predict_fracture
     asked = []
 
     def picky(model, volume, *arguments, **named):
@@ -154,7 +159,7 @@ def test_a_study_that_fails_in_one_member_is_kept_for_the_others(paths, monkeypa
             raise StudyError(BAD, "gave NaN")
         return real(model, volume, *arguments, **named)
 
-    monkeypatch.setattr(oof, "predict_fracture", picky)
+    monkeypatch.setattr(steps, "predict_fracture", picky)
     (failure,) = oof.run_oof(tiny_config(), paths)
     assert (failure.stage, failure.member, failure.study_uid) == ("rows", "b", BAD)
     rows = read_table(paths.table("oof_slices"), "oof_slices")

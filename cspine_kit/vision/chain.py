@@ -1,0 +1,131 @@
+"""A fold's artifacts and their keys: the only file that knows what is made from what.
+
+In: a config, a run folder, its opened inputs, a fold. Out: `FoldChain`: where vertebra model k, its
+rows and levels, the members' models and rows lie, and whether they are up to date. Example::
+
+    from cspine_kit.vision.inputs import open_inputs
+
+    chain = FoldChain(config, paths, open_inputs(paths), fold=0)
+    member, *_ = config.members
+    chain.is_done(member)                          # False where anything is to be made
+    chain.fracture_rows(member).todo()             # of which studies
+
+A model's key holds the digests of its training studies (volumes, masks, labels, levels), its part
+of the config, the seed and the version of the code that trains; a study's rows hang on their
+model's key, on what the network sees of that study, and on the version of the code that predicts.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from cspine_kit.core.config import Config, ModelConfig
+from cspine_kit.core.failures import LEVELS, ROWS
+from cspine_kit.core.paths import RunPaths
+from cspine_kit.core.runs import fingerprint, is_fresh
+from cspine_kit.data.levels import DECODE_VERSION
+from cspine_kit.vision.attempts import Attempts
+from cspine_kit.vision.inputs import Inputs
+from cspine_kit.vision.lineage import LINEAGE_FILE
+from cspine_kit.vision.names import MODEL_FILE, VERTEBRA, WEIGHTS_FILE
+from cspine_kit.vision.predict import FRACTURE_ROWS_VERSION, VERTEBRA_ROWS_VERSION
+
+TRAIN_VERSION = 1
+"""Raised when the same studies and config would give other weights: a changed loss, target, draw,
+augmentation or network."""
+
+
+@dataclass(frozen=True)
+class FoldChain:
+    """One fold's artifacts: vertebra model k -> levels k -> fracture models k and their rows."""
+
+    config: Config
+    paths: RunPaths
+    inputs: Inputs
+    fold: int
+
+    # ---- keys ------------------------------------------------------------------------------------
+
+    def _model_key(self, name: str, model: ModelConfig, studies: dict[str, list[str]]) -> str:
+        made_by = (TRAIN_VERSION, self.config.seed, self.config.training.precision)
+        return fingerprint(made_by, name, self.fold, model, studies)
+
+    @cached_property
+    def masked(self) -> list[str]:
+        """Training studies that have a mask: what vertebra model k learns from."""
+        masked = self.inputs.studies["has_mask"]
+        return [uid for uid in self.inputs.studies_of(self.fold, training=True) if masked[uid]]
+
+    @cached_property
+    def _vertebra_key(self) -> str:
+        pixels, masks = self.inputs.pixels, self.inputs.masks
+        studies = {uid: [pixels[uid], masks[uid]] for uid in self.masked}
+        return self._model_key(VERTEBRA, self.config.vertebra, studies)
+
+    def _vertebra_rows_key(self, uid: str) -> str:
+        return fingerprint(VERTEBRA_ROWS_VERSION, self._vertebra_key, self.inputs.pixels[uid])
+
+    def _levels_key(self, uid: str) -> str:
+        return fingerprint(DECODE_VERSION, self._vertebra_rows_key(uid))
+
+    @cached_property
+    def _fracture_keys(self) -> dict[str, str]:
+        """By member. A study's levels key stands for its volume and for vertebra model k too."""
+        masks, labels = self.inputs.masks, self.inputs.labels
+        studies = {
+            uid: [self._levels_key(uid), masks[uid], labels[uid]]
+            for uid in self.inputs.studies_of(self.fold, training=True)
+        }
+        members = self.config.members.items()
+        return {name: self._model_key(name, model, studies) for name, model in members}
+
+    def _fracture_rows_key(self, member: str, uid: str) -> str:
+        made_by = (FRACTURE_ROWS_VERSION, self.config.kernel.views)
+        return fingerprint(made_by, self._fracture_keys[member], self._levels_key(uid))
+
+    def model_key(self, name: str) -> str:
+        """What fold model k of a member, or of the vertebra stage, is made from."""
+        return self._vertebra_key if name == VERTEBRA else self._fracture_keys[name]
+
+    # ---- artifacts -------------------------------------------------------------------------------
+
+    @property
+    def vertebra_rows(self) -> Attempts:
+        """Rows of vertebra model k on every study."""
+        file = self.paths.model(VERTEBRA, self.fold) / "slices.parquet"
+        uids, state = tuple(self.inputs.fold_of), self.inputs.file_state
+        return Attempts(ROWS, VERTEBRA, self.fold, file, uids, self._vertebra_rows_key, state)
+
+    @property
+    def levels(self) -> Attempts:
+        """Levels of every study that has vertebra rows."""
+        rows = self.vertebra_rows
+        file, uids = rows.file.with_name("levels.parquet"), tuple(rows.content())
+        return Attempts(LEVELS, VERTEBRA, self.fold, file, uids, self._levels_key)
+
+    def fracture_rows(self, member: str) -> Attempts:
+        """Rows of fracture model k on the studies of fold k."""
+        leveled = self.levels.content()
+
+        def key(uid: str) -> str:
+            return self._fracture_rows_key(member, uid)
+
+        def state(uid: str) -> str:
+            return fingerprint(uid in leveled, self.inputs.file_state(uid))
+
+        file = self.paths.model(member, self.fold) / "slices.parquet"
+        uids = tuple(self.inputs.studies_of(self.fold, training=False))
+        return Attempts(ROWS, member, self.fold, file, uids, key, state)
+
+    def has_model(self, name: str) -> bool:
+        """True where fold model k is there and up to date."""
+        folder, key = self.paths.model(name, self.fold), self.model_key(name)
+        whole = is_fresh(folder / WEIGHTS_FILE, key) and is_fresh(folder / LINEAGE_FILE, key)
+        return whole and (folder / MODEL_FILE).exists()
+
+    def is_done(self, name: str) -> bool:
+        """True where there is nothing to make of a member, nor to try again."""
+        if not self.has_model(name):
+            return False
+        if name == VERTEBRA:
+            return not (self.vertebra_rows.todo() or self.levels.todo())
+        return not self.fracture_rows(name).todo()

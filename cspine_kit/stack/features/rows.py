@@ -80,7 +80,7 @@ def rows_by_member(slices: pd.DataFrame, units: Units) -> dict[str, MemberRows]:
 def _numbers(slices: pd.DataFrame) -> FloatArray:
     """at_mm, vertebra and fracture logits as (n, 15)."""
     columns = ["at_mm", *VERTEBRA_COLUMNS, *FRACTURE_COLUMNS]
-    numbers = slices[columns].to_numpy(np.float64)
+    numbers = np.stack([slices[c].to_numpy(np.float64) for c in columns]).T
     bad = np.isnan(numbers)
     bad[:, 0] |= np.isinf(numbers[:, 0])
     if bad.any():

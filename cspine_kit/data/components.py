@@ -3,7 +3,9 @@
 In: labels (z, y, x) on a study's grid. Out: the same with every label cut, in place, to its largest
 connected piece and what lies beside it, and a `Cut` for each label that reached far. Example::
 
-    mask = check_mask(competition.segmentation(uid), study).labels.copy()
+    from cspine_kit.data.masks import read_mask
+
+    mask = read_mask(competition.segmentation(uid), study)
     mask[0, 0, 0] = 4                     # a voxel of C4 in the air above the head
     keep_vertebrae(mask, study)           # [Cut(level='C4', voxels=1, beyond_mm=...)]
 

@@ -78,7 +78,7 @@ LEAN_DEG = {
 """Forward lean of each vertebra in a neutral, lordotic neck."""
 
 CANAL_MM = 15.0
-DISC_MM = 5.0
+DISC_MM = 4.6
 
 
 def atlas() -> list[Primitive]:

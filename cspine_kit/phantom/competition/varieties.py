@@ -36,6 +36,9 @@ COARSE_MM = (3.0, 3.75, 4.0, 5.0)
 LONG_MM = (2.0, 2.5, 3.0, 5.0)
 """Slice spacings of coarse scans and of long fields."""
 
+WIDER = 1.7
+"""Scans of the trunk show so many times the field of a scan of the neck."""
+
 DISC_LEFT = (0.2, 0.6)
 """Share of its height that a worn disc has left; three to five of the discs below C2 are worn."""
 
@@ -85,7 +88,10 @@ def vary_scan(rng: np.random.Generator, variety: str, neck: Neck, scan: Scan) ->
     """The scan as its variety has it: another stretch of the patient, or coarser slices."""
     top, bottom, step = _stretch(rng, variety, neck, scan)
     count = max(2, round((top - bottom) / step) + 1)
-    grid = Grid((top - step * np.arange(count)).astype(np.float32), scan.grid.y, scan.grid.x)
+    wider = WIDER if variety in ("chest_only", "long_field") else 1.0
+    y, x = (at.mean() + (at - at.mean()) * np.float32(wider) for at in (scan.grid.y, scan.grid.x))
+    grid = Grid((top - step * np.arange(count)).astype(np.float32), y, x)
     thickness = step if variety in ("coarse", "long_field") else scan.thickness_mm
-    spacing = (step, *scan.spacing_mm[1:])
+    pixel = round(wider * scan.spacing_mm[1], 6)
+    spacing = (step, pixel, pixel)
     return replace(scan, grid=grid, spacing_mm=spacing, thickness_mm=thickness)

@@ -177,10 +177,10 @@ def test_a_figure_that_cannot_be_drawn_costs_itself(run, tmp_path, monkeypatch):
 
 
 def test_volumes_that_are_gone_cost_the_pictures_alone(run, tmp_path, monkeypatch):
-    monkeypatch.chdir(desk(run, tmp_path, STACK))
+    monkeypatch.chdir(desk(run, tmp_path, VERTEBRA))
     (tmp_path / "oof" / "tiny" / "cache").unlink()
     page, read = made(tmp_path)
-    assert "Masks over slices" not in page.titles and "Worst study 1" in page.titles
+    assert "Masks over slices" not in page.titles and "Confusion of presence" in page.titles
     assert all(name.startswith("pictures of ") for name in read.faults) and read.faults
 
 

@@ -10,6 +10,7 @@ that made the row. In an out-of-fold table they must be equal. Both are what the
 declares: the check finds tables that were mixed up, not a model that saw its study all the same.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -243,12 +244,38 @@ def _check_positions(frame: pd.DataFrame, name: str) -> None:
         )
 
 
+def _check_seven(frame: pd.DataFrame, name: str) -> None:
+    """Refuse a study that does not have C1..C7, and a level whose top lies below its bottom.
+
+    Raises:
+        TableError: names the first such studies.
+    """
+    unit = [c for c in CONTRACTS[name].key if c != "level"]
+    odd = frame[frame.groupby(unit)["level"].transform("size") != len(LEVELS)]
+    if "z_top_mm" in frame:
+        odd = pd.concat([odd, frame[frame["z_top_mm"] < frame["z_bottom_mm"]]])
+    if len(odd):
+        shown = odd[unit].drop_duplicates().head(SHOWN_ROWS)
+        raise TableError(
+            f"table {name}: not C1..C7, each from its top down to its bottom, for "
+            f"{shown.to_dict('records')}; make them again (make oof)"
+        )
+
+
+RULES: dict[str, Callable[[pd.DataFrame, str], None]] = {
+    "levels": _check_seven,
+    "oof_levels": _check_seven,
+    "oof_slices": _check_positions,
+}
+"""What a table must fulfill beyond types, key and folds."""
+
+
 def check_table(frame: pd.DataFrame, name: str) -> pd.DataFrame:
     """Return `frame` with contract types and sorted by its key.
 
     Raises:
         TableError: a missing or unknown column, a wrong type, a duplicate key, a value out of
-            range, or an out-of-fold row whose folds differ.
+            range, an out-of-fold row whose folds differ, or a broken rule of `RULES`.
     """
     from pandera.errors import SchemaErrors
 
@@ -266,8 +293,8 @@ def check_table(frame: pd.DataFrame, name: str) -> pd.DataFrame:
         raise TableError(f"table {name}: {len(error.failure_cases)} faults: {shown}") from error
     if contract.out_of_fold:
         check_out_of_fold(checked, f"table {name}")
-    if {"plane", "slice_idx"} <= set(contract.columns):
-        _check_positions(checked, name)
+    if name in RULES:
+        RULES[name](checked, name)
     ordered = [*contract.columns, *(c for c in checked.columns if c not in contract.columns)]
     return checked[ordered].sort_values(list(contract.key), ignore_index=True)
 

@@ -3,7 +3,7 @@
 In: studies, the key of each one's rows, a function that makes them. Out: a parquet file of rows,
 beside it `<name>.json` (keys by study) and the failures. Example::
 
-    rows = Attempts(ROWS, "effnet", 0, Path("rows.parquet"), ("1.2",), lambda uid: "key " + uid)
+    rows = Attempts("rows", "effnet", 0, Path("rows.parquet"), ("1.2",), key=lambda uid: "1")
     if rows.todo():
         rows.make(lambda uid: pd.DataFrame({"position": [0, 1]}), "effnet fold 0")
     rows.frame()["position"].tolist()         # [0, 1]

@@ -3,7 +3,10 @@
 In: a config, a run folder, its opened inputs, a fold. Out: `FoldChain`: where vertebra model k, its
 rows and levels, the members' models and rows lie, and whether they are up to date. Example::
 
+    from cspine_kit.vision.inputs import open_inputs
+
     chain = FoldChain(config, paths, open_inputs(paths), fold=0)
+    member, *_ = config.members
     chain.is_done(member)                          # False where anything is to be made
     chain.fracture_rows(member).todo()             # of which studies
 
@@ -22,7 +25,7 @@ from cspine_kit.core.runs import fingerprint, is_fresh
 from cspine_kit.data.levels import DECODE_VERSION
 from cspine_kit.vision.attempts import Attempts
 from cspine_kit.vision.inputs import Inputs
-from cspine_kit.vision.lineage import LINEAGE_FILE, check_lineage
+from cspine_kit.vision.lineage import LINEAGE_FILE
 from cspine_kit.vision.names import MODEL_FILE, VERTEBRA, WEIGHTS_FILE
 from cspine_kit.vision.predict import FRACTURE_ROWS_VERSION, VERTEBRA_ROWS_VERSION
 
@@ -126,13 +129,3 @@ class FoldChain:
         if name == VERTEBRA:
             return not (self.vertebra_rows.todo() or self.levels.todo())
         return not self.fracture_rows(name).todo()
-
-    def check_lineages(self) -> None:
-        """Refuse models of this fold that have seen its studies.
-
-        Raises:
-            ArtifactError: see `lineage.check_lineage`.
-        """
-        for name in (VERTEBRA, *self.config.members):
-            folder = self.paths.model(name, self.fold)
-            check_lineage(folder, self.inputs.studies_of(self.fold, training=False))

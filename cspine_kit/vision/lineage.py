@@ -11,12 +11,13 @@ The list stays in the run folder: ids of training studies do not travel. The has
 collects a model's rows or bundles its weights compares the two.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from cspine_kit.core.errors import ArtifactError
+from cspine_kit.core.paths import RunPaths
 from cspine_kit.core.runs import fingerprint, is_fresh, read_json, write_json
-from cspine_kit.vision.names import MODEL_FILE
+from cspine_kit.vision.names import MODEL_FILE, VERTEBRA
 
 LINEAGE_FILE = "studies.json"
 HASH = "learned_from"
@@ -92,3 +93,21 @@ def check_lineage(folder: Path, held_out: Iterable[str]) -> None:
             f"{seen[:SHOWN]}; its scores there are worth nothing. Remove {folder} and run make oof "
             "again"
         )
+
+
+def check_lineages(paths: RunPaths, members: Iterable[str], fold_of: Mapping[str, int]) -> None:
+    """Check every fold model of a run, the vertebra stage's too.
+
+    Args:
+        paths: the run.
+        members: whose models are used.
+        fold_of: fold by study_uid.
+
+    Raises:
+        ArtifactError: see `check_lineage`.
+    """
+    names = (VERTEBRA, *members)
+    for fold in sorted(set(fold_of.values())):
+        held_out = [uid for uid, own in fold_of.items() if own == fold]
+        for name in names:
+            check_lineage(paths.model(name, fold), held_out)

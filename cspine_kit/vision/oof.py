@@ -20,6 +20,7 @@ from cspine_kit.core.tasks import Task, run_tasks
 from cspine_kit.vision.attempts import Attempts
 from cspine_kit.vision.chain import FoldChain
 from cspine_kit.vision.inputs import Inputs, open_inputs
+from cspine_kit.vision.lineage import check_lineages
 from cspine_kit.vision.names import VERTEBRA
 from cspine_kit.vision.predict import devices
 from cspine_kit.vision.steps import (
@@ -101,8 +102,7 @@ def run_oof(config: Config, paths: RunPaths) -> list[Failure]:
     chains = [FoldChain(config, paths, inputs, fold) for fold in range(config.folds.n)]
     jobs = config.execution.jobs if devices() == ["cpu"] else 1
     run_tasks(missing(config, paths, chains), jobs=jobs, title="models")
-    for chain in chains:
-        chain.check_lineages()
+    check_lineages(paths, config.members, inputs.fold_of)
     made = [chain.fracture_rows(member) for chain in chains for member in config.members]
     _collect([chain.vertebra_rows for chain in chains], inputs, paths, VERTEBRA)
     _collect([chain.levels for chain in chains], inputs, paths, "levels")

@@ -2,7 +2,10 @@
 
 In: a `FoldChain`. Out: its models, rows and levels on disk. Example::
 
+    from cspine_kit.vision.inputs import open_inputs
+
     chain = FoldChain(config, paths, open_inputs(paths), fold=0)
+    member, *_ = config.members
     make_vertebra(chain)
     make_fracture(chain, member)
 

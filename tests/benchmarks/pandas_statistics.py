@@ -154,7 +154,7 @@ def _shared(members: dict[str, Columns], wide: dict[str, np.ndarray], native: Na
     yield "patient__max", np.tile(highest.to_numpy()[:, None], N_LEVELS)
     yield "patient__mean", np.tile(mean.mean(axis=1).to_numpy()[:, None], N_LEVELS)
     yield "patient__rank", mean.rank(axis=1, ascending=False, method="min") - 1
-    yield "level__height", wide["z_top_mm"] - wide["z_bottom_mm"]
+    yield "level__length", wide["z_top_mm"] - wide["z_bottom_mm"]
     yield "level__confidence", wide["confidence"]
     z = pd.DataFrame(wide["center_z_mm"])
     gap = z.diff(axis=1).abs()

@@ -3,6 +3,7 @@
 import pandas as pd
 import pytest
 
+from cspine_kit.core.anatomy import LEVELS
 from cspine_kit.core.errors import ArtifactError, TableError
 from cspine_kit.core.tables import (
     FRACTURE_COLUMNS,
@@ -89,7 +90,7 @@ def test_slices_of_any_plane_keep_their_place(tmp_path):
 @pytest.mark.parametrize(
     ("name", "own"),
     [
-        ("oof_levels", {"level": "C1", "fracture": -0.5}),
+        ("oof_levels", {"level": list(LEVELS), "fracture": -0.5}),
         ("oof_studies", {"overall": 0.5}),
         (
             "oof_boxes",
@@ -101,6 +102,17 @@ def test_slices_of_any_plane_keep_their_place(tmp_path):
 )
 def test_scores_of_another_folds_model_are_refused(name, own):
     row = {"member": "a", "study_uid": "1.2", "model_fold": 1, "fold": 1} | own
-    assert len(check_table(pd.DataFrame([row]), name)) == 1
+    frame = pd.DataFrame(row, index=range(7 if name == "oof_levels" else 1))
+    assert len(check_table(frame, name)) == len(frame)
     with pytest.raises(TableError, match="fold != model_fold"):
-        check_table(pd.DataFrame([row | {"fold": 0}]), name)
+        check_table(frame.assign(fold=0), name)
+
+
+def test_a_study_has_seven_levels_from_top_to_bottom():
+    places = ("center_z_mm", "center_y_mm", "center_x_mm", "confidence")
+    seven = pd.DataFrame({"study_uid": "1.2", "level": LEVELS, "model_fold": 0, "source": "model"})
+    seven = seven.assign(present=True, z_top_mm=2.0, z_bottom_mm=1.0, **dict.fromkeys(places, 0.0))
+    assert len(check_table(seven, "levels")) == 7
+    for wrong in (seven.drop(index=3), seven.assign(z_bottom_mm=3.0)):
+        with pytest.raises(TableError, match=r"table levels: not C1\.\.C7.*'study_uid': '1\.2'"):
+            check_table(wrong, "levels")

@@ -52,6 +52,7 @@ def make_run(folder: Path, chain: Path) -> Run:
     shutil.copytree(learned / "models", paths.root / "models")
     shutil.copytree(learned / "stack", paths.stack)
     shutil.copytree(learned / "tables", paths.root / "tables")
+    shutil.copy(learned / "folds.csv", paths.folds)
     write_scores(paths, config)
     finish(config, paths, "oof")
     kernel = folder / "kernels" / "submit"

@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from finished_run import Run, make_config, make_run, write_scores
 from safetensors.torch import load_file, save_file
@@ -15,7 +16,7 @@ from cspine_kit import __version__
 from cspine_kit.core.anatomy import TARGETS
 from cspine_kit.core.errors import ArtifactError, ConfigError
 from cspine_kit.core.metric import metric
-from cspine_kit.core.runs import file_hash, read_json
+from cspine_kit.core.runs import file_hash, read_json, write_json
 from cspine_kit.core.tables import read_table
 from cspine_kit.infer.manifest import FORMAT, lay_out, open_bundle, read_manifest, verify_bundle
 from cspine_kit.ship.bundle.build import build_bundle, write_kernel_metadata
@@ -97,6 +98,23 @@ def test_the_kernel_metadata_asks_for_what_the_competition_allows(built):
     }
     with pytest.raises(ArtifactError, match=r"submit\.py is missing"):
         write_kernel_metadata(built.config, built.kernel.parent)
+
+
+def test_a_model_that_saw_its_own_fold_does_not_travel(built, run):
+    assert not list(built.paths.bundle.glob("*studies.json*")), "ids of training studies stay"
+    folder = run.paths.model("vertebra", 1)
+    learned = read_json(folder / "studies.json")
+    write_json(folder / "studies.json", learned[1:])
+    with pytest.raises(ArtifactError, match="another hash of its training studies"):
+        build(run)
+    write_json(folder / "studies.json", learned)
+    folds = pd.read_csv(run.paths.folds, dtype=str)
+    folds.loc[folds["study_uid"] == learned[0], "fold"] = "1"
+    folds["group"] = folds["study_uid"]
+    folds.to_csv(run.paths.folds, index=False)
+    write_scores(run.paths, run.config)
+    with pytest.raises(ArtifactError, match="learned from 1 studies of its own fold"):
+        build(run)
 
 
 @pytest.mark.parametrize("damage", ["changed", "missing", "added", "other copy"])

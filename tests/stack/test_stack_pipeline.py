@@ -143,7 +143,7 @@ def break_slices(slices: pd.DataFrame, fault: str) -> pd.DataFrame:
     ("fault", "told"),
     [
         ("extra column", "surprise"),
-        ("duplicate key", r"member.*study_uid.*position"),
+        ("duplicate key", r"member.*study_uid.*plane"),
         ("not a number", "fracture_C4"),
         ("infinite position", r"at_mm.*1\.2\.10"),
         ("other fold model", r"fold != model_fold.*1\.2\.10"),

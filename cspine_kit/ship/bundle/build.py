@@ -35,6 +35,7 @@ from cspine_kit.core.runs import (
     write_json,
 )
 from cspine_kit.core.tables import read_table
+from cspine_kit.data.folds import load_folds
 from cspine_kit.data.labels import training_labels
 from cspine_kit.infer.manifest import (
     CHAINS,
@@ -55,6 +56,7 @@ from cspine_kit.ship.kaggle.service import (
     dataset_metadata,
     kernel_metadata,
 )
+from cspine_kit.vision.lineage import check_lineages
 from cspine_kit.vision.names import MODEL_FILE, VERTEBRA, WEIGHTS_FILE
 
 SEPARATOR = "__"
@@ -210,8 +212,8 @@ def build_bundle(config: Config, paths: RunPaths, out: Path, *, proof: Path) -> 
 
     Raises:
         ArtifactError: the run is not finished, is another config's or has no out-of-fold score, a
-            model does not load, a wheel cannot be had or does not fit, a file looks like a
-            credential, or the bundle that is there was changed.
+            model does not load or cannot prove that it never saw its fold, a wheel cannot be had or
+            does not fit, a file looks like a credential, or the bundle that is there was changed.
         ConfigError: a name or license the service would refuse.
     """
     from cspine_kit.infer.proof import pack_study
@@ -232,6 +234,9 @@ def build_bundle(config: Config, paths: RunPaths, out: Path, *, proof: Path) -> 
         )
     travels = _travelling(config, paths)
     files, priors = _contents(travels, paths), _priors(config, paths)
+    folds = load_folds(paths.folds)
+    fold_of = dict(zip(folds["study_uid"], folds["fold"], strict=True))
+    check_lineages(paths, travels.members, fold_of)
     chains = _chain_losses(config, paths, score["model"])
     refuse_secrets([*files.values(), *kit_sources()])
     sources = {str(p.relative_to(SOURCE_ROOT)): file_hash(p) for p in kit_sources()}

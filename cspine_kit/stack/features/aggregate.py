@@ -50,7 +50,7 @@ def _steps_mm(unit: Segments, at_mm: FloatArray) -> FloatArray:
     return step
 
 
-def _native(rows: MemberRows) -> tuple[FloatArray, FloatArray]:
+def _native(rows: MemberRows) -> dict[str, FloatArray]:
     """Native slices of each study down to the last one predicted, and their distance in mm.
 
     Members may predict every other millimeter only; the scanner's own spacing tells protocols and
@@ -60,15 +60,7 @@ def _native(rows: MemberRows) -> tuple[FloatArray, FloatArray]:
     steps = rows.position[last] - rows.position[first]
     distance = np.abs(rows.at_mm[last] - rows.at_mm[first]) / np.maximum(steps, 1)
     step: FloatArray = np.where(steps > 0, np.clip(distance, MIN_STEP_MM, MAX_STEP_MM), 1.0)
-    return rows.position[last].astype(np.float64) + 1.0, step
-
-
-def _scanner(rows: MemberRows) -> dict[str, FloatArray]:
-    """What the native axial slices say of a scan, one value per unit."""
-    slices, step = _native(rows)
-    site = position_features(rows.at_mm, rows.unit, step, rows.position)
-    found = {"study__slices": slices, "study__step": step}
-    return found | {f"{SITE}__{name}": value for name, value in site.items()}
+    return {"study__slices": rows.position[last].astype(np.float64) + 1.0, "study__step": step}
 
 
 def _level_slices(rows: MemberRows, levels: Levels) -> LevelSlices:
@@ -93,7 +85,9 @@ def _level_slices(rows: MemberRows, levels: Levels) -> LevelSlices:
     )
 
 
-def _shared(members: dict[str, dict[str, FloatArray]], levels: Levels) -> dict[str, FloatArray]:
+def _shared(
+    members: dict[str, dict[str, FloatArray]], levels: Levels, native: dict[str, FloatArray]
+) -> dict[str, FloatArray]:
     """Agreement between members, neighbor levels, the study's other levels, and geometry.
 
     Log-odds of the members' mean weighted probability are the common currency here.
@@ -124,10 +118,11 @@ def _shared(members: dict[str, dict[str, FloatArray]], levels: Levels) -> dict[s
         "patient__max": mean.max(axis=1, keepdims=True) * wide,
         "patient__mean": mean.mean(axis=1, keepdims=True) * wide,
         "patient__rank": (mean[:, :, None] < mean[:, None, :]).sum(axis=2).astype(np.float64),
-        "level__height": np.abs(levels.z_top_mm - levels.z_bottom_mm),
+        "level__length": np.abs(levels.z_top_mm - levels.z_bottom_mm),
         "level__confidence": levels.confidence,
         "level__gap_above": np.hstack([gap[:, :1], gap]),
         "level__gap_below": np.hstack([gap, gap[:, -1:]]),
+        **{name: value[:, None] * wide for name, value in native.items()},
         "study__extent": (z.max(axis=1) - z.min(axis=1))[:, None] * wide,
     }
     return {name: values.ravel() for name, values in shared.items()}
@@ -163,10 +158,13 @@ def aggregate(
     for name, own in rows.items():
         level_slices = _level_slices(own, ranges)
         members[name] = {s: compute(level_slices) for s, compute in STATISTICS.items()}
-    shared = _shared(members, ranges)
     axial = [own for own in rows.values() if own.axial.all()]
-    scanner = _scanner(axial[-1]) if axial else {}
-    shared |= {name: np.repeat(value, N_LEVELS) for name, value in scanner.items()}
+    native = _native(axial[-1]) if axial else {}
+    shared = _shared(members, ranges, native)
+    if axial:
+        at_mm, unit, position = axial[-1].at_mm, axial[-1].unit, axial[-1].position
+        site = position_features(at_mm, unit, native["study__step"], position)
+        shared |= {f"{SITE}__{name}": np.repeat(value, N_LEVELS) for name, value in site.items()}
     columns = {f"{m}__{s}": v for m, values in members.items() for s, v in values.items()}
     given = score_columns(scores, units, ranges) if scores else {}
     columns |= given

@@ -3,8 +3,12 @@
 In: one member's rows, how visible each level is on them, where the levels lie. Out: rows, level by
 level. Example::
 
-    rows = rows_by_member(oof_slices, units)[member]
-    picked, inside = rows_inside(rows, sigmoid(rows.logits[:, :7]), find_levels(levels, units))
+    from cspine_kit.stack.features.rows import rows_by_member
+    from cspine_kit.stack.features.units import find_levels, find_units
+
+    units = find_units(oof_slices)
+    rows, *_ = rows_by_member(oof_slices, units).values()
+    picked, inside = rows_inside(rows, np.exp(rows.logits[:, :7]), find_levels(levels, units))
     inside.mean(rows.at_mm[picked])              # of each level's slices
 
 Axial slices belong to a level by z. Slices of another plane show all levels one above the other:

@@ -2,9 +2,10 @@
 
 In: a slice table and its `Units`. Out: `MemberRows` by member. Example::
 
-    units = find_units(oof_slices)
-    rows = rows_by_member(oof_slices, units)[member]
-    rows.logits[rows.unit.starts]           # of each unit's first slice
+    from cspine_kit.stack.features.units import find_units
+
+    first, *_ = rows_by_member(oof_slices, find_units(oof_slices)).values()
+    first.logits[first.unit.starts]         # of each unit's first slice
 """
 
 from dataclasses import dataclass

@@ -3,8 +3,12 @@
 In: tables `oof_levels`, `oof_studies`, `oof_boxes` (for test studies the same with fold -1). Out:
 one value per (study, model_fold, level). Example::
 
-    scores = MemberScores(studies=pd.DataFrame(columns=list(CONTRACTS["oof_studies"].columns)))
-    score_columns(scores, units, find_levels(levels, units))        # {}: nobody judges studies
+    from cspine_kit.stack.features.units import find_levels, find_units
+
+    units = find_units(oof_slices)
+    said = features[["study_uid", "model_fold"]].drop_duplicates().assign(member="a", overall=0.5)
+    columns = score_columns(MemberScores(studies=said), units, find_levels(levels, units))
+    columns["a__study__logit"]               # seven times 0.5 for every unit
 
 A unit that a member says nothing of is NaN: `stack.fallback.scores` stands in for it.
 """

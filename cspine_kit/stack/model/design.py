@@ -35,7 +35,7 @@ from cspine_kit.stack.features.statistics import RISING
 from cspine_kit.stack.features.units import KEY, SHOWN
 from cspine_kit.stack.model.head import Design
 
-LENGTHS = ("run30", "run50", "extent30", "extent50", "noisyor", "slices")
+LENGTHS = ("run30", "run50", "extent30", "extent50", "noisyor", "slices", "length")
 """Statistics that a line reads as log(1 + x): their effect saturates."""
 
 SEEN = tuple(f"{ALL}__{name}__odds" for name in ("fracture", "smooth"))

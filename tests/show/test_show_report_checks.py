@@ -34,24 +34,31 @@ def _train(world) -> pd.DataFrame:
 
 def test_out_of_fold_rows_pass_and_a_leaked_one_fails(world, train):
     rows = {"oof_slices": world.slices, "features": None}
-    assert leak(train, world.folds, rows).verdict == "pass"
+    assert leak(train, world.folds, rows, {}).verdict == "pass"
     seen = world.slices.assign(model_fold=world.slices["model_fold"].to_numpy().copy())
     seen.loc[seen.index[:3], "model_fold"] += 1
-    found = leak(train, world.folds, {"oof_slices": seen})
+    found = leak(train, world.folds, {"oof_slices": seen}, {})
     assert found.verdict == "fail" and "3 rows of oof_slices" in found.figure
     assert str(seen["study_uid"].iloc[0]) in found.figure
 
 
 def test_a_study_that_moved_to_another_fold_is_a_leak(world, train):
     moved = world.folds.assign(fold=np.roll(world.folds["fold"].to_numpy(), 1))
-    found = leak(train, moved, {"oof_slices": world.slices})
+    found = leak(train, moved, {"oof_slices": world.slices}, {})
     assert found.verdict == "fail" and "another fold than folds.csv" in found.figure
+
+
+def test_a_model_that_names_a_held_out_study_is_a_leak(world, train):
+    rows, good = {"oof_slices": world.slices}, {"a fold 0": "", "a fold 1": ""}
+    assert "2 models' own lists" in leak(train, world.folds, rows, good).figure
+    found = leak(train, world.folds, rows, good | {"a fold 1": "it has learned from 1.2.10"})
+    assert found.verdict == "fail" and "learned from 1.2.10" in found.figure
 
 
 def test_a_patient_in_two_folds_is_a_leak(world, train):
     split = world.folds.assign(group=["one"] * 2 + list(world.folds["group"][2:]))
     split.loc[:1, "fold"] = [0, 1]
-    found = leak(train, split, {})
+    found = leak(train, split, {}, {})
     assert found.verdict == "fail" and "groups in two folds: one" in found.figure
 
 

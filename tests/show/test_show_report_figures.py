@@ -114,6 +114,18 @@ def test_driving_slices_are_the_loudest_where_the_level_is_seen():
     assert said == "loss 1.00; fractured: C2; said: C2 0.05, C5 0.05, C7 0.60, patient 0.05"
 
 
+def test_a_worst_study_is_drawn_with_and_without_its_volume(world, ball):
+    rows = world.slices[world.slices["study_uid"] == "1.2.10"]
+    spans = world.levels[world.levels["study_uid"] == "1.2.10"]
+    row = {"study_uid": "1.2.10", "loss": 1.0, "level": "C2", **dict.fromkeys(TARGETS, 1.0)}
+    row |= {f"said_{t}": 0.05 for t in TARGETS}
+    colors = {"a": "#117733", "b": "#aa4499"}
+    bare = worst.worst_study(row, rows, spans, None, colors)
+    pictured = worst.worst_study(row, rows, spans, ball, colors)
+    assert bare.kind == pictured.kind == "png" and bare.image != pictured.image
+    assert bare.caption == pictured.caption and bare.caption.startswith("1.2.10: loss 1.00")
+
+
 def test_learning_curves_draw_whatever_was_written(sheets):
     history = pd.DataFrame({"member": "a", "fold": 0, "epoch": [1, 2], "loss": [2.0, 1.0]})
     fracture.learning(history, {"a": "#000000"})

@@ -14,10 +14,12 @@ from cspine_kit.cli import main
 from cspine_kit.core.config import load_config
 from cspine_kit.core.errors import ArtifactError
 from cspine_kit.core.paths import RunPaths
+from cspine_kit.core.runs import write_json
 from cspine_kit.show.report import run as run_module
 from cspine_kit.show.report import sections
 from cspine_kit.show.report.page import MOST_MB, write_report
 from cspine_kit.show.report.run import Run
+from cspine_kit.vision.lineage import LINEAGE_FILE, read_lineage
 
 CONFIG = Path("configs/tiny.yaml")
 STATE = {"kit": "0", "config": str(CONFIG), "stages": {}, "changed_parts": [], "next": None}
@@ -120,6 +122,8 @@ def test_a_page_is_made_from_any_state_of_a_run(state, run, tmp_path, monkeypatc
         assert title in waiting
     assert not read.faults
     assert len(page.verdicts) == 9 and "fail" not in page.verdicts[:3]
+    models = {"index": 0, "vertebra": 2}.get(state, 6)
+    assert list(read.lineage.values()) == [""] * models
 
 
 def test_a_finished_run_is_shown_whole_by_the_verb(run, tmp_path, monkeypatch, capsys):
@@ -157,7 +161,13 @@ def test_a_leak_is_shown_not_hidden_behind_an_error(run, tmp_path, monkeypatch):
     rows = pd.read_parquet(path)
     path.unlink()
     rows.assign(model_fold=1 - rows["model_fold"]).to_parquet(path)
+    model = tmp_path / "oof" / "tiny" / "models" / "resnet"
+    model.unlink()
+    shutil.copytree(run / "oof" / "tiny" / "models" / "resnet", model)
+    known = read_lineage(model / "fold_0")
+    write_json(model / "fold_0" / LINEAGE_FILE, sorted([*known, *read_lineage(model / "fold_1")]))
     page, read = made(tmp_path)
+    assert set(filter(None, read.lineage.values())) == {read.lineage["resnet fold 0"]}
     assert page.verdicts[0] == "fail" and "What members say of levels" in page.titles
     assert "may have seen their study" in read.faults["oof_slices"]
     assert any(line.startswith(": table oof_slices") for line in page.text.split("</b>"))
@@ -177,10 +187,10 @@ def test_a_figure_that_cannot_be_drawn_costs_itself(run, tmp_path, monkeypatch):
 
 
 def test_volumes_that_are_gone_cost_the_pictures_alone(run, tmp_path, monkeypatch):
-    monkeypatch.chdir(desk(run, tmp_path, STACK))
+    monkeypatch.chdir(desk(run, tmp_path, VERTEBRA))
     (tmp_path / "oof" / "tiny" / "cache").unlink()
     page, read = made(tmp_path)
-    assert "Masks over slices" not in page.titles and "Worst study 1" in page.titles
+    assert "Masks over slices" not in page.titles and "Confusion of presence" in page.titles
     assert all(name.startswith("pictures of ") for name in read.faults) and read.faults
 
 

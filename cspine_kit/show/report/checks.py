@@ -62,7 +62,10 @@ def _some(values: Any) -> str:
 
 
 def leak(
-    train: pd.DataFrame | None, folds: pd.DataFrame | None, rows: Mapping[str, pd.DataFrame | None]
+    train: pd.DataFrame | None,
+    folds: pd.DataFrame | None,
+    rows: Mapping[str, pd.DataFrame | None],
+    lineage: Mapping[str, str],
 ) -> Check:
     """No row was made by a model that knew its study; no group lies in two folds.
 
@@ -70,11 +73,12 @@ def leak(
         train: studies with their fold.
         folds: folds.csv.
         rows: out-of-fold tables with fold and model_fold, by name.
+        lineage: by trained model, what is wrong with its list of studies ("" for nothing).
     """
     name = "leak"
     if folds is None or train is None:
         return Check(name, "not yet", "no folds")
-    faults = []
+    faults = [fault for fault in lineage.values() if fault]
     if "group" in folds:
         split = folds.groupby("group")["fold"].nunique()
         if (split > 1).any():
@@ -95,8 +99,9 @@ def leak(
             faults.append(f"{table}: studies in another fold than folds.csv says: {_some(moved)}")
     if faults:
         return Check(name, "fail", "; ".join(faults), "scores are not to be trusted; make oof anew")
-    told = f"{looked:,} rows, each by a model of another fold" if looked else "no rows yet"
-    return Check(name, "pass", f"{told}; no group in two folds")
+    told = f"{looked:,} rows, each by the model that was held out from its study; " * bool(looked)
+    told += f"{len(lineage)} models' own lists of studies agree; " * bool(lineage)
+    return Check(name, "pass", f"{told}no group in two folds")
 
 
 def imbalance(train: pd.DataFrame | None) -> Check:
@@ -345,7 +350,7 @@ def run_checks(run: Run, state: Mapping[str, Any]) -> list[Check]:
     form: Form = run.config.stack.form
     rows = {"vertebra": run.vertebra, "oof_slices": run.oof_slices, "features": run.features}
     found = [
-        leak(run.train, run.folds, rows),
+        leak(run.train, run.folds, rows, run.lineage),
         imbalance(run.train),
         constant_feature(run.features),
         calibration(run.train, run.predictions),

@@ -26,7 +26,8 @@ from cspine_kit.core.tables import MASK_COLUMNS, read_table
 from cspine_kit.infer.log import read_kernel_log
 from cspine_kit.show.report.figure import PLAIN_COLOR, SHIPS_COLOR, member_colors
 from cspine_kit.show.report.scan import Scan, read_scan
-from cspine_kit.vision.names import VERTEBRA
+from cspine_kit.vision.lineage import check_lineage
+from cspine_kit.vision.names import VERTEBRA, WEIGHTS_FILE
 
 Table: TypeAlias = Any
 """A frame, or None for what is not there: plans look before they draw."""
@@ -173,6 +174,24 @@ class Run:
         """Its rows of the axial plane."""
         rows = self.oof_slices
         return None if rows is None else rows[rows["plane"] == AXIAL]
+
+    @cached_property
+    def lineage(self) -> dict[str, str]:
+        """By trained model: what is wrong with its own list of studies, "" for nothing."""
+        if self.folds is None:
+            return {}
+        found = {}
+        for name in (VERTEBRA, *self.config.members):
+            for k, rows in self.folds.groupby("fold"):
+                folder = self.paths.model(name, int(str(k)))
+                if not (folder / WEIGHTS_FILE).exists():
+                    continue
+                try:
+                    check_lineage(folder, rows["study_uid"])
+                    found[f"{name} fold {k}"] = ""
+                except CSpineError as error:
+                    found[f"{name} fold {k}"] = str(error)
+        return found
 
     @cached_property
     def features(self) -> Table:

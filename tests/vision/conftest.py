@@ -4,11 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from whole_view import whole_view
 
 from cspine_kit.core.config import Config, ModelConfig, load_config
 from cspine_kit.data.volumes.curve import HuCurve
 from cspine_kit.data.volumes.lattice import Lattice
 from cspine_kit.data.volumes.volume import Held, Volume
+from cspine_kit.vision.dataset import StackDataset
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -48,3 +50,17 @@ def make_volume(seed: int, n_slices: int = 40, side: int = 64) -> Volume:
 def _make_volume():
     """`make_volume(seed, n_slices=40, side=64)`."""
     return make_volume
+
+
+@pytest.fixture(scope="session")
+def four(tiny) -> StackDataset:
+    """Four studies; dropout, augmentation and a BatchNorm at work: 6 steps in each of 2 epochs."""
+    config, views = tiny.model_copy(update={"epochs": 2, "drop_rate": 0.3}), []
+    for seed in range(4):
+        volume = make_volume(seed)
+        rows = np.arange(len(volume.z_mm))
+        visible = np.zeros((len(rows), 7), np.float32)
+        visible[10:30, seed] = 1
+        targets = {"visible": visible, "fracture": np.full_like(visible, seed % 2)}
+        views.append(whole_view(volume, config, **targets))
+    return StackDataset(views, config)

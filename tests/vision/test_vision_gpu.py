@@ -1,12 +1,10 @@
 """Training on a GPU: half precision, resume, memory that runs out; skipped where there is none."""
 
-import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
-from cspine_kit.vision.dataset import StackDataset, StudyView
 from cspine_kit.vision.names import WEIGHTS_FILE
 from cspine_kit.vision.training.loop import train_model
 from cspine_kit.vision.training.settings import precision
@@ -14,21 +12,6 @@ from cspine_kit.vision.training.state import CHECKPOINT
 from cspine_kit.vision.training.step import Stepper
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-
-
-@pytest.fixture(name="data")
-def _data(tiny, make_volume):
-    """Four studies, 6 steps in each of 2 epochs."""
-    config = tiny.model_copy(update={"epochs": 2, "drop_rate": 0.3})
-    views = []
-    for seed in range(4):
-        volume = make_volume(seed)
-        rows = np.arange(len(volume.z_mm))
-        visible = np.zeros((len(rows), 7), np.float32)
-        visible[10:30, seed] = 1
-        targets = {"visible": visible, "fracture": np.full_like(visible, seed % 2)}
-        views.append(StudyView(volume, rows, np.full((len(rows), 2), 31.5), targets))
-    return StackDataset(views, config)
 
 
 @pytest.fixture(name="training", params=["no", "fp16", "bf16"])
@@ -47,8 +30,8 @@ def fit(data, folder, training):
     return load_file(folder / WEIGHTS_FILE)
 
 
-def test_a_killed_training_ends_with_the_same_weights(data, training, tmp_path):
-    whole = fit(data, tmp_path / "whole", training)
+def test_a_killed_training_ends_with_the_same_weights(four, training, tmp_path):
+    whole = fit(four, tmp_path / "whole", training)
     assert all(value.isfinite().all() for value in whole.values())
     calls, original = [], Stepper.__call__
 
@@ -60,15 +43,15 @@ def test_a_killed_training_ends_with_the_same_weights(data, training, tmp_path):
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Stepper, "__call__", dying)
-        fit(data, tmp_path / "killed", training)
+        fit(four, tmp_path / "killed", training)
     kept = torch.load(tmp_path / "killed" / CHECKPOINT, weights_only=True)
     assert ("scaler" in kept) == (training.precision == "fp16")
-    again = fit(data, tmp_path / "killed", training)
+    again = fit(four, tmp_path / "killed", training)
     assert all(torch.equal(whole[name], again[name]) for name in whole)
 
 
 def test_memory_that_runs_out_halves_the_batch_and_the_training_goes_on(
-    data, training, tmp_path, caplog
+    four, training, tmp_path, caplog
 ):
     """torch's own error, from an allocation that no card can hold."""
     original = Stepper._gradients
@@ -85,7 +68,7 @@ def test_memory_that_runs_out_halves_the_batch_and_the_training_goes_on(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Stepper, "_gradients", greedy)
-        weights = fit(data, tmp_path, training)
+        weights = fit(four, tmp_path, training)
     assert all(value.isfinite().all() for value in weights.values())
     assert "the batch is computed in 2 parts from here on" in caplog.text
 

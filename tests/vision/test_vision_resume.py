@@ -2,14 +2,11 @@
 
 import pickle
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from whole_view import whole_view
 
 from cspine_kit.core.runs import read_json
-from cspine_kit.vision.dataset import StackDataset
 from cspine_kit.vision.names import WEIGHTS_FILE
 from cspine_kit.vision.training import loop, optimizer, state
 from cspine_kit.vision.training.loop import train_model
@@ -22,21 +19,6 @@ def _averaged():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(optimizer, "AVERAGED_SHARE", 0.5)
         yield
-
-
-@pytest.fixture(name="data", scope="module")
-def _data(tiny, make_volume):
-    """Four studies; dropout, augmentation and a BatchNorm at work: 6 steps in each of 2 epochs."""
-    config = tiny.model_copy(update={"epochs": 2, "drop_rate": 0.3})
-    views = []
-    for seed in range(4):
-        volume = make_volume(seed)
-        rows = np.arange(len(volume.z_mm))
-        visible = np.zeros((len(rows), 7), np.float32)
-        visible[10:30, seed] = 1
-        targets = {"visible": visible, "fracture": np.full_like(visible, seed % 2)}
-        views.append(whole_view(volume, config, **targets))
-    return StackDataset(views, config)
 
 
 def fit(data, folder, training, key="k"):
@@ -52,8 +34,8 @@ def _often(config):
 
 
 @pytest.fixture(name="whole", scope="module")
-def _whole(data, config, tmp_path_factory):
-    return fit(data, tmp_path_factory.mktemp("whole"), config.training)
+def _whole(four, config, tmp_path_factory):
+    return fit(four, tmp_path_factory.mktemp("whole"), config.training)
 
 
 def kill_at(monkeypatch, step):
@@ -72,43 +54,43 @@ def kill_at(monkeypatch, step):
 
 @pytest.mark.parametrize("step", [3, 6, 7, 11])
 def test_a_training_killed_at_any_step_ends_with_the_same_weights(
-    data, whole, often, tmp_path, step
+    four, whole, often, tmp_path, step
 ):
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         kill_at(patch, step)
-        fit(data, tmp_path, often)
+        fit(four, tmp_path, often)
     kept = torch.load(tmp_path / state.CHECKPOINT, weights_only=True)
     assert kept["progress"]["step"] == step - 1
-    assert fit(data, tmp_path, often) == whole
+    assert fit(four, tmp_path, often) == whole
     assert not (tmp_path / state.CHECKPOINT).exists()
 
 
-def test_a_training_killed_after_its_last_step_only_writes(data, whole, config, tmp_path):
+def test_a_training_killed_after_its_last_step_only_writes(four, whole, config, tmp_path):
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(loop, "save_model", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        fit(data, tmp_path, config.training)
+        fit(four, tmp_path, config.training)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Stepper, "__call__", lambda *_: pytest.fail("a step too many"))
-        assert fit(data, tmp_path, config.training) == whole
+        assert fit(four, tmp_path, config.training) == whole
 
 
 def test_a_training_killed_twice_between_checkpoints_repeats_the_steps(
-    data, whole, config, tmp_path, monkeypatch
+    four, whole, config, tmp_path, monkeypatch
 ):
     """Without a timed checkpoint the last whole epoch counts."""
     for step in (4, 9):
         kill_at(monkeypatch, step)
         with pytest.raises(KeyboardInterrupt):
-            fit(data, tmp_path, config.training)
+            fit(four, tmp_path, config.training)
         monkeypatch.undo()
     assert torch.load(tmp_path / state.CHECKPOINT, weights_only=True)["progress"]["step"] == 6
-    assert fit(data, tmp_path, config.training) == whole
+    assert fit(four, tmp_path, config.training) == whole
 
 
-def test_the_checkpoint_holds_all_that_decides_the_next_step(data, often, tmp_path, monkeypatch):
+def test_the_checkpoint_holds_all_that_decides_the_next_step(four, often, tmp_path, monkeypatch):
     kill_at(monkeypatch, 3)
     with pytest.raises(KeyboardInterrupt):
-        fit(data, tmp_path, often)
+        fit(four, tmp_path, often)
     kept = torch.load(tmp_path / state.CHECKPOINT, weights_only=True)
     assert set(kept) == {"key", "progress", "model", "average", "optimizer", "schedule"}
     assert kept["schedule"]["last_epoch"] == 2 and len(kept["progress"]["losses"]) == 2
@@ -116,7 +98,7 @@ def test_the_checkpoint_holds_all_that_decides_the_next_step(data, often, tmp_pa
     assert not torch.equal(kept["model"][name], kept["average"][name])
 
 
-def test_the_average_is_what_is_kept(data, config, tmp_path, monkeypatch):
+def test_the_average_is_what_is_kept(four, config, tmp_path, monkeypatch):
     seen = {}
 
     def look(run, *_, **named):
@@ -125,29 +107,29 @@ def test_the_average_is_what_is_kept(data, config, tmp_path, monkeypatch):
 
     original = loop._Run._end_epoch
     monkeypatch.setattr(loop._Run, "_end_epoch", look)
-    fit(data, tmp_path, config.training)
+    fit(four, tmp_path, config.training)
     kept = load_file(tmp_path / WEIGHTS_FILE)
     assert all(torch.equal(kept[name], value) for name, value in seen["average"].items())
     assert not all(torch.equal(kept[name], value) for name, value in seen["model"].items())
 
 
-def test_a_checkpoint_that_unpickles_code_is_refused(data, config, tmp_path):
+def test_a_checkpoint_that_unpickles_code_is_refused(four, config, tmp_path):
     class Bomb:
         def __reduce__(self):
             return (open, (str(tmp_path / "gone_off"), "w"))
 
     torch.save({"key": "k", "model": Bomb()}, tmp_path / state.CHECKPOINT)
     with pytest.raises(pickle.UnpicklingError):
-        fit(data, tmp_path, config.training)
+        fit(four, tmp_path, config.training)
     assert not (tmp_path / "gone_off").exists()
 
 
-def test_training_leaves_torch_as_it_was(data, config, tmp_path):
+def test_training_leaves_torch_as_it_was(four, config, tmp_path):
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
     training = config.training.model_copy(update={"deterministic": True})
-    fit(data, tmp_path, training)
+    fit(four, tmp_path, training)
     assert torch.equal(torch.rand(3), expected)
     assert not torch.are_deterministic_algorithms_enabled()
     assert not torch.backends.cudnn.deterministic and not torch.backends.cudnn.benchmark

@@ -7,6 +7,7 @@ In: the config's section `training`. Out: what accelerate and torch are told. Ex
         precision(config.training)            # "no" on a CPU
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -73,6 +74,8 @@ def determinism(*, on: bool) -> Iterator[None]:
         cudnn.benchmark,
         cudnn.deterministic,
     )
+    if on:  # read where cuBLAS starts; it changes nothing else
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(on, warn_only=True)
     cudnn.benchmark, cudnn.deterministic = not on, on
     try:

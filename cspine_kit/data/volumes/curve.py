@@ -6,8 +6,8 @@ Example::
     >>> curve = HuCurve(((-1000, 0), (-200, 16), (400, 150), (1400, 240), (2500, 255)))
     >>> curve.encode(np.array([-3000, -1000, 100, 400, 3000], np.int16)).tolist()
     [0, 0, 83, 150, 255]
-    >>> curve.window(-200, 400)[[0, 16, 83, 150, 255]].tolist()
-    [0, 0, 127, 255, 255]
+    >>> curve.window(-200, 600)[[0, 16, 150, 255]].tolist()
+    [0, 0, 191, 255]
 
 One volume so serves several windows: a network's window is a look-up table over codes.
 """

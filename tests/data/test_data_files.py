@@ -15,7 +15,7 @@ from scans import PITCH, STEP, dataset, neck_hu, positions, write_scan
 from cspine_kit.core.errors import StudyError
 from cspine_kit.data.reader.dicom import list_files, read_study
 from cspine_kit.data.reader.headers.decimals import meant, several
-from cspine_kit.data.reader.headers.files import read_header
+from cspine_kit.data.reader.headers.files import read_header, read_headers
 
 HU = neck_hu()
 
@@ -142,6 +142,36 @@ def test_numbers_are_understood_only_where_one_way_is_left():
     for text in ("", "one", "1,2,3", "1.2.3", "NaN", "inf"):
         assert meant(text, 1) is None
     assert meant("1,2,3", 2) is None and meant(None, 1) is None
+
+
+def test_headers_read_in_a_row_are_those_read_alone(tmp_path):
+    write_scan(tmp_path, AcquisitionTime="101500", SliceLocation="1.5", KVP="120")
+    changes = {
+        3: {"RescaleIntercept": "-1024"},
+        5: {"SliceLocation": None},
+        7: {"ImagePositionPatient": None},
+        9: {"ContentTime": "101501.5", "InstanceNumber": None},
+        11: {"SliceThickness": "2.5", "Modality": None},
+        13: {"PixelSpacing": None},
+    }
+    for number, change in changes.items():
+        path = tmp_path / f"{number}.dcm"
+        ds = pydicom.dcmread(path)
+        for name, value in change.items():
+            if value is None:
+                ds.pop(name, None)
+            else:
+                setattr(ds, name, value)
+        ds.save_as(path)
+    comma = tmp_path / "15.dcm"
+    comma.write_bytes(comma.read_bytes().replace(b"-70.0\\-60.0", b"-70,0\\-60,0"))
+    found, errors = read_headers(tmp_path)
+    assert len(found) == 24 and not errors
+    for header in found:
+        # NaN is no equal of itself: texts are compared.
+        assert str(header) == str(read_header(tmp_path, header.file)), header.file
+    odd = {header.file for header in found if "odd_numbers" in header.notes}
+    assert odd == {"15.dcm"}
 
 
 def test_better_tags_stand_in_for_missing_ones(tmp_path):

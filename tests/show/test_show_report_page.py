@@ -89,6 +89,16 @@ def _few(monkeypatch) -> None:
 
 STATES = {
     "index": (INDEX, {"Fractures", "Slices and spacing"}, {"Folds", "Masks over slices"}, "oof"),
+    "interrupted": (
+        (*INDEX, "folds.csv", "models/vertebra/fold_0", "models/resnet/fold_0"),
+        {
+            "Levels slice by slice",
+            "Confusion of presence",
+            "Fracture curves beside vertebra curves",
+        },
+        {"Masks over slices", "AUC per level"},
+        "oof",
+    ),
     "vertebra": (
         VERTEBRA,
         {"Folds", "A walk through the neck", "Levels slice by slice", "Error of the centers"},
@@ -122,7 +132,7 @@ def test_a_page_is_made_from_any_state_of_a_run(state, run, tmp_path, monkeypatc
         assert title in waiting
     assert not read.faults
     assert len(page.verdicts) == 9 and "fail" not in page.verdicts[:3]
-    models = {"index": 0, "vertebra": 2}.get(state, 6)
+    models = {"index": 0, "interrupted": 2, "vertebra": 2}.get(state, 6)
     assert list(read.lineage.values()) == [""] * models
 
 

@@ -68,6 +68,7 @@ def _told_apart(run: Run) -> dict[str, str]:
             for uid, broken in picked[["study_uid", "patient_overall"]].itertuples(index=False)
         }
     table = stack.worst(run.train, run.predictions, SHIPPED, len(run.train))
+    table = table[table["study_uid"].isin(set(run.axial["study_uid"]))]
     broken = table["patient_overall"] == 1.0
     picked = {}
     for rows, last, why in (
@@ -105,6 +106,7 @@ def _roc(run: Run) -> Figure:
 def _parts(run: Run) -> Figure:
     """A fracture that was found, the one that was missed most, and the worst false alarm."""
     table = stack.worst(run.train, run.predictions, SHIPPED, len(run.train))
+    table = table[table["study_uid"].isin(set(run.contributions.study_uid))]
     found = [
         (row["loss"], row["study_uid"], level, row[level], row[f"said_{level}"])
         for row in table.to_dict("records")

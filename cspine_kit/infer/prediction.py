@@ -4,7 +4,7 @@ In: seconds and faults as they happen. Out: a `Prediction`. Example::
 
     trace = Trace()
     with trace.stage("vertebra"):
-        levels = ensemble.levels(volume, fold=0)
+        levels = ensemble.levels(volume, [0])[0]
     trace.seconds["vertebra"], trace.faults
 """
 

@@ -42,6 +42,10 @@ VERTEBRA_ROWS_VERSION, FRACTURE_ROWS_VERSION = 1, 1
 slices, other means over views."""
 
 
+SIZES = 4
+"""Sizes of a last batch on a GPU: a quarter of a whole one, half, three quarters, all."""
+
+
 def set_device_threads(config: Config, usual: int | None = None) -> str:
     """Set torch's thread count and name the device; the count decides the order of CPU sums.
 
@@ -92,10 +96,13 @@ def forward(model: SliceModel, batch: torch.Tensor, *, half: bool = False) -> Ou
 class Drawn:
     """Batches of a view, each drawn once, ahead of whoever looks at them, and kept for the next.
 
+    On a GPU the last batch is filled up with air to one of a few sizes: cuDNN plans every size of a
+    batch anew, which takes as long as hundreds of patches.
+
     Args:
         view: at least one patch.
         windows: of the networks.
-        batch_size: patches at once at most; batches are about equally large.
+        batch_size: patches at once at most.
         device: where the batches go.
     """
 
@@ -108,15 +115,20 @@ class Drawn:
     ) -> None:
         self._device = device
         self._placed: dict[int, torch.Tensor] = {}
-        parts = np.array_split(np.arange(len(view)), -(-len(view) // batch_size))
+        self.count = len(view)
+        on_gpu = device != "cpu"
+        least = max(1, batch_size // SIZES) if on_gpu else 1
 
-        def draw(rows: list[int]) -> torch.Tensor:
-            batch = torch.from_numpy(np.stack([view.drawn(row, windows) for row in rows]))
-            return batch.pin_memory() if device != "cpu" else batch
+        def draw(rows: range) -> torch.Tensor:
+            drawn = [view.drawn(row, windows) for row in rows]
+            drawn += [np.zeros_like(drawn[0])] * (-len(drawn) % least)
+            batch = torch.from_numpy(np.stack(drawn))
+            return batch.pin_memory() if on_gpu else batch
 
         self._pool = ThreadPoolExecutor(1)
         self._waiting: list[Future[torch.Tensor]] = [
-            self._pool.submit(draw, part.tolist()) for part in parts
+            self._pool.submit(draw, range(start, min(start + batch_size, self.count)))
+            for start in range(0, self.count, batch_size)
         ]
         self._pool.shutdown(wait=False)
 
@@ -156,7 +168,7 @@ def run_model(model: SliceModel, batches: Drawn, *, views: int = 1) -> dict[str,
                 other = forward(model, batch.flip(-1), half=half)
                 outputs = {name: (value + other[name]) / 2 for name, value in outputs.items()}
             parts.append(outputs)
-        joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        joined = {n: torch.cat([part[n] for part in parts])[: batches.count] for n in parts[0]}
         found = {name: value.double().cpu().numpy() for name, value in joined.items()}
         if all(np.isfinite(value).all() for value in found.values()):
             return found

@@ -23,6 +23,7 @@ VALUES = {
     "FILE": "submission.csv",
     "--out": "there",
     "--difficulty": "easy",
+    "--variety": "0.0",
     "--hostile": None,
     "--masked": "0.0",
     "--boxed": "0.0",

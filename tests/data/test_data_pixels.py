@@ -14,8 +14,9 @@ from scans import dataset
 
 from cspine_kit.data.reader.headers.files import read_header
 from cspine_kit.data.reader.headers.parsed import parse
-from cspine_kit.data.reader.pixels.decode import decode, isolated
-from cspine_kit.data.reader.pixels.decode import decode as decoding
+from cspine_kit.data.reader.pixels import decode as decoding
+from cspine_kit.data.reader.pixels import isolated
+from cspine_kit.data.reader.pixels.decode import decode
 from cspine_kit.data.reader.pixels.streams import frame_bytes, stream_size
 from cspine_kit.data.reader.pixels.values import Meaning, hounsfield
 from cspine_kit.data.reader.problems import FileError

@@ -11,7 +11,6 @@ from slice_tables import make_world
 
 from cspine_kit.core.anatomy import LEVELS, TARGETS
 from cspine_kit.core.metric import metric
-from cspine_kit.core.paths import Competition
 from cspine_kit.core.tables import FRACTURE_COLUMNS, MASK_COLUMNS, VERTEBRA_COLUMNS
 from cspine_kit.infer.log import STAGES, KernelEvents
 from cspine_kit.show.report import fracture, kernel, pictures, stack, vertebra, worst
@@ -189,16 +188,22 @@ def test_the_walk_shows_each_slice_of_the_mask_and_a_few_around(ball):
 def test_a_scan_of_a_run_has_its_mask_on_its_volume(run, monkeypatch):
     monkeypatch.chdir(run)
     tables = {n: pd.read_parquet(f"oof/tiny/tables/{n}.parquet") for n in ("studies", "slices")}
-    volumes = pd.read_parquet("oof/tiny/tables/volumes.parquet").set_index("study_uid")
+    files = pd.read_parquet("oof/tiny/tables/fine.parquet").set_index("study_uid")["path"]
     study = tables["studies"][tables["studies"]["has_mask"]].iloc[0]
     own = tables["slices"][tables["slices"]["study_uid"] == study["study_uid"]]
-    row = volumes.loc[study["study_uid"]]
-    scan = read_scan(Competition(Path("competition")), row, study, own)
-    areas = own[list(MASK_COLUMNS)].to_numpy()
+    scan = read_scan(Path(files[study["study_uid"]]), study, own)
+    seen = np.isin(own["z_mm"].to_numpy(), scan.z_mm)
+    areas = own[seen].sort_values("slice_idx")[list(MASK_COLUMNS)].to_numpy()
     pixel = np.prod(scan.spacing_mm[1:])
     counted = (scan.mask[..., None] == np.arange(1, 8)).sum(axis=(1, 2)) * pixel
     shown = areas > 0
     assert np.corrcoef(counted[shown], areas[shown])[0, 1] > 0.95
     bone, around = scan.grey[scan.mask > 0].mean(), scan.grey[scan.grey > 0].mean()
     assert bone > around + 30
-    assert not read_scan(Competition(Path("none")), row, study, own, masked=False).mask.any()
+    bare = tables["studies"][
+        ~tables["studies"]["has_mask"] & (tables["studies"]["split"] == "train")
+    ]
+    for uid in bare["study_uid"]:
+        assert not read_scan(
+            Path(files[uid]), bare.set_index("study_uid", drop=False).loc[uid], own
+        ).mask.any()

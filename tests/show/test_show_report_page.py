@@ -25,7 +25,7 @@ CONFIG = Path("configs/tiny.yaml")
 STATE = {"kit": "0", "config": str(CONFIG), "stages": {}, "changed_parts": [], "next": None}
 
 INDEX = ("tables/studies.parquet", "tables/slices.parquet")
-VERTEBRA = (*INDEX, "folds.csv", "tables/volumes.parquet", "models/vertebra")
+VERTEBRA = (*INDEX, "folds.csv", "tables/coarse.parquet", "models/vertebra")
 OOF = (*VERTEBRA, "tables/vertebra.parquet", "tables/levels.parquet", "tables/oof_slices.parquet")
 OOF = (*OOF, "models/resnet", "models/efficientnet", "tables/failures.parquet")
 STACK = (*OOF, "stack", "tables/features.parquet", "tables/predictions.parquet")

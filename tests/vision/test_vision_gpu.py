@@ -1,11 +1,15 @@
 """Training on a GPU: half precision, resume, memory that runs out; skipped where there is none."""
 
+import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from cspine_kit.vision.names import WEIGHTS_FILE
+from cspine_kit.vision.nets.heads import SliceModel
+from cspine_kit.vision.predict import predict
+from cspine_kit.vision.tasks.vertebra import VertebraTask
 from cspine_kit.vision.training.loop import train_model
 from cspine_kit.vision.training.settings import precision
 from cspine_kit.vision.training.state import CHECKPOINT
@@ -76,3 +80,13 @@ def test_memory_that_runs_out_halves_the_batch_and_the_training_goes_on(
 def test_auto_takes_half_precision_here(config):
     native = torch.cuda.get_device_capability() >= (8, 0)
     assert precision(config.training) == ("bf16" if native else "fp16")
+
+
+def test_filled_up_batches_change_no_row(tiny, make_volume):
+    model = SliceModel(tiny, VertebraTask.heads, pretrained=False).eval().cuda()
+    volume = make_volume(0)
+    whole = predict({0: model}, volume, None, 64)[0].require()
+    for size in (7, 8, 16):
+        rows = predict({0: model}, volume, None, size)[0].require()
+        assert len(rows) == len(whole)
+        np.testing.assert_allclose(rows, whole, atol=0.05)

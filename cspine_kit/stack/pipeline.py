@@ -3,8 +3,8 @@
 In: tables `slices`, `studies`, `levels`, `oof_slices` and folds.csv of a run folder, and the files
 that `stack.external` and `stack.columns` name. Out: tables `features` and `predictions`, and
 `stack/` (models/ with stack.json and LightGBM text, header/ with the header-only fallback,
-imputer.json, external.json, scores.csv, worth.csv, operating.csv, calibration.png, levels.png,
-run.json). Example::
+imputer.json, external.json, scores.csv, worth.csv, operating.csv, sources.csv, calibration.png,
+levels.png, run.json). Example::
 
     table = run_stack(config, paths)
     table.loc[table["ships"], ["model", "shipped_model", "per_exam", "global"]]
@@ -34,7 +34,7 @@ from cspine_kit.core.runs import (
     stored_key,
     write_json,
 )
-from cspine_kit.core.tables import write_table
+from cspine_kit.core.tables import read_table, write_table
 from cspine_kit.stack.fallback.headers import HEADERS, HeaderFallback, fit_fallback
 from cspine_kit.stack.fallback.imputer import FILE as IMPUTER
 from cspine_kit.stack.inputs import SCORE_TABLES, Inputs, read_inputs
@@ -50,11 +50,16 @@ from cspine_kit.stack.scores.baselines import (
 from cspine_kit.stack.scores.fitted import fitted_baselines
 from cspine_kit.stack.scores.operating import choose_points, operating_table
 from cspine_kit.stack.scores.pictures import draw_calibration, draw_levels
-from cspine_kit.stack.scores.table import FORMS, expected_interval, score_table
+from cspine_kit.stack.scores.table import (
+    FORMS,
+    expected_interval,
+    score_table,
+    scores_by_source,
+)
 
 log = logging.getLogger(__name__)
 
-VERSION = 10
+VERSION = 11
 """Raised when the room's code gives other results from the same inputs."""
 
 INPUTS = ("slices", "studies", "levels", "oof_slices", *SCORE_TABLES)
@@ -128,7 +133,10 @@ def run_stack(config: Config, paths: RunPaths) -> pd.DataFrame:
         inputs.extras(left_out).save(paths.stack, config.stack)
         order = tuple(fit.worth.sort_values(config.stack.form)["member"])
         write_json(paths.stack / IMPUTER, vars(replace(inputs.imputer, order=order)))
-        for name, frame in (("worth", fit.worth), ("operating", operating)):
+        source = read_table(paths.table("studies"), "studies").set_index("study_uid")["source"]
+        sources = scores_by_source(predictions, inputs.labels, source, SHIPPED)
+        frames = {"worth": fit.worth, "operating": operating, "sources": sources}
+        for name, frame in frames.items():
             with publish(paths.stack / f"{name}.csv") as temporary:
                 frame.to_csv(temporary, index=False)
         shown = [CONSTANT, MEAN_OF_MEMBERS, SHIPPED]

@@ -128,11 +128,11 @@ def test_a_worst_study_is_drawn_with_and_without_its_volume(world, ball):
 def test_learning_curves_draw_whatever_was_written(sheets):
     history = pd.DataFrame({"member": "a", "fold": 0, "epoch": [1, 2], "loss": [2.0, 1.0]})
     fracture.learning(history, {"a": "#000000"})
-    fracture.learning(history.assign(val_loss=[2.0, 1.5], auc_C2=[0.5, 0.7]), {"a": "#000000"})
+    fracture.learning(history.assign(auc_C2=[0.5, 0.7], valid_loss=[2.0, 1.5]), {"a": "#000000"})
     titles = [[axes.get_title() for axes in sheet.axes] for sheet in sheets]
     assert titles == [
         ["training loss", "training loss, last epoch"],
-        ["training loss", "validation loss", "auc C2"],
+        ["training loss", "loss on the fold's studies", "auc C2"],
     ]
 
 

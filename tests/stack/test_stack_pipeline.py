@@ -39,6 +39,7 @@ def write_run(world: World, root: Path) -> RunPaths:
         split="train", source="competition", transfer_syntax="", problems="", n_slices=90
     )
     studies = studies.assign(rows=512, cols=512)
+    studies.loc[::4, "source"] = "mine"
     studies = studies.assign(spacing_z=2.0, spacing_y=0.5, spacing_x=0.5)
     flags = dict.fromkeys(("reversed", "irregular", "has_mask", "has_boxes"), False)
     write_table(studies.assign(**flags), paths.table("studies"), "studies", "k3")
@@ -102,6 +103,12 @@ def test_run_writes_everything_and_skips_when_fresh(
     text = render_stack(paths.stack)
     assert "worth of a" in text and "shipped *" in text and "stack_slices_only" in text
     assert text.count("patient_overall") >= 4
+    sources = pd.read_csv(paths.stack / "sources.csv").set_index("source")
+    assert sources["studies"].sum() == len(world.labels)
+    whole = (sources["per_exam"] * sources["studies"]).sum() / len(world.labels)
+    assert whole == pytest.approx(by_model.loc["shipped", "per_exam"])
+    mine = sources.loc["mine"]
+    assert f"shipped on {mine['studies']:.0f} studies of mine: A {mine['per_exam']:.4f}" in text
     stamp = (paths.stack / "models" / "stack.json").stat().st_mtime_ns
     pd.testing.assert_frame_equal(run_stack(config, paths), table)
     assert (paths.stack / "models" / "stack.json").stat().st_mtime_ns == stamp

@@ -35,7 +35,13 @@ MOST_PANELS = 4
 FEW = 5
 """Fewer positives than this draw a staircase, not a curve."""
 
-NAMED = {"loss": "training loss", "val_loss": "validation loss"}
+NAMED = {
+    "loss": "training loss",
+    "valid_loss": "loss on the fold's studies",
+    "metric_A": "metric A of a fixed formula",
+    "auc_patient_overall": "AUC, patient overall",
+}
+"""Columns of history.csv that are drawn, in this order; others where these are missing."""
 
 
 def learning(history: pd.DataFrame, colors: Mapping[str, str]) -> Figure:
@@ -46,7 +52,9 @@ def learning(history: pd.DataFrame, colors: Mapping[str, str]) -> Figure:
         colors: by member.
     """
     metrics = [c for c in history.columns if c not in ("member", "fold", "epoch")]
-    metrics = [c for c in metrics if history[c].notna().any()][:MOST_PANELS]
+    metrics = [c for c in metrics if history[c].notna().any()]
+    metrics = [*(c for c in NAMED if c in metrics), *(c for c in metrics if c not in NAMED)]
+    metrics = metrics[:MOST_PANELS]
     members = list(dict.fromkeys(history["member"]))
     sheet = canvas(height_in=2.7)
     panels = sheet.subplots(1, max(2, len(metrics)), squeeze=False)[0]

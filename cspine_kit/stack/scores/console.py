@@ -35,6 +35,10 @@ SCORES_FOOT = (
     "* ships. A = per exam, B = global, lower is better. AUC pat, recall and F1 (thresholds\n"
     "of other folds) and calibration error (ECE) are of patient_overall."
 )
+SOURCE = (
+    "shipped on {studies} studies of {source}: A {per_exam:.4f} (95 % {per_exam_low:.4f} to "
+    "{per_exam_high:.4f}), B {global:.4f}"
+)
 POINTS = (
     "{target:16s} {point:17s} {threshold:9.3f} {accuracy:8.3f} {precision:9.3f} {recall:7.3f} "
     "{specificity:7.3f} {f1:6.3f} {tp:5.0f} {fp:5.0f} {fn:5.0f} {tn:5.0f}"
@@ -98,6 +102,9 @@ def render_stack(folder: Path) -> str:
     table = pd.read_csv(folder / "scores.csv")
     lines = [render_scores(table, NOTES), f"ships: {table['shipped_model'].iloc[0]}"]
     lines += render_worth(pd.read_csv(folder / "worth.csv"))
+    sources = pd.read_csv(folder / "sources.csv")
+    if len(sources) > 1:
+        lines += [SOURCE.format(**row) for row in sources.to_dict("records")]
     points = pd.read_csv(folder / "operating.csv")
     lines += ["", "operating points, counted at thresholds of other folds:", render_points(points)]
     return "\n".join(lines)

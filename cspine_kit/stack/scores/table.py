@@ -27,6 +27,32 @@ SPECIFICITY = 0.9
 BINS = 10
 
 
+def scores_by_source(
+    predictions: pd.DataFrame, labels: pd.DataFrame, source: "pd.Series", model: str
+) -> pd.DataFrame:
+    """What one model is worth on the studies of each source, the largest first.
+
+    Args:
+        predictions: contract `predictions`.
+        labels: study_uid and the targets.
+        source: by study_uid.
+        model: whose rows.
+    """
+    wide = wide_predictions(predictions, model)
+    truth = labels.set_index("study_uid").loc[wide.index, list(TARGETS)].to_numpy(np.float64)
+    probs, origin = wide.to_numpy(np.float64), source.reindex(wide.index).to_numpy()
+    rows: list[dict[str, object]] = []
+    for name in pd.Series(origin).value_counts().index:
+        own = origin == name
+        row: dict[str, object] = {"source": name, "studies": int(own.sum())}
+        for form in FORMS:
+            ends = bootstrap_interval(truth[own], probs[own], form, seed=0)
+            row |= {form: metric(truth[own], probs[own], form)}
+            row |= dict(zip((f"{form}_low", f"{form}_high"), ends, strict=True))
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
 def sensitivity_at(y: FloatArray, p: FloatArray, specificity: float = SPECIFICITY) -> float:
     """Share of positives above the threshold that leaves `specificity` of negatives below it."""
     negatives, positives = p[y < 0.5], p[y > 0.5]

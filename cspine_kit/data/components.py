@@ -36,8 +36,6 @@ TWIN_SHARE = 0.5
 TOLD_MM = 5.0
 """Crumbs that reach less far beyond what is kept are cut without a word."""
 
-LABEL_NAMES = ("", *LEVELS, *(f"T{k}" for k in range(1, 13)))
-
 
 class Cut(NamedTuple):
     """What was cut of one label, and how far it reached beyond what is kept."""
@@ -85,7 +83,7 @@ def keep_vertebrae(mask: NDArray[np.uint8], study: Study) -> list[Cut]:
     """Cut every label of a mask (z, y, x) to its vertebra, in place.
 
     Returns:
-        The labels whose voxels lay more than `TOLD_MM` beyond what is kept.
+        The cervical labels whose voxels lay more than `TOLD_MM` beyond what is kept.
 
     Raises:
         StudyError: two pieces of a cervical label, alike in size and apart, may be it.
@@ -113,12 +111,12 @@ def keep_vertebrae(mask: NDArray[np.uint8], study: Study) -> list[Cut]:
         if len(twins) and label <= len(LEVELS):
             raise StudyError(
                 study.study_uid,
-                f"its mask shows {LABEL_NAMES[label]} in two places, {beyond[twins].max():.0f} mm "
+                f"its mask shows {LEVELS[label - 1]} in two places, {beyond[twins].max():.0f} mm "
                 "apart",
                 "remove the wrong one",
             )
         mask[box][np.ix_(*planes)] *= keep[piece]
         farthest = float(beyond[~keep].max(initial=0.0))
-        if farthest > TOLD_MM:
-            cuts.append(Cut(LABEL_NAMES[label], int(size[~keep].sum()), farthest))
+        if farthest > TOLD_MM and label <= len(LEVELS):
+            cuts.append(Cut(LEVELS[label - 1], int(size[~keep].sum()), farthest))
     return cuts

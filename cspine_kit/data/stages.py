@@ -145,8 +145,10 @@ def run_index(config: Config, paths: RunPaths) -> None:
         write_table(studies, paths.table("studies"), "studies", key)
     if failures:
         log.warning("index: %d studies left out, see index/failures.json", len(failures))
-    for uid, lines in remarks.items():
+    for uid, lines in list(remarks.items())[:SHOWN]:
         log.warning("index: study %s: %s", uid or "(none)", "; ".join(lines[:SHOWN]))
+    if len(remarks) > SHOWN:
+        log.warning("index: remarks on %d more, see index/remarks.json", len(remarks) - SHOWN)
     for uid, reason in together[["study_uid", "reason"]].itertuples(index=False):
         log.warning("index: study %s shares its fold with others: %s", uid, reason)
 

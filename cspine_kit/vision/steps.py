@@ -18,10 +18,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from cspine_kit.core.errors import DataError, StudyError
+from cspine_kit.core.errors import ArtifactError, DataError, StudyError
 from cspine_kit.core.failures import FILES, TRAINING, Failure, write_failures
 from cspine_kit.core.runs import derive_seed
-from cspine_kit.data.volumes.store import in_memory
+from cspine_kit.data.volumes.store import ENDING, in_memory
 from cspine_kit.vision.attempts import failure_of
 from cspine_kit.vision.chain import FoldChain
 from cspine_kit.vision.dataset import StackDataset
@@ -33,7 +33,8 @@ from cspine_kit.vision.tasks.kinds import task_of
 from cspine_kit.vision.tasks.task import Lesson
 from cspine_kit.vision.tasks.vertebra import decode_study
 from cspine_kit.vision.training.loop import train_model
-from cspine_kit.vision.training.processes import is_main
+from cspine_kit.vision.training.processes import is_main, processes
+from cspine_kit.vision.training.state import CHECKPOINT
 from cspine_kit.vision.views import StudyView
 
 TRAINING_THREADS = 1
@@ -149,6 +150,8 @@ def _train(
 ) -> None:
     """Train a fold model unless it is there.
 
+    A study whose volume breaks under the training is left out, and the training begins anew.
+
     Args:
         chain: of the fold.
         name: of the member, or of the vertebra stage.
@@ -160,29 +163,59 @@ def _train(
     """
     folder, key = chain.paths.model(name, chain.fold), chain.model_key(name)
     if not chain.has_model(name):
-        config = chain.config.networks[name]
         set_device_threads(chain.config, TRAINING_THREADS)
         views, failures = _views(chain, name, studies, build)
-        if not views:
-            raise DataError(f"fold {chain.fold}: {name} has no study to learn from")
-        if is_main():
-            write_failures(folder / FILES[TRAINING], failures, key)
-            own = [view.volume.study_uid for view in views]
-            write_lineage(folder, own, upstream=upstream, key=key)
         others, _ = _views(chain, name, held, build)
+        broken: str | None = ""
+        while broken is not None:
+            views, others = (
+                [view for view in part if view.volume.study_uid != broken]
+                for part in (views, others)
+            )
+            if not views:
+                raise DataError(f"fold {chain.fold}: {name} has no study to learn from")
+            if is_main():
+                write_failures(folder / FILES[TRAINING], failures, key)
+                own = [view.volume.study_uid for view in views]
+                write_lineage(folder, own, upstream=upstream, key=key)
+            broken = _train_once(chain, name, views, others, start=start, failures=failures)
+    if is_main():
+        seal_model(folder)
+
+
+def _train_once(
+    chain: FoldChain,
+    name: str,
+    views: list[StudyView],
+    others: list[StudyView],
+    *,
+    start: tuple[Path, ...],
+    failures: list[Failure],
+) -> str | None:
+    """Train a fold model; the study whose volume broke meanwhile, which `failures` then names."""
+    folder, config = chain.paths.model(name, chain.fold), chain.config.networks[name]
+    try:
         train_model(
             StackDataset(views, config),
             config,
             folder,
-            key=key,
+            key=chain.model_key(name),
             training=chain.config.training,
             seed=derive_seed(chain.config.seed, name, chain.fold, config.seed),
             title=f"{name} fold {chain.fold}",
             held=StackDataset(others, config) if others else None,
             start=start,
         )
-    if is_main():
-        seal_model(folder)
+    except ArtifactError as error:
+        uids = [view.volume.study_uid for view in (*views, *others)]
+        broken = next((uid for uid in uids if f"/{uid}{ENDING}" in str(error)), None)
+        # Several processes would have to agree on it.
+        if broken is None or processes().num_processes > 1:
+            raise
+        failures.append(_failure(chain, name, broken, error))
+        (folder / CHECKPOINT).unlink(missing_ok=True)
+        return broken
+    return None
 
 
 def _views(
@@ -194,9 +227,13 @@ def _views(
         try:
             found.append(build(uid))
         except Exception as error:  # noqa: BLE001 - one bad study must cost only itself
-            where = {"stage": TRAINING, "member": name, "state": chain.inputs.file_state(uid)}
-            failures.append(failure_of(error, uid, fold=chain.fold, **where))
+            failures.append(_failure(chain, name, uid, error))
     return found, failures
+
+
+def _failure(chain: FoldChain, name: str, uid: str, error: Exception) -> Failure:
+    where = {"stage": TRAINING, "member": name, "state": chain.inputs.file_state(uid)}
+    return failure_of(error, uid, fold=chain.fold, **where)
 
 
 def _by_study(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:

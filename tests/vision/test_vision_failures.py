@@ -113,6 +113,25 @@ def rubbish(path):
     path.write_bytes(b"rubbish")
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_volume_that_breaks_under_a_training_costs_its_study(paths, workers):
+    """Flipped bits in the middle: nobody sees them before its slices are looked at."""
+    volume = paths.cache / "fine" / f"{BAD}.arrow"
+    torn = bytearray(volume.read_bytes())
+    for place in range(len(torn) // 5, 4 * len(torn) // 5, 97):
+        torn[place] ^= 0x55
+    volume.write_bytes(torn)
+    failures = oof.run_oof(tiny_config(workers), paths)
+    assert {(f.stage, f.member, f.study_uid, f.model_fold) for f in failures} == {
+        ("training", "a", BAD, 1),
+        ("training", "b", BAD, 1),
+        ("rows", "a", BAD, 0),
+        ("rows", "b", BAD, 0),
+    }
+    assert all("delete it and run cspine cache" in f.cause for f in failures)
+    assert len(set(read_table(paths.table("oof_slices"), "oof_slices")["study_uid"])) == 7
+
+
 @pytest.mark.parametrize("damage", [dead_link, cut, rubbish])
 def test_one_bad_coarse_volume_costs_itself_and_comes_back_when_mended(paths, damage):
     volume = paths.cache / "coarse" / f"{BAD}.arrow"

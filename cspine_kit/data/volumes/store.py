@@ -53,12 +53,23 @@ class Stored:
     def slices(
         self, indices: Sequence[int], rows: slice = EVERYTHING, cols: slice = EVERYTHING
     ) -> Grey:
-        """A part of some slices, (n, y, x)."""
-        reader, plane = _opened(self.path, file_state(Path(self.path))), self.shape[1:]
+        """A part of some slices, (n, y, x).
+
+        Raises:
+            ArtifactError: the file is gone or damaged.
+        """
+        plane = self.shape[1:]
         found = dict[int, Grey]()
-        for z in dict.fromkeys(map(int, indices)):
-            voxels = reader.get_batch(z).column(0).buffers()[1]
-            found[z] = np.frombuffer(voxels, np.uint8, plane[0] * plane[1]).reshape(plane)
+        try:
+            reader = _opened(self.path, file_state(Path(self.path)))
+            for z in dict.fromkeys(map(int, indices)):
+                voxels = reader.get_batch(z).column(0).buffers()[1]
+                found[z] = np.frombuffer(voxels, np.uint8, plane[0] * plane[1]).reshape(plane)
+        except (OSError, pa.ArrowException, ValueError) as error:
+            raise ArtifactError(
+                f"volume {self.path} cannot be read ({type(error).__name__}: {error}); delete it "
+                "and run cspine cache"
+            ) from error
         return np.stack([found[int(z)][rows, cols] for z in indices])
 
 

@@ -2,7 +2,10 @@
 
 In: picklable functions. Out: their answers. Example::
 
-    squares = list(map_on_cluster(abs, [-1, 2], title="squares"))     # [1, 2], in order
+    from cspine_kit.core.execution import map_studies
+
+    items = {"1.2.3": -2, "1.2.4": 3}
+    map_studies(abs, items, jobs=1).results       # with backend="ray" the same, on the cluster
 
 The cluster is that of RAY_ADDRESS, else a running local one, else one of this machine alone. Its
 nodes must see the same files and have the kit installed. What a node that died had in hand runs

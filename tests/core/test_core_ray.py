@@ -18,9 +18,11 @@ MEMORY = 80 << 20
 
 
 @pytest.fixture
-def cluster():
-    ray.shutdown()  # of whoever connected before in this process
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+def cluster(monkeypatch):
+    ray.shutdown()  # of whoever connected before in this process ...
+    for name in [name for name in os.environ if name.startswith("RAY_")]:
+        monkeypatch.delenv(name)  # ... and of what that left behind: a mode that needs its token
+    monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     head = {"num_cpus": 1, "object_store_memory": MEMORY, "include_dashboard": False}
     made = Cluster(initialize_head=True, head_node_args=head)
     made.second = made.add_node(num_cpus=1, object_store_memory=MEMORY)

@@ -11,6 +11,7 @@ from cells_models import flip
 from faults import IMAGE, Ground, Result, read_result
 
 from cspine_kit.infer import manifest
+from cspine_kit.infer.ensemble import Ensemble
 from cspine_kit.infer.patience import Patience
 from cspine_kit.infer.run import run_kernel
 from cspine_kit.stack.external.extras import Extras
@@ -94,8 +95,15 @@ def test_a_driver_that_hangs_leaves_the_cpu(ground):
     assert "no answer within" in faults_of(result)["devices"]
 
 
-def test_after_the_deadline_nothing_is_read_any_more(ground):
+def test_after_the_deadline_nothing_is_read_any_more(ground, monkeypatch):
     """Headers speak for all studies; the run ends within seconds of its limit."""
+    real = Ensemble.predict
+
+    def slow(self, *arguments):
+        time.sleep(0.2)  # 60 studies take longer than the limit on any machine
+        return real(self, *arguments)
+
+    monkeypatch.setattr(Ensemble, "predict", slow)
     start = time.monotonic()
     result = go(ground, ground.bundle, 60, hours=4.0 / 3600)
     assert time.monotonic() - start < 20.0

@@ -101,6 +101,9 @@ class Governor:
         studies: their number.
         readers: processes that read at once; networks: devices that predict at once.
         clock: seconds that never jump.
+
+    Attributes:
+        latest: what was chosen last; None before that, and where there was no time for networks.
     """
 
     def __init__(
@@ -119,6 +122,7 @@ class Governor:
         self.files, self.studies = files, studies
         self.readers, self.networks = readers, networks
         self.clock = clock
+        self.latest: Effort | None = None
         self._rates: dict[str, float] = {}
         self._lock = threading.Lock()
 
@@ -148,14 +152,18 @@ class Governor:
         with self._lock:
             left_files, left_studies = self.files, self.studies
             self.files, self.studies = left_files - files, left_studies - 1
-            time_left = self.left_s
-            for effort in self.efforts:
-                if self.seconds(effort, left_files, left_studies) <= time_left:
-                    return effort
-            # Not all can have networks: this one may.
-            least = self.efforts[-1]
-            fits = self.seconds(least, files, 1) <= time_left
-            return least if fits and self._rates else None
+            self.latest = self._richest(files, left_files, left_studies)
+            return self.latest
+
+    def _richest(self, files: int, left_files: int, left_studies: int) -> Effort | None:
+        time_left = self.left_s
+        for effort in self.efforts:
+            if self.seconds(effort, left_files, left_studies) <= time_left:
+                return effort
+        # Not all can have networks: this one may.
+        least = self.efforts[-1]
+        fits = self.seconds(least, files, 1) <= time_left
+        return least if fits and self._rates else None
 
     def again(self, files: int) -> None:
         """A study that was chosen for is still to be predicted: its device failed."""

@@ -9,8 +9,8 @@ In: events. Out: `kernel_log.jsonl`, flushed as they happen; read back as `Kerne
 Events: `priors_written`, `origin`, `headers_written`, `bundle` (or `models_unusable`),
 `external_absent` (a partner's file is not there), `device_ready`, `device_lost`, `device_spare`,
 `study` (source `image`, `header_levels`, `header` or `priors`, with a `cause` where it is not
-`image`), `fault`, `degraded`, `stopped`, `end`, and outside a hidden rerun `proof`. A log that
-cannot be written costs nothing but itself.
+`image`), `pulse` (how the run stands, each minute), `fault`, `degraded`, `stopped`, `end`, and
+outside a hidden rerun `proof`. A log that cannot be written costs nothing but itself.
 """
 
 import json

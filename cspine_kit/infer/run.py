@@ -43,6 +43,7 @@ from cspine_kit.infer.log import PRIORS_ONLY, SOURCES, KernelLog
 from cspine_kit.infer.manifest import MANIFEST, PRIORS
 from cspine_kit.infer.origin import note_of, origin_of
 from cspine_kit.infer.patience import Patience, within
+from cspine_kit.infer.pulse import pulse
 from cspine_kit.infer.stream import Run
 from cspine_kit.infer.submission import (
     Submission,
@@ -181,15 +182,23 @@ def run_kernel(
         )
         left = [uid for uid in submission.rows_of if uid not in done]
         stream = run.answers(left, submission.put_all)
+
+        def told() -> dict[str, object]:
+            studies = f"{sum(sources.values())} of {len(submission.rows_of)}"
+            return {"studies done": studies, **run.told(), "sources": dict(sources)}
+
+        bar = tqdm(stream, total=len(left), desc="kernel", unit="study", disable=None)
         try:
-            for answer in tqdm(stream, total=len(left), desc="kernel", unit="study"):
-                sources[answer.source] += 1
-                _note(answer, log, causes)
-                if answer.probs is not None:
-                    submission.put(answer.study_uid, answer.probs)
-                for name, rows in (("predictions", answer.table), ("features", answer.features)):
-                    if rows is not None:
-                        tables[name].append(rows)
+            with pulse(told, log):
+                for answer in bar:
+                    sources[answer.source] += 1
+                    _note(answer, log, causes)
+                    if answer.probs is not None:
+                        submission.put(answer.study_uid, answer.probs)
+                    said = {"predictions": answer.table, "features": answer.features}
+                    for name, rows in said.items():
+                        if rows is not None:
+                            tables[name].append(rows)
         except Stopped:
             stopped = "SIGTERM"
             log.write("stopped", cause=stopped, studies=sum(sources.values()))

@@ -58,6 +58,19 @@ class Run:
     hours: float | None = None
     patience: Patience = field(default_factory=Patience)
     every_device: bool = False
+    governor: Governor | None = field(default=None, init=False)
+    score: str = field(default="unknown", init=False)
+
+    def told(self) -> dict[str, object]:
+        """Seconds left, effort, and the out-of-fold score of the bundle, for the log."""
+        if self.governor is None:
+            return {"bundle": self.score}
+        effort = self.governor.latest or "none yet"
+        return {
+            "seconds left": round(self.governor.left_s),
+            "effort": str(effort),
+            "bundle": self.score,
+        }
 
     def answers(
         self, uids: Sequence[str], on_headers: Callable[[Sequence[Answer]], object]
@@ -102,6 +115,7 @@ class Run:
             for place, cause in faults.items():
                 self.log.write("fault", stage="bundle", file=place, cause=cause)
             self.log.write("origin", origin=manifest["origin"], kit=manifest.get("kit"))
+            self.score = _score_of(manifest)
             if not (root / "config.yaml").exists():
                 raise ArtifactError(f"its config: {faults.get('config.yaml', 'not listed')}")
             return root, load_config(root / "config.yaml"), ""
@@ -170,6 +184,7 @@ class Run:
             readers=readers,
             networks=len(names),
         )
+        self.governor = governor
 
         def build(name: str) -> Worker:
             ensemble = Ensemble(root, name, tolerant=True)
@@ -205,6 +220,15 @@ class Run:
             yield from _noting_effort(pool.answers(list(folders)), governor, self.log)
             if not pool.ever_ready:
                 self.log.write("models_unusable", cause=f"no models: {pool.first_cause}")
+
+
+def _score_of(manifest: dict[str, Any]) -> str:
+    """What a bundle is worth, in words; its manifest is not believed to be whole."""
+    try:
+        a, b = (float(manifest["score"][form]) for form in ("per_exam", "global"))
+    except (KeyError, TypeError, ValueError):
+        return f"{manifest.get('name', '?')}, no score"
+    return f"{manifest.get('name', '?')}, out-of-fold A {a:.4f} B {b:.4f}"
 
 
 def _order(root: Path) -> tuple[str, ...]:

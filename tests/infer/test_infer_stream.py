@@ -12,7 +12,9 @@ from faults import IMAGE, Ground, Result, read_result
 
 from cspine_kit.infer import manifest
 from cspine_kit.infer.ensemble import Ensemble
+from cspine_kit.infer.log import KernelLog
 from cspine_kit.infer.patience import Patience
+from cspine_kit.infer.pulse import pulse
 from cspine_kit.infer.run import run_kernel
 from cspine_kit.stack.external.extras import Extras
 from cspine_kit.stack.external.features import ExternalModel
@@ -55,6 +57,26 @@ def test_one_byte_of_one_fold_costs_that_fold_of_that_member(ground):
     assert "not what the manifest's hash says" in next(iter(faults.values()))
     [event] = [e for e in result.events.others if e["event"] == "bundle"]
     assert "2 folds, 2 members" in event["efforts"][0]
+
+
+def test_the_log_says_how_the_run_stands_and_holds_no_bar(ground, capfd):
+    result = go(ground, ground.bundle)
+    told = capfd.readouterr().err.splitlines()
+    assert not any("\r" in line or "study/s" in line for line in told)
+    line = next(line for line in reversed(told) if line.startswith("studies done"))
+    assert line.startswith("studies done 2 of 2; seconds left ")
+    assert "1 views, 2 folds, 2 members" in line
+    assert "bundle tiny, out-of-fold A 0." in line
+    assert line.endswith("sources {'image': 2}")
+    last = [e for e in result.events.others if e["event"] == "pulse"][-1]
+    assert last["sources"] == {"image": 2}
+
+
+def test_a_pulse_beats_while_nothing_ends(tmp_path):
+    log = KernelLog(tmp_path / "log.jsonl")
+    with pulse(lambda: {"studies done": "0 of 9"}, log, every_s=0.01):
+        time.sleep(0.2)
+    assert log.path.read_text().count("0 of 9") > 3
 
 
 def test_a_chain_without_its_vertebra_model_falls_out(ground):

@@ -34,16 +34,18 @@ def _bundle(args: argparse.Namespace) -> int:
         sizes_of,
         write_kernel_metadata,
     )
+    from cspine_kit.ship.kaggle.owner import with_owner
+    from cspine_kit.ship.kaggle.parcels import write_parcels
     from cspine_kit.ship.rehearsal.constraints import write_probe_metadata
 
     config, paths = open_run(args)
-    out = args.out or paths.bundle
+    named, out = with_owner(config), args.out or paths.bundle
     [proof] = (write_competition(paths.proof, PROOF_PHANTOM, jobs=1).root / "test_images").iterdir()
     score = build_bundle(config, paths, out, proof=proof)["score"]
-    write_kernel_metadata(config, args.kernel_folder)
+    write_kernel_metadata(named, args.kernel_folder)
     probe = args.kernel_folder.with_name("probe")
     if probe.is_dir():
-        write_probe_metadata(config, probe)
+        write_probe_metadata(named, probe)
     sizes = sizes_of(out)
     wheels = {name: size for name, size in sizes.items() if name.endswith(".whl")}
     print(f"bundle in {out}: {len(sizes)} files, {sum(sizes.values()) / 1e6:.1f} MB")
@@ -51,6 +53,9 @@ def _bundle(args: argparse.Namespace) -> int:
     print(
         f"  ships {score['model']}, out-of-fold A {score['per_exam']:.4f} B {score['global']:.4f}"
     )
+    for parcel in write_parcels(named, out, out.with_name(paths.upload.name)):
+        size = sum(parcel.sizes.values()) / 1e6
+        print(f"  to Kaggle as {parcel.ref}: {parcel.folder}, {size:.1f} MB")
     print(f"kernel in {args.kernel_folder}")
     return 0
 
@@ -60,15 +65,36 @@ def _push_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kernel-folder", type=Path, default=Path("kernels/submit"), metavar="DIR")
     parser.add_argument("--dry-run", action="store_true", help="show what would be sent")
     parser.add_argument("--submit", action="store_true", help="also submit to the competition")
+    parser.add_argument("--wait", action="store_true", help="and wait until it is scored")
+    parser.add_argument(
+        "--scores", action="store_true",
+        help="send nothing: ask for the scores of what was submitted, for the ledger",
+    )  # fmt: skip
     parser.add_argument("--message", metavar="TEXT", help="of the dataset version and submission")
 
 
 def _push(args: argparse.Namespace) -> int:
-    from cspine_kit.ship.kaggle.push import dry_run, push
+    from cspine_kit.ship.kaggle.push import dry_run, fetch_scores, push
+    from cspine_kit.ship.kaggle.scores import Scores
+    from cspine_kit.show.leaderboard import add_scores
 
     config, paths = open_run(args)
-    send = dry_run if args.dry_run else push
-    print(send(config, paths, args.kernel_folder, submitting=args.submit, message=args.message))
+    what = {"submitting": args.submit, "message": args.message}
+    if args.dry_run:
+        print(dry_run(config, paths, args.kernel_folder, **what))
+        return 0
+    scores: Scores | None
+    if args.scores:
+        scores = fetch_scores(config, paths, args.kernel_folder)
+        print(f"the submission: {scores}")
+    else:
+        outcome = push(config, paths, args.kernel_folder, wait=args.wait, **what)
+        print(outcome.told)
+        scores = outcome.scores
+    if scores is not None and (scores.public is not None or scores.private is not None):
+        ledger = SUBMISSIONS / "leaderboard.csv"
+        add_scores(ledger, config.name, public=scores.public, private=scores.private)
+        print(f"its scores are in {ledger}")
     return 0
 
 

@@ -180,6 +180,11 @@ class RunPaths:
         return self.root / "bundle"
 
     @property
+    def upload(self) -> Path:
+        """The bundle as the two datasets that go to Kaggle."""
+        return self.root / "upload"
+
+    @property
     def report(self) -> Path:
         """The page that shows the run (`cspine report`)."""
         return self.root / "report.html"

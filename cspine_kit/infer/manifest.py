@@ -9,6 +9,7 @@ In: a bundle folder. Out: its checked manifest, or its files laid out as a tree.
 """
 
 import threading
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -19,8 +20,6 @@ from cspine_kit.infer.patience import run_all
 
 MANIFEST = "manifest.json"
 FORMAT = "cspine_kit bundle 2"
-DATASET_METADATA = "dataset-metadata.json"
-"""Settings of the Kaggle dataset that a bundle becomes: not part of it, and not hashed."""
 
 PRIORS, CHAINS, PROOF = "priors.json", "chains.json", "proof.pack"
 """Best constants by target; out-of-fold loss by fold; a packed phantom study (`infer.proof`)."""
@@ -34,7 +33,8 @@ HASHERS = 4
 
 
 def _entry(path: Path, name: object, entry: object) -> dict[str, Any]:
-    """One entry of a manifest: a place inside the tree and a hash."""
+    """One entry of a manifest: a place inside the tree and a hash; "apart": in a dataset of its
+    own."""
     entry = entry if isinstance(entry, dict) else {}
     place, digest = entry.get("place"), entry.get("sha256")
     if not (isinstance(name, str) and isinstance(place, str) and isinstance(digest, str)):
@@ -82,18 +82,47 @@ def _read_manifest(bundle: Path, name: str) -> dict[str, Any]:
     places = [entry["place"] for entry in checked.values()]
     if len({*places}) < len(places):
         raise ArtifactError(f"{path}: two files want to lie at one place")
-    return {**manifest, "files": checked}
+    weights = manifest.get("weights")
+    if weights is not None and (not isinstance(weights, str) or Path(weights).name != weights):
+        raise ArtifactError(f"{path}: weights {weights!r} is no name of a dataset")
+    return {**manifest, "weights": weights, "files": checked}
 
 
-def check_file(bundle: Path, name: str, entry: dict[str, Any]) -> Path:
+def folders_of(bundle: Path, manifest: dict[str, Any]) -> list[Path]:
+    """Where files of a bundle may lie: with its manifest, or in the dataset of its weights.
+
+    Kaggle mounts datasets beside each other, in both of its layouts; that of another owner lies
+    beside the owner's own folder. Which one is meant the hashes tell.
+    """
+    slug = manifest.get("weights")
+    if not slug:
+        return [bundle]
+    return [bundle, bundle.parent / slug, *sorted(bundle.parent.parent.glob(f"*/{slug}"))]
+
+
+def check_file(folders: Sequence[Path], name: str, entry: dict[str, Any]) -> Path:
     """The path of one listed file, whose bytes are what the manifest says.
+
+    Args:
+        folders: where to look, the bundle first (`folders_of`).
+        name: of the file.
+        entry: of the manifest.
 
     Raises:
         ArtifactError: it is missing, cannot be read, or changed under its hash.
     """
+    there = [folder for folder in folders if (folder / name).is_file()]
+    fault = f"bundle file {folders[0] / name} is missing; build and upload the bundle again"
+    for folder in there:
+        try:
+            return _check(folder, name, entry)
+        except ArtifactError as error:
+            fault = str(error)
+    raise ArtifactError(fault)
+
+
+def _check(bundle: Path, name: str, entry: dict[str, Any]) -> Path:
     path = bundle / name
-    if not path.is_file():
-        raise ArtifactError(f"bundle file {path} is missing; build and upload the bundle again")
     try:
         found = file_hash(path)
     except OSError as error:
@@ -118,8 +147,8 @@ def verify_bundle(bundle: Path) -> dict[str, Any]:
     """
     manifest = read_manifest(bundle)
     for name, entry in manifest["files"].items():
-        check_file(bundle, name, entry)
-    known = {*manifest["files"], MANIFEST, DATASET_METADATA}
+        check_file([bundle], name, entry)
+    known = {*manifest["files"], MANIFEST}
     for copy in bundle.glob(f"*{COPY}"):
         name = copy.name.removesuffix(COPY)
         if name in known and file_hash(copy) != file_hash(bundle / name):
@@ -131,7 +160,7 @@ def verify_bundle(bundle: Path) -> dict[str, Any]:
     return manifest
 
 
-def _link(bundle: Path, scratch: Path, name: str, entry: dict[str, Any]) -> None:
+def _link(folders: Sequence[Path], scratch: Path, name: str, entry: dict[str, Any]) -> None:
     """Verify one file, or its copy, and link it into the tree.
 
     Raises:
@@ -139,19 +168,19 @@ def _link(bundle: Path, scratch: Path, name: str, entry: dict[str, Any]) -> None
     """
     fault = None
     try:
-        source = check_file(bundle, name, entry)
+        source = check_file(folders, name, entry)
     except ArtifactError as error:
-        if not (bundle / (name + COPY)).exists():
+        if not (folders[0] / (name + COPY)).exists():
             raise
-        source, fault = check_file(bundle, name + COPY, entry), error
+        source, fault = check_file(folders, name + COPY, entry), error
     target = scratch / entry["place"]
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         target.symlink_to(source.resolve())
     except FileExistsError as error:
         raise ArtifactError(
-            f"{target} is there already: a bundle was opened in {scratch} before; open {bundle} in "
-            "a new folder"
+            f"{target} is there already: a bundle was opened in {scratch} before; open "
+            f"{folders[0]} in a new folder"
         ) from error
     if fault is not None:
         raise ArtifactError(f"{fault}; its copy stands in")
@@ -164,8 +193,10 @@ def open_bundle(bundle: Path, scratch: Path) -> Path:
         ArtifactError: no manifest, a missing file, bytes that are not what the manifest says, or a
             bundle was opened in `scratch` before.
     """
-    for name, entry in read_manifest(bundle)["files"].items():
-        _link(bundle, scratch, name, entry)
+    manifest = read_manifest(bundle)
+    folders = folders_of(bundle, manifest)
+    for name, entry in manifest["files"].items():
+        _link(folders, scratch, name, entry)
     return scratch
 
 
@@ -184,13 +215,14 @@ def lay_out(bundle: Path, scratch: Path, *, wait_s: float, patience_s: float) ->
     Raises:
         ArtifactError: no manifest; without it nothing can be told sound.
     """
-    files = read_manifest(bundle, copies=True)["files"]
+    manifest = read_manifest(bundle, copies=True)
+    files, folders = manifest["files"], folders_of(bundle, manifest)
     faults: dict[str, str] = {}
     lock = threading.Lock()
 
     def check(name: str) -> None:
         try:
-            _link(bundle, scratch, name, files[name])
+            _link(folders, scratch, name, files[name])
         except (ArtifactError, OSError) as error:
             with lock:
                 faults[files[name]["place"]] = cause_of(error)

@@ -74,7 +74,7 @@ def _competition(competition_dir: Path, bundle: Path, root: Path) -> list[str]:
     if PROOF not in manifest["files"]:
         raise ArtifactError(f"{bundle} holds no {PROOF}; build it again (make kernel)")
     images.mkdir(parents=True)
-    uids = [unpack_study(check_file(bundle, PROOF, manifest["files"][PROOF]), images)]
+    uids = [unpack_study(check_file([bundle], PROOF, manifest["files"][PROOF]), images)]
     public = competition_dir / "test_images"
     for folder in sorted(public.iterdir()) if public.is_dir() else []:
         if len(uids) <= PUBLIC_LIMIT and is_safe_uid(folder.name) and folder.is_dir():

@@ -188,6 +188,29 @@ def add_run(
     return add_entry(path, entry)
 
 
+def add_scores(path: Path, name: str, *, public: float | None, private: float | None) -> bool:
+    """Append the last row of a run once more, with what the service scored it at.
+
+    Args:
+        path: the ledger.
+        name: of the run.
+        public, private: leaderboard scores, None where the service shows none.
+
+    Returns:
+        False where the ledger holds these scores already.
+
+    Raises:
+        DataError: the ledger holds no row of this run.
+    """
+    rows = read_ledger(path)
+    own = rows[rows["name"] == name]
+    if own.empty:
+        raise DataError(f"ledger {path} holds no row of {name}; run make score first")
+    known: dict[str, Any] = own.iloc[-1].dropna().to_dict()
+    scored = {"lb_public": public, "lb_private": private, "created": ""}
+    return add_entry(path, Entry(**{**known, **scored}))
+
+
 def place(score: float) -> str:
     """Where a score would have stood: the best line it reaches."""
     for line, value in FINAL_LINES:

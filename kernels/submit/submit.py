@@ -143,13 +143,22 @@ def pip_install(wheel, digest, packages):
 
 
 def sound_wheel(bundle, name, digest, packages):
-    """The wheel of this hash, or its copy under the wheel's name; None where neither is sound."""
-    for path in (bundle / name, bundle / (name + COPY)):
+    """The wheel of this hash, or its copy under the wheel's name; None where neither is sound.
+
+    Other people's wheels lie in a dataset of their own, with the weights.
+    """
+
+    def sound(path):
         with contextlib.suppress(OSError):
-            if sha256(path) == digest and path.name == name:
-                return path.absolute()
-            if sha256(path) == digest:
-                return Path(shutil.copyfile(path, packages.with_name(name)))
+            return sha256(path) == digest
+        return False
+
+    if sound(bundle / name):
+        return (bundle / name).absolute()
+    if sound(bundle / (name + COPY)):
+        return Path(shutil.copyfile(bundle / (name + COPY), packages.with_name(name)))
+    with contextlib.suppress(OSError):
+        return (find(name, sound) / name).absolute()
     return None
 
 

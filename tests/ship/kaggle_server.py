@@ -49,6 +49,8 @@ class KaggleServer:
     """By method name of the service; an upload is `PUT <file name>`."""
     requests: list[tuple[str, dict]] = field(default_factory=list)
     datasets: dict[str, list[dict[str, bytes]]] = field(default_factory=dict)
+    scored: dict[str, str] = field(default_factory=dict)
+    """Status and scores of every submission; PENDING without."""
     kernels: dict[str, list[dict]] = field(default_factory=dict)
     submissions: list[dict] = field(default_factory=list)
     blobs: dict[str, tuple[str, bytes]] = field(default_factory=dict)
@@ -246,7 +248,11 @@ class KaggleServer:
 
     def ListKernelSessionOutput(self, asked: dict) -> tuple[int, object]:
         names = [*self.outputs(), "../../outside.txt"]
-        mounted = [versions[-1]["manifest.json"] for versions in self.datasets.values()]
+        mounted = [
+            versions[-1]["manifest.json"]
+            for versions in self.datasets.values()
+            if "manifest.json" in versions[-1]
+        ]
         session = sum(map(len, self.kernels.values())) - bool(self.stale)
         told = f"session {session}\n" + "".join(
             f"bundle manifest {hashlib.sha256(m).hexdigest()}\n" for m in mounted
@@ -271,7 +277,8 @@ class KaggleServer:
                 {
                     "ref": 1,
                     "date": "2026-01-02T03:04:05.000Z",
-                    "status": "PENDING",
+                    "status": self.scored.get("status", "PENDING"),
+                    **{k: v for k, v in self.scored.items() if k != "status"},
                     "fileName": row["fileName"],
                     "description": row["submissionDescription"],
                 }

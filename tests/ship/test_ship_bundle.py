@@ -22,6 +22,8 @@ from cspine_kit.infer.manifest import FORMAT, lay_out, open_bundle, read_manifes
 from cspine_kit.ship.bundle.build import build_bundle, write_kernel_metadata
 from cspine_kit.ship.bundle.wheelhouse import check_wheels, fill_wheelhouse, supported_tags
 from cspine_kit.ship.kaggle import service
+from cspine_kit.ship.kaggle.parcels import write_parcels
+from cspine_kit.ship.rehearsal.inputs import layouts
 from cspine_kit.ship.secrets import harmless, refuse_secrets
 
 KIT_WHEEL = f"cspine_kit-{__version__}-py3-none-any.whl"
@@ -49,7 +51,7 @@ def test_a_bundle_holds_every_file_with_its_hash_and_opens_as_a_tree(built, tmp_
     manifest = read_json(built.paths.bundle / "manifest.json")
     names = {p.name for p in built.paths.bundle.iterdir() if p.is_file()}
     copies = {f"{name}.copy" for name in ("manifest.json", "config.yaml", KIT_WHEEL)}
-    assert names == {*manifest["files"], *copies, "manifest.json", "dataset-metadata.json"}
+    assert names == {*manifest["files"], *copies, "manifest.json"}
     for name, entry in manifest["files"].items():
         path = built.paths.bundle / name
         assert (entry["sha256"], entry["bytes"]) == (file_hash(path), path.stat().st_size)
@@ -60,6 +62,27 @@ def test_a_bundle_holds_every_file_with_its_hash_and_opens_as_a_tree(built, tmp_
     weights = built.paths.model("vertebra", 1) / "weights.safetensors"
     same = tree / "models" / "vertebra" / "fold_1" / "weights.safetensors"
     assert same.read_bytes() == weights.read_bytes()
+
+
+def test_weights_may_lie_in_a_dataset_of_their_own_and_count_by_their_hash(built, tmp_path):
+    parcels = write_parcels(built.config, built.paths.bundle, tmp_path / "upload")
+    weights, code = parcels
+    assert {name.rpartition("__")[2] for name in weights.sizes} == {"weights.safetensors"}
+    (tmp_path / "competition").mkdir()
+    for name, layout in layouts(built.config, tmp_path / "competition", parcels).items():
+        for place, folder in layout.items():
+            (tmp_path / name / place).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copytree(folder, tmp_path / name / place, dirs_exist_ok=True)
+        [mounted] = (tmp_path / name).rglob(code.ref.rpartition("/")[2])
+        tree = open_bundle(mounted, tmp_path / f"{name}_tree")
+        assert len(list(tree.rglob("weights.safetensors"))) == len(weights.sizes)
+    [older] = (tmp_path / "old").rglob(weights.ref.rpartition("/")[2])
+    victim = older / next(iter(weights.sizes))
+    victim.write_bytes(b"of another training")
+    mounted = older.with_name(code.ref.rpartition("/")[2])
+    faults = lay_out(mounted, tmp_path / "partial", wait_s=60.0, patience_s=60.0)
+    [fault] = faults.values()
+    assert f"{victim} is not what the manifest's hash says" in fault
 
 
 def test_the_same_run_gives_the_same_bytes_and_a_second_build_does_nothing(built, tmp_path):
@@ -93,7 +116,8 @@ def test_the_kernel_metadata_asks_for_what_the_competition_allows(built):
         "enable_tpu": False,
         "enable_internet": False,
         "machine_shape": "NvidiaTeslaT4",
-        "dataset_sources": ["me/cspine-kit-tiny-bundle"],
+        "docker_image_pinning_type": "original",
+        "dataset_sources": ["me/cspine-kit-tiny-bundle", "me/cspine-kit-tiny-weights"],
         "competition_sources": ["rsna"],
         "kernel_sources": [],
         "model_sources": [],
@@ -336,11 +360,16 @@ def test_names_that_the_service_would_refuse(run, changes, words):
         build(run.with_bundle(**changes))
 
 
-def test_the_placeholder_owner_is_fine_until_a_push():
-    config = make_config(owner="your-kaggle-name")
+def test_an_unknown_owner_is_fine_until_a_push():
+    config = make_config(owner=None)
     service.check_names(config)
-    with pytest.raises(ConfigError, match=r"bundle\.owner is still"):
+    with pytest.raises(ConfigError, match=r"bundle\.owner is not known"):
         service.check_owner(config)
+
+
+def test_both_datasets_need_a_name_of_their_own():
+    with pytest.raises(ConfigError, match=r"bundle\.weights and bundle\.dataset are both"):
+        service.check_names(make_config(weights="cspine-kit-tiny-bundle"))
 
 
 def test_limits_of_a_dataset():

@@ -136,5 +136,5 @@ def test_the_probes_metadata_differs_from_the_kernels_only_in_name(tmp_path):
     different = {key for key in theirs if theirs[key] != ours[key]}
     assert different == {"id", "title", "code_file"} and ours.keys() == theirs.keys()
     owner, slug = ours["id"].split("/")
-    assert owner == config.bundle.owner and slug == ours["title"].replace(" ", "-")
+    assert owner == "your-kaggle-name" and slug == ours["title"].replace(" ", "-")
     assert ours["code_file"] == "probe.py" and ours["enable_internet"] is False

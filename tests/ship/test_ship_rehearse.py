@@ -15,6 +15,8 @@ from cspine_kit.core.errors import DataError
 from cspine_kit.core.paths import Competition
 from cspine_kit.infer.log import read_kernel_log
 from cspine_kit.phantom.competition.hostile import write_hostile
+from cspine_kit.ship.kaggle.parcels import Parcel
+from cspine_kit.ship.kaggle.service import dataset_ref
 from cspine_kit.ship.rehearsal.checks import Rehearsal, judge_hostile
 from cspine_kit.ship.rehearsal.constraints import Pins
 from cspine_kit.ship.rehearsal.environment import Environment
@@ -118,10 +120,14 @@ def test_inputs_hold_every_kind_of_study(inputs, tmp_path):
     folders = {p.name for p in (competition.root / "test_images").iterdir()}
     assert set(inputs.clean_uids) | set(inputs.full_uids) < folders
     config = load_config(ROOT / "configs" / "demo.yaml")
-    both = layouts(config, competition.root, tmp_path)
+    parcels = [
+        Parcel(part, dataset_ref(config, part), tmp_path, {}, "") for part in ("weights", "code")
+    ]
+    both = layouts(config, competition.root, parcels)
     slug = config.competition.slug
     assert f"competitions/{slug}" in both["new"] and slug in both["old"]
     assert "datasets/your-kaggle-name/cspine-kit-demo-bundle" in both["new"]
+    assert "cspine-kit-demo-weights" in both["old"]
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,9 @@ from cspine_kit.core.config.section import Count, NotNegative, Positive, Section
 class BundleConfig(Section):
     """Names under which the bundle and the kernel go to Kaggle, and the wheels that travel."""
 
-    owner: str
+    owner: str | None
     dataset: str
+    weights: str
     kernel: str
     license: str
     wheels: tuple[

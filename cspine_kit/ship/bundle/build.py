@@ -40,7 +40,6 @@ from cspine_kit.data.labels import training_labels
 from cspine_kit.infer.manifest import (
     CHAINS,
     COPY,
-    DATASET_METADATA,
     FORMAT,
     MANIFEST,
     PRIORS,
@@ -52,8 +51,6 @@ from cspine_kit.ship.kaggle.service import (
     CODE_FILE,
     KERNEL_METADATA,
     check_names,
-    check_size,
-    dataset_metadata,
     kernel_metadata,
 )
 from cspine_kit.vision.lineage import check_lineages
@@ -263,6 +260,7 @@ def build_bundle(config: Config, paths: RunPaths, out: Path, *, proof: Path) -> 
                 "place": places.get(path.name, path.name),
                 "sha256": file_hash(path),
                 "bytes": path.stat().st_size,
+                "apart": _changes_seldom(path),
             }
             for path in sorted(folder.iterdir())
         }
@@ -273,21 +271,25 @@ def build_bundle(config: Config, paths: RunPaths, out: Path, *, proof: Path) -> 
             "origin": "real" if config.competition.phantom is None else "phantom",
             "hours": config.kernel.hours,
             "score": score,
+            "weights": config.bundle.weights,
             "files": listed,
         }
         write_json(folder / MANIFEST, manifest)
         for name in (MANIFEST, "config.yaml", *(w.name for w in folder.glob(f"{KIT_WHEEL}-*.whl"))):
             shutil.copyfile(folder / name, folder / (name + COPY))
-        write_json(folder / DATASET_METADATA, dataset_metadata(config))
-        check_size(sizes_of(folder))
         check_models(folder)
     return manifest
 
 
 def sizes_of(bundle: Path) -> dict[str, int]:
-    """Bytes of each file that would be uploaded: everything but the metadata file."""
-    files = (path for path in sorted(bundle.iterdir()) if path.name != DATASET_METADATA)
-    return {path.name: path.stat().st_size for path in files}
+    """Bytes of each file."""
+    return {path.name: path.stat().st_size for path in sorted(bundle.iterdir())}
+
+
+def _changes_seldom(path: Path) -> bool:
+    """True for what goes to Kaggle in the dataset that is sent once per training."""
+    foreign = path.suffix == ".whl" and not path.name.startswith(f"{KIT_WHEEL}-")
+    return foreign or path.name.endswith(WEIGHTS_FILE)
 
 
 def write_kernel_metadata(config: Config, folder: Path) -> None:

@@ -18,6 +18,14 @@ from cspine_kit.ship.kaggle.process import ClientProcess, ServiceError
 from cspine_kit.ship.kaggle.service import KERNEL_METADATA
 
 
+class NotArrived(ServiceError):
+    """Files did not arrive, and nothing was made without them (kaggle 2.2.5 and newer)."""
+
+    def __init__(self, text: str, missing: list[str]) -> None:
+        super().__init__(text)
+        self.missing = missing
+
+
 @dataclass(frozen=True)
 class DatasetStatus:
     """State of a dataset (`ready`, ...) and its version; None where the service does not say."""
@@ -42,8 +50,10 @@ class KernelStatus:
 SLOWEST_UPLOAD = 200_000
 """Bytes per second below which an upload counts as hanging."""
 
+_OWNER = re.compile(r"^- username: (\S+)", re.MULTILINE)
 _ABSENT = re.compile(r"\b40[34]\b|not found|denied|forbidden", re.IGNORECASE)
 _UPLOADED = re.compile(r"^Upload successful: (.+) \([^()]*\)\s*$", re.MULTILINE)
+_LOST = re.compile(r"^Upload unsuccessful: (\S+)", re.MULTILINE)
 _DATASET_SENT = re.compile(
     r"Your private Dataset is being created|Dataset version is being created"
 )
@@ -61,6 +71,11 @@ class KaggleClient:
     """The commands, over the process that runs them."""
 
     process: ClientProcess
+
+    def owner(self) -> str | None:
+        """Who is logged in; None where the client does not say."""
+        found = _OWNER.search(self.process.ask("config", "view").out)
+        return found.group(1) if found and found.group(1) != "None" else None
 
     def dataset_status(self, ref: str) -> DatasetStatus | None:
         """State of a dataset; None where the service shows none under this name.
@@ -120,6 +135,7 @@ class KaggleClient:
             Names of files that did NOT arrive although the dataset was made.
 
         Raises:
+            NotArrived: files were lost on the way, and nothing was made.
             ServiceError: the service refused.
             NoAnswer: it may or may not have been made.
         """
@@ -136,6 +152,8 @@ class KaggleClient:
         )
         refused = _DATASET_ERROR.search(reply.out)
         if refused or not _DATASET_SENT.search(reply.out):
+            if not refused and (lost := _LOST.findall(reply.out)):
+                raise NotArrived(f"{reply.command}: files did not arrive: {', '.join(lost)}", lost)
             answer = refused.group(1) if refused else reply.tail()
             raise ServiceError(f"{reply.command}: the service refused the dataset: {answer}")
         return sorted(set(sizes) - set(_UPLOADED.findall(reply.out)))

@@ -3,7 +3,7 @@
 In: a config whose bundle is built. Out: `oof/<name>/push.json` (how far it came) and
 `oof/<name>/push/` (the fetched output, the client's log). Example::
 
-    print(push(config, paths, Path("kernels/submit")))
+    print(push(config, paths, Path("kernels/submit")).told)
 
 Each stage is written down before and after it is sent. An interrupted push goes on where it was, a
 finished one sends nothing. Where nobody knows whether a request was served, the service is asked
@@ -15,24 +15,26 @@ import fcntl
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from cspine_kit.core.config import Config
 from cspine_kit.core.errors import ArtifactError, ConfigError
 from cspine_kit.core.paths import RunPaths
-from cspine_kit.core.runs import file_hash, read_json
-from cspine_kit.infer.manifest import DATASET_METADATA, MANIFEST, verify_bundle
-from cspine_kit.ship.bundle.build import check_models, sizes_of, write_kernel_metadata
+from cspine_kit.infer.manifest import MANIFEST, verify_bundle
+from cspine_kit.ship.bundle.build import check_models, write_kernel_metadata
 from cspine_kit.ship.kaggle.client import KaggleClient
+from cspine_kit.ship.kaggle.owner import with_owner
+from cspine_kit.ship.kaggle.parcels import Parcel, write_parcels
 from cspine_kit.ship.kaggle.process import ClientProcess, ServiceError, Waits
+from cspine_kit.ship.kaggle.scores import Scores, scores_of, wait_scored
 from cspine_kit.ship.kaggle.service import (
     CODE_FILE,
+    DATASET_METADATA,
     KERNEL_METADATA,
     check_names,
     check_owner,
-    check_size,
     dataset_metadata,
-    dataset_ref,
     kernel_metadata,
     kernel_ref,
 )
@@ -42,11 +44,12 @@ from cspine_kit.ship.kaggle.upload import upload
 from cspine_kit.ship.secrets import refuse_secrets
 
 
-def _prepare(config: Config, paths: RunPaths, kernel_folder: Path) -> dict[str, int]:
-    """Check all that can be checked here; writes the kernel's metadata.
+def _prepare(config: Config, paths: RunPaths, kernel_folder: Path) -> tuple[Parcel, Parcel]:
+    """Check all that can be checked here; writes the two datasets' folders and the kernel's
+    metadata.
 
     Returns:
-        Bytes of each file that a push uploads.
+        What a push uploads.
 
     Raises:
         ConfigError, ArtifactError: what a push would be refused for, or must never send.
@@ -55,14 +58,19 @@ def _prepare(config: Config, paths: RunPaths, kernel_folder: Path) -> dict[str, 
     bundle = paths.bundle
     if not (bundle / MANIFEST).exists():
         raise ArtifactError(f"there is no bundle in {bundle}; run make kernel first")
-    verify_bundle(bundle)
-    if read_json(bundle / DATASET_METADATA) != dataset_metadata(config):
+    if verify_bundle(bundle)["weights"] != config.bundle.weights:
         raise ArtifactError(f"{bundle} has other names than the config; run make kernel")
     write_kernel_metadata(config, kernel_folder)
-    sizes = sizes_of(bundle)
-    refuse_secrets([*(bundle / name for name in sizes), kernel_folder / CODE_FILE])
-    check_size(sizes)
-    return sizes
+    refuse_secrets([*bundle.iterdir(), kernel_folder / CODE_FILE])
+    return write_parcels(config, bundle, paths.upload)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a push ended: what happened, for the console; scores where they were waited for."""
+
+    told: str
+    scores: Scores | None = None
 
 
 def _state_file(paths: RunPaths) -> Path:
@@ -92,16 +100,21 @@ def dry_run(
     Raises:
         ConfigError, ArtifactError: what a push would be refused for, or a model that does not load.
     """
-    sizes = _prepare(config, paths, kernel_folder)
+    config = with_owner(config)
+    parcels = _prepare(config, paths, kernel_folder)
     check_models(paths.bundle)
-    code, sent = kernel_folder / CODE_FILE, PushState.load(_state_file(paths)).dataset
-    lines = [f"dataset {dataset_ref(config)}, {len(sizes)} files, {sum(sizes.values()):,} bytes"]
-    lines += [f"  {size:>14,}  {name}" for name, size in sizes.items()]
-    lines += [f"{DATASET_METADATA}:", json.dumps(dataset_metadata(config), indent=2)]
+    code, state = kernel_folder / CODE_FILE, PushState.load(_state_file(paths))
+    lines = []
+    for parcel in parcels:
+        total, sent = sum(parcel.sizes.values()), getattr(state, parcel.part)
+        lines.append(f"dataset {parcel.ref}, {len(parcel.sizes)} files, {total:,} bytes")
+        lines += [f"  {size:>14,}  {name}" for name, size in parcel.sizes.items()]
+        lines.append(f"{DATASET_METADATA}:")
+        lines.append(json.dumps(dataset_metadata(config, parcel.part), indent=2))
+        if sent and sent.stage == "ready" and sent.digest == parcel.digest:
+            lines.append(f"this very {parcel.part} is uploaded already: it would not be sent again")
     lines.append(f"kernel {kernel_ref(config)}, {code}, {code.stat().st_size:,} bytes")
     lines += [f"{KERNEL_METADATA}:", json.dumps(kernel_metadata(config), indent=2)]
-    if sent and sent.stage == "ready" and sent.manifest == file_hash(paths.bundle / MANIFEST):
-        lines.append("this very bundle is uploaded already: the dataset would not be sent again")
     if submitting:
         lines.append(f"a submission to {config.competition.slug}")
     lines.append(f"message: {message or config.name}")
@@ -132,9 +145,10 @@ def push(
     kernel_folder: Path,
     *,
     submitting: bool = False,
+    wait: bool = False,
     message: str | None = None,
     waits: Waits | None = None,
-) -> str:
+) -> Outcome:
     """Bring the bundle and the kernel to Kaggle and back; goes on where the last push stopped.
 
     Args:
@@ -142,30 +156,55 @@ def push(
         paths: its run folder with the bundle.
         kernel_folder: holds submit.py; kernel-metadata.json is written there.
         submitting: also submit the version to the competition.
-        message: for the dataset's version and the submission; default the config's name.
+        wait: also wait until the submission is scored.
+        message: for the datasets' versions and the submission; default the config's name.
         waits: patience; default `Waits()`.
-
-    Returns:
-        What happened, for the console.
 
     Raises:
         ConfigError, ArtifactError: what can be seen from here is not fit to be sent.
         ServiceError: the service or its client failed; what was done is in `push.json`.
         SubmissionError: the kernel's output is not valid.
     """
-    check_owner(config)
     if submitting:
         _check_submitting(config)
-    sizes = _prepare(config, paths, kernel_folder)
-    folder = paths.root / "push"
-    folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder / "lock"):
-        process = ClientProcess(folder, waits or Waits())
-        state = PushState.load(_state_file(paths))
-        run = Push(config, paths, kernel_folder, sizes, KaggleClient(process), state)
-        upload(run, message or config.name)
+    with _opened(config, paths, kernel_folder, waits) as run:
+        run.parcels = _prepare(run.config, paths, kernel_folder)
+        for parcel in run.parcels:
+            upload(run, parcel, message or config.name)
         run_session(run)
         if submitting:
             submit(run, message or config.name)
-    seconds = sum(s for _, s in process.calls)
-    return "\n".join([*run.lines, f"{len(process.calls)} client calls, {seconds:.1f} s in them"])
+        scores = wait_scored(run) if submitting and wait else None
+        if scores is not None:
+            run.say(f"the submission: {scores}")
+    calls = run.client.process.calls
+    seconds = sum(s for _, s in calls)
+    return Outcome(
+        "\n".join([*run.lines, f"{len(calls)} client calls, {seconds:.1f} s in them"]), scores
+    )
+
+
+def fetch_scores(
+    config: Config, paths: RunPaths, kernel_folder: Path, *, waits: Waits | None = None
+) -> Scores:
+    """What the service shows of the submission of the last push; sends nothing.
+
+    Raises:
+        ServiceError: nothing was submitted, it is not listed, or the service failed.
+    """
+    with _opened(config, paths, kernel_folder, waits) as run:
+        return scores_of(run)
+
+
+@contextmanager
+def _opened(
+    config: Config, paths: RunPaths, kernel_folder: Path, waits: Waits | None
+) -> Iterator[Push]:
+    """A push of this config, and of no other process at the same time; its owner is known."""
+    folder = paths.root / "push"
+    folder.mkdir(parents=True, exist_ok=True)
+    with _alone(folder / "lock"):
+        client = KaggleClient(ClientProcess(folder, waits or Waits()))
+        named = with_owner(config, client.process.environment, ask=client.owner)
+        check_owner(named)
+        yield Push(named, paths, kernel_folder, client, PushState.load(_state_file(paths)))

@@ -4,7 +4,7 @@ In: a config, a folder's file sizes. Out: metadata dictionaries, or an error bef
 sent. Example::
 
     check_names(config)
-    dataset_metadata(config)["id"], kernel_metadata(config)["dataset_sources"]
+    dataset_metadata(config, "code")["id"], kernel_metadata(config)["dataset_sources"]
 
 The limits are those of the kaggle 2.2.4 client and of the service's own error texts; a refusal here
 costs nothing, a refusal after an upload costs the upload.
@@ -17,10 +17,10 @@ from typing import Any
 from cspine_kit.core.config import Config
 from cspine_kit.core.errors import ArtifactError, ConfigError
 
-KERNEL_METADATA = "kernel-metadata.json"
+KERNEL_METADATA, DATASET_METADATA = "kernel-metadata.json", "dataset-metadata.json"
 CODE_FILE = "submit.py"
 PLACEHOLDER_OWNER = "your-kaggle-name"
-"""`bundle.owner` of configs/base.yaml: fine for a bundle on this machine, refused by a push."""
+"""Stands where nobody is known: fine for a bundle on this machine, refused by a push."""
 
 DATASET_LENGTH, KERNEL_LENGTH = (6, 50), (5, 50)
 """Characters of a slug and of its title; titles are slugs with spaces, so one check does both."""
@@ -69,14 +69,20 @@ LICENSES = frozenset(
 """License names of the service (kaggle-cli, docs/datasets_metadata.md); the client checks none."""
 
 
-def dataset_ref(config: Config) -> str:
-    """`owner/slug` of the bundle's dataset."""
-    return f"{config.bundle.owner}/{config.bundle.dataset}"
+def owner_of(config: Config) -> str:
+    """Whose datasets and kernel they are."""
+    return config.bundle.owner or PLACEHOLDER_OWNER
+
+
+def dataset_ref(config: Config, part: str) -> str:
+    """`owner/slug` of one of the two datasets, "weights" or "code"."""
+    slugs = {"weights": config.bundle.weights, "code": config.bundle.dataset}
+    return f"{owner_of(config)}/{slugs[part]}"
 
 
 def kernel_ref(config: Config) -> str:
     """`owner/slug` of the kernel."""
-    return f"{config.bundle.owner}/{config.bundle.kernel}"
+    return f"{owner_of(config)}/{config.bundle.kernel}"
 
 
 def check_names(config: Config) -> None:
@@ -88,6 +94,7 @@ def check_names(config: Config) -> None:
     bundle = config.bundle
     for key, slug, (low, high) in (
         ("bundle.dataset", bundle.dataset, DATASET_LENGTH),
+        ("bundle.weights", bundle.weights, DATASET_LENGTH),
         ("bundle.kernel", bundle.kernel, KERNEL_LENGTH),
         ("competition.slug", config.competition.slug, (1, 100)),
     ):
@@ -99,7 +106,12 @@ def check_names(config: Config) -> None:
             raise ConfigError(
                 f"{key} {slug!r} must be lowercase letters and digits in words joined by one dash"
             )
-    if _OWNER.fullmatch(bundle.owner) is None:
+    if bundle.weights == bundle.dataset:
+        raise ConfigError(
+            f"bundle.weights and bundle.dataset are both {bundle.dataset!r}; they go to Kaggle as "
+            "two datasets, so that weights are sent once per training"
+        )
+    if _OWNER.fullmatch(owner_of(config)) is None:
         raise ConfigError(
             f"bundle.owner {bundle.owner!r} is no Kaggle name (lowercase letters, digits, -, _): "
             "it is the last part of your profile's address"
@@ -115,12 +127,12 @@ def check_owner(config: Config) -> None:
     """Refuse to push under the placeholder.
 
     Raises:
-        ConfigError: `bundle.owner` was never set.
+        ConfigError: there is none in the config, and the client is not logged in.
     """
-    if config.bundle.owner == PLACEHOLDER_OWNER:
+    if owner_of(config) == PLACEHOLDER_OWNER:
         raise ConfigError(
-            f"bundle.owner is still {PLACEHOLDER_OWNER!r}: set your Kaggle name in the config, "
-            "then make kernel and push again"
+            "bundle.owner is not known: log the kaggle client in (kaggle auth login), or set your "
+            "Kaggle name in the config; then push again"
         )
 
 
@@ -152,11 +164,12 @@ def check_size(sizes: Mapping[str, int]) -> None:
         )
 
 
-def dataset_metadata(config: Config) -> dict[str, Any]:
+def dataset_metadata(config: Config, part: str) -> dict[str, Any]:
     """`dataset-metadata.json`; datasets are private unless the client is told otherwise."""
+    ref = dataset_ref(config, part)
     return {
-        "id": dataset_ref(config),
-        "title": config.bundle.dataset.replace("-", " "),
+        "id": ref,
+        "title": ref.partition("/")[2].replace("-", " "),
         "licenses": [{"name": config.bundle.license}],
     }
 
@@ -174,7 +187,9 @@ def kernel_metadata(config: Config) -> dict[str, Any]:
         "enable_tpu": False,
         "enable_internet": False,
         "machine_shape": "NvidiaTeslaT4",
-        "dataset_sources": [dataset_ref(config)],
+        # Packages that change under a finished kernel have broken many a rerun.
+        "docker_image_pinning_type": "original",
+        "dataset_sources": [dataset_ref(config, part) for part in ("code", "weights")],
         "competition_sources": [config.competition.slug],
         "kernel_sources": [],
         "model_sources": [],

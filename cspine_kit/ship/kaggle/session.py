@@ -151,7 +151,7 @@ def _wait_ended(push: Push, stage: KernelStage) -> KernelStatus:
             status = push.client.kernel_status(ref)
             if status is None:
                 # Refused credentials read like an absent kernel; the dataset tells them apart.
-                push.client.dataset_status(dataset_ref(push.config))
+                push.client.dataset_status(dataset_ref(push.config, "code"))
         except NoAnswer as error:
             # An hour without network must not end a wait of nine.
             logger.warning("%s; waiting on", error)

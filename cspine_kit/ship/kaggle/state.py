@@ -3,7 +3,7 @@
 In: `oof/<name>/push.json`. Out: a checked state, written before and after each stage. Example::
 
     state = PushState.load(paths.root / "push.json")
-    state.dataset is None        # nothing was sent yet; else its stage is "sending" or "ready"
+    state.code is None           # nothing was sent yet; else its stage is "sending" or "ready"
 """
 
 import logging
@@ -20,6 +20,7 @@ from cspine_kit.core.paths import RunPaths
 from cspine_kit.core.runs import file_hash, read_json, write_json
 from cspine_kit.infer.manifest import MANIFEST
 from cspine_kit.ship.kaggle.client import KaggleClient
+from cspine_kit.ship.kaggle.parcels import Parcel
 from cspine_kit.ship.kaggle.process import Waits
 
 logger = logging.getLogger(__name__)
@@ -30,10 +31,10 @@ class _Stage(BaseModel):
 
 
 class DatasetStage(_Stage):
-    """The upload. `before` is the dataset's version when it was sent, 0 where there was none."""
+    """An upload. `before` is the dataset's version when it was sent, 0 where there was none."""
 
     ref: str
-    manifest: str
+    digest: str
     stage: Literal["sending", "ready"]
     before: int = 0
     version: int | None = None
@@ -64,7 +65,8 @@ class SubmissionStage(_Stage):
 class PushState(_Stage):
     """`push.json`."""
 
-    dataset: DatasetStage | None = None
+    weights: DatasetStage | None = None
+    code: DatasetStage | None = None
     kernel: KernelStage | None = None
     submission: SubmissionStage | None = None
 
@@ -93,9 +95,9 @@ class Push:
     config: Config
     paths: RunPaths
     kernel_folder: Path
-    sizes: dict[str, int]
     client: KaggleClient
     state: PushState
+    parcels: tuple[Parcel, ...] = ()
     lines: list[str] = field(default_factory=list)
 
     @property

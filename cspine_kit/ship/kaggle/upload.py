@@ -1,8 +1,10 @@
 """The upload stage: a dataset or a new version of it, complete and ready; asked for before resent.
 
-In: a `Push` whose bundle is verified. Out: the service says that it has every file of it. Example::
+In: a `Push` whose bundle is verified, one of its parcels. Out: the service says that it has every
+file of it. Example::
 
-    upload(push, "more folds")
+    for parcel in push.parcels:
+        upload(push, parcel, "more folds")
 """
 
 import logging
@@ -12,55 +14,62 @@ import time
 from tqdm import tqdm
 
 from cspine_kit.core.command import waiting
-from cspine_kit.ship.kaggle.client import DatasetStatus
+from cspine_kit.ship.kaggle.client import DatasetStatus, NotArrived
+from cspine_kit.ship.kaggle.parcels import Parcel
 from cspine_kit.ship.kaggle.process import TEMPORARY, NoAnswer, ServiceError
-from cspine_kit.ship.kaggle.service import dataset_ref
 from cspine_kit.ship.kaggle.state import DatasetStage, Push
 
 logger = logging.getLogger(__name__)
 
 
-def upload(push: Push, message: str) -> None:
-    """Upload the bundle as a new dataset or version, unless this very one is there.
+def upload(push: Push, parcel: Parcel, message: str) -> None:
+    """Upload a parcel as a new dataset or version, unless this very one is there.
 
     Raises:
         ServiceError: refused, incomplete after several versions, or not ready in time.
     """
-    ref = dataset_ref(push.config)
-    stage = push.state.dataset
-    if stage is not None and (stage.ref, stage.manifest) != (ref, push.manifest):
+    ref, part = parcel.ref, parcel.part
+    stage: DatasetStage | None = getattr(push.state, part)
+    if stage is not None and (stage.ref, stage.digest) != (ref, parcel.digest):
         stage = None
     if stage is None:
         # The client would take up half-done uploads of another bundle's files of equal size.
         shutil.rmtree(push.folder / TEMPORARY, ignore_errors=True)
     elif stage.stage == "ready":
-        push.say(f"dataset {ref} holds this bundle already (version {stage.version or '?'})")
+        push.say(
+            f"dataset {ref} holds this bundle's {part} already (version {stage.version or '?'})"
+        )
         return
     # A stage that is left at "sending" was interrupted: its version may be there, whole or not.
-    ready = _arrived(push, stage) if stage is not None else None
+    ready = _arrived(push, parcel, stage) if stage is not None else None
     if stage is None or ready is None:
-        stage, ready = _send(push, ref, message)
+        stage, ready = _send(push, parcel, message)
     stage.stage, stage.version = "ready", ready.version
     push.save()
     push.say(f"dataset {ref} is ready (version {stage.version or '?'})")
 
 
-def _send(push: Push, ref: str, message: str) -> tuple[DatasetStage, DatasetStatus]:
+def _send(push: Push, parcel: Parcel, message: str) -> tuple[DatasetStage, DatasetStatus]:
     """Send until a version is complete and ready; each attempt first asks what is there."""
     missing: list[str] = []
-    delays = push.waits.delays()
+    delays, ref = push.waits.delays(), parcel.ref
     for _ in range(push.waits.attempts):
         found = push.client.dataset_status(ref)
         before = (found.version or 0) if found else 0
-        stage = DatasetStage(ref=ref, manifest=push.manifest, stage="sending", before=before)
-        push.state.dataset = stage
+        stage = DatasetStage(ref=ref, digest=parcel.digest, stage="sending", before=before)
+        setattr(push.state, parcel.part, stage)
         push.save()
         try:
-            missing = _upload_once(push, ref, new=found is None, message=message)
+            missing = _upload_once(push, parcel, new=found is None, message=message)
+        except NotArrived as error:
+            logger.warning("%s; sending again", error)
+            missing = error.missing
+            delays.sleep()
+            continue
         except NoAnswer as error:
             logger.warning("%s; asking what arrived", error)
             delays.sleep()
-            if ready := _arrived(push, stage):
+            if ready := _arrived(push, parcel, stage):
                 return stage, ready
             continue
         with waiting(f"dataset {ref} is processed"):
@@ -74,24 +83,24 @@ def _send(push: Push, ref: str, message: str) -> tuple[DatasetStage, DatasetStat
     )
 
 
-def _upload_once(push: Push, ref: str, *, new: bool, message: str) -> list[str]:
+def _upload_once(push: Push, parcel: Parcel, *, new: bool, message: str) -> list[str]:
     """One client call; returns the files that did not arrive."""
-    total = sum(push.sizes.values())
-    with tqdm(total=total, desc=f"upload {ref}", unit="B", unit_scale=True) as bar:
+    total = sum(parcel.sizes.values())
+    with tqdm(total=total, desc=f"upload {parcel.ref}", unit="B", unit_scale=True) as bar:
 
         def arrived(name: str) -> None:
-            bar.update(push.sizes.get(name, 0))
+            bar.update(parcel.sizes.get(name, 0))
 
         return push.client.send_dataset(
-            push.paths.bundle,
-            push.sizes,
+            parcel.folder,
+            parcel.sizes,
             new=new,
-            notes=f"{message} [bundle {push.manifest[:12]}]",
+            notes=f"{message} [{parcel.part} {parcel.digest[:12]}]",
             on_file=arrived,
         )
 
 
-def _arrived(push: Push, stage: DatasetStage) -> DatasetStatus | None:
+def _arrived(push: Push, parcel: Parcel, stage: DatasetStage) -> DatasetStatus | None:
     """State of the version that an unclear upload made; None where it made none or a partial one.
 
     The version after the one before it is ours; names and sizes tell whether it is whole.
@@ -103,7 +112,7 @@ def _arrived(push: Push, stage: DatasetStage) -> DatasetStatus | None:
     if ready is None:
         return None
     there = push.client.dataset_files(stage.ref)
-    missing = [name for name, size in push.sizes.items() if there.get(name) != size]
+    missing = [name for name, size in parcel.sizes.items() if there.get(name) != size]
     if missing:
         logger.warning("version %s lacks %d files", ready.version, len(missing))
         return None

@@ -19,7 +19,7 @@ from typing import Any
 from cspine_kit.core.config import Config
 from cspine_kit.core.errors import DataError
 from cspine_kit.core.runs import publish, read_json, write_json
-from cspine_kit.ship.kaggle.service import KERNEL_METADATA, kernel_metadata
+from cspine_kit.ship.kaggle.service import KERNEL_METADATA, kernel_metadata, owner_of
 
 KERNEL_PACKAGES = (
     "huggingface-hub",
@@ -140,7 +140,7 @@ def write_probe_metadata(config: Config, folder: Path) -> None:
     """Write `kernel-metadata.json` beside probe.py: as submit.py's, so that it sees its mounts."""
     slug = f"{config.bundle.kernel}-probe"
     own = {
-        "id": f"{config.bundle.owner}/{slug}",
+        "id": f"{owner_of(config)}/{slug}",
         "title": slug.replace("-", " "),
         "code_file": "probe.py",
     }

@@ -4,11 +4,13 @@ In: phantom competitions. Out: a competition folder and where Kaggle would mount
 
     inputs = Inputs(hostile=competition, clean=competition, full=competition)
     everything = assemble(inputs, Path("everything"))
-    layouts(config, everything.root, bundle)["old"]       # place below /kaggle/input -> folder
+    parcels = write_parcels(config, bundle, Path("upload"))
+    layouts(config, everything.root, parcels)["old"]      # place below /kaggle/input -> folder
 """
 
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from cspine_kit.core.config import Config
 from cspine_kit.core.paths import Competition
 from cspine_kit.core.runs import fingerprint, listing_fingerprint
 from cspine_kit.data.labels import read_labels
+from cspine_kit.ship.kaggle.parcels import Parcel
 
 PUBLIC_ROWS = tuple(f"1.2.826.0.1.3680043.{number}_C1" for number in (10197, 10454, 10690))
 """The public test.csv: three rows whose studies are not among the public images."""
@@ -100,15 +103,20 @@ def _link(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def layouts(config: Config, competition: Path, bundle: Path) -> dict[str, dict[str, Path]]:
-    """Both layouts under which Kaggle mounts the two sources, by place below /kaggle/input."""
-    names = config.bundle
+def layouts(
+    config: Config, competition: Path, parcels: Sequence[Parcel]
+) -> dict[str, dict[str, Path]]:
+    """Both layouts under which Kaggle mounts the sources, by place below /kaggle/input."""
+    slug = config.competition.slug
     return {
         "new": {
-            f"competitions/{config.competition.slug}": competition,
-            f"datasets/{names.owner}/{names.dataset}": bundle,
+            f"competitions/{slug}": competition,
+            **{f"datasets/{parcel.ref}": parcel.folder for parcel in parcels},
         },
-        "old": {config.competition.slug: competition, names.dataset: bundle},
+        "old": {
+            slug: competition,
+            **{parcel.ref.partition("/")[2]: parcel.folder for parcel in parcels},
+        },
     }
 
 

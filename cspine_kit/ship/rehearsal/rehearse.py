@@ -27,6 +27,7 @@ from cspine_kit.core.paths import SUBMISSION, Competition
 from cspine_kit.core.runs import read_json
 from cspine_kit.infer.log import KernelEvents
 from cspine_kit.infer.submission import read_submission, read_wanted_rows
+from cspine_kit.ship.kaggle.parcels import write_parcels
 from cspine_kit.ship.rehearsal.checks import (
     SAME,
     Rehearsal,
@@ -103,7 +104,8 @@ def rehearse(
     everything = assemble(inputs, out / "competition")
     public = public_competition(inputs, out / "public")
     before = content_fingerprint(everything, bundle)
-    mounts = layouts(config, everything.root, bundle)
+    parcels = write_parcels(config, bundle, out / "upload")
+    mounts = layouts(config, everything.root, parcels)
     submit, probe = kernels / "submit" / "submit.py", kernels / "probe" / "probe.py"
     sandbox.run(environment.folder, probe, mounts["new"], limit_s=limit_s)
     report = sandbox.working / "probe.json"
@@ -122,7 +124,7 @@ def rehearse(
     started = time.time()
     new = kernel("new layout", mounts["new"], everything)
     old = kernel("old layout", mounts["old"], everything)
-    kernel("public listing", layouts(config, public.root, bundle)["new"], public)
+    kernel("public listing", layouts(config, public.root, parcels)["new"], public)
     result.check("inputs are as they were", content_fingerprint(everything, bundle) == before)
     if new is None:
         return result

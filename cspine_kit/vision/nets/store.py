@@ -28,11 +28,23 @@ SHOWN = 4
 
 
 def save_model(model: SliceModel, folder: Path, key: str | None = None) -> None:
-    """Write `model.json`, then `weights.safetensors` with the key that marks the model done."""
+    """Write `model.json`, then `weights.safetensors` with the key that marks the model done.
+
+    Matrices and filters are rounded to half precision, which halves what goes to Kaggle; whoever
+    predicts reads this file, out-of-fold as in the kernel. Norms, biases and running statistics
+    keep single precision: they are few, and variances leave the range of a half.
+    """
     write_json(folder / MODEL_FILE, {"config": model.config, "heads": model.widths})
-    state = {name: value.contiguous() for name, value in model.state_dict().items()}
+    state = {name: _rounded(value).contiguous() for name, value in model.state_dict().items()}
     with publish(folder / WEIGHTS_FILE, key) as temporary:
         save_file(state, str(temporary))
+
+
+def _rounded(value: torch.Tensor) -> torch.Tensor:
+    if value.ndim < 2 or not value.is_floating_point():
+        return value
+    half = value.half()
+    return half if bool(half.isfinite().all()) else value
 
 
 def load_model(folder: Path) -> SliceModel:
@@ -103,6 +115,7 @@ def take_weights(model: SliceModel, file: Path) -> str:
 
 def _fitted(found: torch.Tensor, own: torch.Tensor) -> torch.Tensor | None:
     """`found` where it fits `own`, None where it does not."""
+    found = found.to(own.dtype)
     if found.shape == own.shape:
         return found
     same = found.ndim == own.ndim == 4 and found.shape[0] == own.shape[0]

@@ -58,10 +58,8 @@ score: $(READY)  ## results of CONFIG's submission: table, hidden truth where kn
 report: $(READY)  ## one page that shows CONFIG's run, whatever its state: oof/<name>/report.html
 	$(CSPINE) report --config $(CONFIG)
 
-bench: $(READY)  ## speed as ratios measured side by side in one run
-	$(VENV)/bin/python tests/benchmarks/bench_data_reader.py
-	$(VENV)/bin/python tests/benchmarks/bench_vision_patches.py
-	$(VENV)/bin/python tests/benchmarks/bench_stack_statistics.py
+bench: $(READY)  ## every benchmark, side by side in one run, and one table with the goals; ARGS='--only reader kernel'
+	$(VENV)/bin/python tests/benchmarks/bench_all.py $(ARGS)
 
 leaderboard: $(READY)  ## local submissions beside the real final leaderboard
 	$(CSPINE) leaderboard

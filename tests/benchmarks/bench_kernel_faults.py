@@ -20,6 +20,7 @@ import cells_machine  # noqa: E402
 import faults  # noqa: E402
 from cells_studies import corrupted  # noqa: E402
 from chain import run_chain  # noqa: E402
+from goals import record  # noqa: E402
 from matrix import KINDS, MATRIX, STAGES  # noqa: E402
 
 from cspine_kit.core.execution import tune_process  # noqa: E402
@@ -101,6 +102,8 @@ def main() -> int:
         runs, valid = sum(c.runs for c in every), sum(c.valid for c in every)
         tried, lost = sum(c.tried for c in every), sum(c.lost for c in every)
         say(f"{len(every)} kinds, {tried} tried: {valid} of {runs} valid submissions, {lost} lost")
+        record("runs without a valid submission", runs - valid, 0, most=True)
+        record("studies lost beyond those hit", lost, 0, most=True)
     return 0 if all(count.ok for count in counts.values()) else 1
 
 

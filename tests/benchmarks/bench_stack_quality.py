@@ -17,6 +17,7 @@ import pandas as pd
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "stack"))
 
+from goals import record  # noqa: E402
 from slice_tables import make_world  # noqa: E402
 
 from cspine_kit.core.config import load_config  # noqa: E402
@@ -60,6 +61,8 @@ def main() -> None:
         for baseline in ("visibility_weighted_mean", "mlp_5th_place", "logistic_regression"):
             table = score_table(predictions, world.labels, folds, baselines=(baseline,))
             row = table.set_index("model").loc["stack"]
+            gain = row[f"{form}_gain_high"]
+            record(f"{form}: stack minus {baseline}, upper end", gain, 0, most=True)
             sys.stdout.write(
                 f"fitted for {form}: stack minus {baseline}, paired 95 %: "
                 f"{row[f'{form}_gain_low']:+.4f} to {row[f'{form}_gain_high']:+.4f}\n"

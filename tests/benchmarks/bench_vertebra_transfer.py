@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "vision"))
 
+from goals import record  # noqa: E402
 from reader_levels import transfer_errors  # noqa: E402
 
 from cspine_kit.core.anatomy import LEVELS  # noqa: E402
@@ -55,10 +56,14 @@ def main() -> None:
     sys.stdout.write(f"{'error in mm':24s} {'    '.join(LEVELS):>46s} |  mean   max\n")
     for name, error in transfer_errors(run, real / "head_neck_ct").items():
         show(f"real CT, {name}", error)
+        if "fold" not in name:
+            record("real CT, mean error, mm", np.abs(error).mean(), 5, most=True)
+            record("real CT, largest error, mm", np.abs(error).max(), 8, most=True)
     errors = phantom_errors(run)
     show(f"{len(errors)} phantoms, bias", errors.mean(axis=0))
     show("mean absolute", np.abs(errors).mean(axis=0))
     show("95 %", np.quantile(np.abs(errors), 0.95, axis=0))
+    record("phantoms, median error, mm", np.median(np.abs(errors)), 2, most=True)
 
 
 if __name__ == "__main__":

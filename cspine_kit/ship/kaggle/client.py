@@ -152,7 +152,7 @@ class KaggleClient:
         )
         refused = _DATASET_ERROR.search(reply.out)
         if refused or not _DATASET_SENT.search(reply.out):
-            if not refused and (lost := _LOST.findall(reply.out)):
+            if not refused and (lost := _LOST.findall(reply.text)):
                 raise NotArrived(f"{reply.command}: files did not arrive: {', '.join(lost)}", lost)
             answer = refused.group(1) if refused else reply.tail()
             raise ServiceError(f"{reply.command}: the service refused the dataset: {answer}")

@@ -32,35 +32,17 @@ def _without_config(args: argparse.Namespace) -> int:
     """Stack external files, or headers alone."""
     if args.labels is None or args.out is None:
         raise ConfigError("stack --external or --headers needs --labels CSV and --out DIR as well")
-    if args.external:
-        from cspine_kit.stack.external.run import render_external, run_external
+    from cspine_kit.stack.external.run import render_external, run_external
 
-        result = run_external(
-            args.external,
-            args.labels,
-            args.out,
-            headers=args.headers,
-            seed=args.seed or 0,
-            jobs=args.jobs or 0,
-        )
-        print(json.dumps(result, indent=2) if args.json else render_external(args.out, result))
-        return 0
-    from cspine_kit.stack.headers.fractures import run_headers
-
-    result = run_headers(
-        args.headers, args.labels, args.out, seed=args.seed or 0, jobs=args.jobs or 0
+    result = run_external(
+        args.external or [],
+        args.labels,
+        args.out,
+        headers=args.headers,
+        seed=args.seed or 0,
+        jobs=args.jobs or 0,
     )
-    if args.json:
-        print(json.dumps(result, indent=2))
-        return 0
-    repeats = len(result["fold_seeds"])
-    print(f"{result['n_studies']} studies, out-of-fold, mean over {repeats} fold seeds")
-    for model, score in result["models"].items():
-        print(f"  {model:24s} A {score['per_exam']:.4f}  B {score['global']:.4f}")
-    print(
-        f"{args.out / 'predictions.parquet'}: metric_per_exam {result['metric_per_exam']:.4f}, "
-        f"metric_global {result['metric_global']:.4f}"
-    )
+    print(json.dumps(result, indent=2) if args.json else render_external(args.out, result))
     return 0
 
 

@@ -37,9 +37,7 @@ def _header_predictions(paths: RunPaths, study_uids: list[str]) -> pd.DataFrame:
     studies = read_table(paths.table("studies"), "studies")
     studies = studies[studies["study_uid"].isin(study_uids)]
     headers = read_headers(read_table(paths.table("slices"), "slices"), studies)
-    return HeaderFallback.load(paths.stack / "header").rows(
-        headers, pd.Series(-1, index=list(headers))
-    )
+    return HeaderFallback.load(paths.stack / "header").rows(headers)
 
 
 def _fitted_baselines(config: Config, paths: RunPaths, features: pd.DataFrame) -> pd.DataFrame:

@@ -22,6 +22,7 @@ import pandas as pd
 from cspine_kit.core.anatomy import TARGETS
 from cspine_kit.core.config import StackConfig
 from cspine_kit.core.errors import ArtifactError, TableError
+from cspine_kit.core.numbers import FloatArray
 from cspine_kit.core.paths import RunPaths
 from cspine_kit.core.tables import read_table
 from cspine_kit.stack.external.extras import Extras
@@ -102,6 +103,11 @@ class Inputs:
     def fold(self) -> pd.Series:
         """Fold by study_uid."""
         return self.labels.set_index("study_uid")["fold"]
+
+    @property
+    def y(self) -> FloatArray:
+        """The targets of `labels`, (n, 8)."""
+        return self.labels[list(TARGETS)].to_numpy(np.float64)
 
     @cached_property
     def seen(self) -> pd.DataFrame:

@@ -22,8 +22,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from cspine_kit.core.anatomy import TARGETS
-from cspine_kit.core.config import Config, StackConfig
+from cspine_kit.core.config import Config
 from cspine_kit.core.paths import RunPaths
 from cspine_kit.core.runs import (
     file_hash,
@@ -35,20 +34,20 @@ from cspine_kit.core.runs import (
     write_json,
 )
 from cspine_kit.core.tables import read_table, write_table
-from cspine_kit.stack.fallback.headers import HEADERS, HeaderFallback, fit_fallback
+from cspine_kit.stack.fallback.headers import HEADERS, fit_fallback
 from cspine_kit.stack.fallback.imputer import FILE as IMPUTER
 from cspine_kit.stack.inputs import SCORE_TABLES, Inputs, read_inputs
 from cspine_kit.stack.model.fit import STRICT, Fit, fit_count, fit_stack
-from cspine_kit.stack.model.stack import SHIPPED, STACK, Stack
+from cspine_kit.stack.model.stack import SHIPPED, STACK
 from cspine_kit.stack.scores.baselines import (
     CONSTANT,
     MEAN_OF_MEMBERS,
     all_predictions,
-    constant_predictions,
+    held_out_constant,
     wide_predictions,
 )
 from cspine_kit.stack.scores.fitted import fitted_baselines
-from cspine_kit.stack.scores.operating import choose_points, operating_table
+from cspine_kit.stack.scores.operating import operating_table
 from cspine_kit.stack.scores.pictures import draw_calibration, draw_levels
 from cspine_kit.stack.scores.table import (
     FORMS,
@@ -59,7 +58,7 @@ from cspine_kit.stack.scores.table import (
 
 log = logging.getLogger(__name__)
 
-VERSION = 11
+VERSION = 12
 """Raised when the room's code gives other results from the same inputs."""
 
 INPUTS = ("slices", "studies", "levels", "oof_slices", *SCORE_TABLES)
@@ -108,8 +107,8 @@ def run_stack(config: Config, paths: RunPaths) -> pd.DataFrame:
             table = paths.table("features")
             write_table(inputs.labelled(features), table, "features", key)
         options: dict[str, Any] = {"seed": config.seed, "jobs": config.execution.jobs}
-        with _step("headers", inputs.fold.nunique()) as bar:
-            fallback = fit_fallback(
+        with _step("headers", inputs.fold.nunique() + 1) as bar:
+            fallback, headers = fit_fallback(
                 inputs.headers, inputs.labels, config.stack, progress=bar.update, **options
             )
         with _step("fit", fit_count(features, config.stack)) as bar:
@@ -122,15 +121,16 @@ def run_stack(config: Config, paths: RunPaths) -> pd.DataFrame:
                 **options,
             )
         with _step("baselines"):
-            predictions = _predictions(inputs, features, fallback, fit, config)
+            predictions = _predictions(inputs, features, headers, fit, config)
         with _step("scores"):
             table = _scores(predictions, inputs, fit)
-            stack, operating = with_points(fit, inputs.seen, config.stack)
+            operating = operating_table(
+                fit.y, fit.probs[SHIPPED], fit.fold, config.stack.sensitivities
+            )
         write_table(predictions, paths.table("predictions"), "predictions", key)
-        stack.save(paths.stack / "models")
+        fit.stack.save(paths.stack / "models")
         fallback.save(paths.stack / "header")
-        left_out = tuple(stack.notes["left_out"])
-        inputs.extras(left_out).save(paths.stack, config.stack)
+        inputs.extras(tuple(fit.stack.notes["left_out"])).save(paths.stack, config.stack)
         order = tuple(fit.worth.sort_values(config.stack.form)["member"])
         write_json(paths.stack / IMPUTER, vars(replace(inputs.imputer, order=order)))
         source = read_table(paths.table("studies"), "studies").set_index("study_uid")["source"]
@@ -143,7 +143,7 @@ def run_stack(config: Config, paths: RunPaths) -> pd.DataFrame:
         draw_calibration(predictions, inputs.labels, shown[1:], paths.stack / "calibration.png")
         draw_levels(table, shown, paths.stack / "levels.png")
         _say(fit, inputs)
-        results |= {"ships": stack.ships, "imputed": inputs.imputed, "lost": inputs.lost}
+        results |= {"ships": fit.stack.ships, "imputed": inputs.imputed, "lost": inputs.lost}
         results |= {"scores": table.to_dict("records")}
         with publish(scores, key) as temporary:
             table.to_csv(temporary, index=False)
@@ -151,16 +151,16 @@ def run_stack(config: Config, paths: RunPaths) -> pd.DataFrame:
 
 
 def _predictions(
-    inputs: Inputs, features: pd.DataFrame, fallback: HeaderFallback, fit: Fit, config: Config
+    inputs: Inputs, features: pd.DataFrame, headers: pd.DataFrame, fit: Fit, config: Config
 ) -> pd.DataFrame:
     """Out-of-fold rows of every model for every study.
 
     A study that no member has seen gets what the kernel answers there: its header prediction.
     """
     form, fold = config.stack.form, inputs.fold
-    headers = fallback.rows(inputs.headers, fold)
+    constant = held_out_constant(inputs.y, fold.to_numpy(np.int64), form)
     parts = [
-        constant_predictions(inputs.labels, fold, form),
+        all_predictions(fold.index.to_numpy(dtype=object), {CONSTANT: constant}, fold),
         headers,
         fitted_baselines(features, inputs.seen, form, seed=config.seed),
         all_predictions(fit.study_uid, fit.probs, fold),
@@ -178,23 +178,14 @@ def _scores(predictions: pd.DataFrame, inputs: Inputs, fit: Fit) -> pd.DataFrame
     table["ships"] = table["model"] == SHIPPED
     if STRICT in fit.probs and fit.stack.ships == STACK:
         by_model = table.set_index("model")
-        y = inputs.labels.set_index("study_uid")[list(TARGETS)].to_numpy(np.float64)
         p = wide_predictions(predictions, SHIPPED).loc[inputs.labels["study_uid"]].to_numpy()
         for form in FORMS:
             gap = float(by_model.loc[STRICT, form] - by_model.loc[STACK, form])
             ends = [f"{form}_low", f"{form}_high"]
             table.loc[table["ships"], ends] = expected_interval(
-                y, p, form, gap=gap, chains=len(fit.stack.folds)
+                inputs.y, p, form, gap=gap, chains=len(fit.stack.folds)
             )
     return table.assign(shipped_model=fit.stack.ships)
-
-
-def with_points(fit: Fit, labels: pd.DataFrame, config: StackConfig) -> tuple[Stack, pd.DataFrame]:
-    """The stack with its operating points frozen, and what they give out-of-fold."""
-    y = labels.set_index("study_uid").loc[list(fit.study_uid), list(TARGETS)].to_numpy(np.float64)
-    points = choose_points(y, fit.probs[SHIPPED], config.sensitivities)
-    table = operating_table(y, fit.probs[SHIPPED], fit.fold, config.sensitivities)
-    return replace(fit.stack, points=points), table
 
 
 def _say(fit: Fit, inputs: Inputs) -> None:

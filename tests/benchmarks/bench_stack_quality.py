@@ -23,7 +23,7 @@ from slice_tables import make_world  # noqa: E402
 from cspine_kit.core.config import load_config  # noqa: E402
 from cspine_kit.stack.features.aggregate import aggregate  # noqa: E402
 from cspine_kit.stack.model.fit import fit_stack  # noqa: E402
-from cspine_kit.stack.scores.baselines import all_predictions, constant_predictions  # noqa: E402
+from cspine_kit.stack.scores.baselines import all_predictions, held_out_constant  # noqa: E402
 from cspine_kit.stack.scores.console import NOTES, render_scores  # noqa: E402
 from cspine_kit.stack.scores.fitted import fitted_baselines  # noqa: E402
 from cspine_kit.stack.scores.table import FORMS, score_table  # noqa: E402
@@ -54,10 +54,11 @@ def main() -> None:
         fitted = config.model_copy(update={"form": form})
         fit = fit_stack(features, world.labels, fitted, seed=1, jobs=args.jobs)
         seconds[f"fit {form}"] = time.perf_counter() - start
-        constant = constant_predictions(world.labels, folds, form)
+        own_folds = folds.loc[list(fit.study_uid)].to_numpy()
+        constant = {"best_constant": held_out_constant(fit.y, own_folds, form)}
         others = fitted_baselines(features, world.labels, form, seed=0)
-        own = all_predictions(fit.study_uid, fit.probs, folds)
-        predictions = pd.concat([constant, others, own])
+        own = all_predictions(fit.study_uid, constant | fit.probs, folds)
+        predictions = pd.concat([others, own])
         for baseline in ("visibility_weighted_mean", "mlp_5th_place", "logistic_regression"):
             table = score_table(predictions, world.labels, folds, baselines=(baseline,))
             row = table.set_index("model").loc["stack"]

@@ -21,7 +21,13 @@ from cspine_kit.stack.external.read import (
     read_scores,
     value_names,
 )
-from cspine_kit.stack.external.run import EXTERNAL_STACK, read_members, skeleton, stack_scores
+from cspine_kit.stack.external.run import (
+    EXTERNAL_STACK,
+    read_members,
+    skeleton,
+    stack_scores,
+    with_headers,
+)
 from cspine_kit.stack.model.stack import SHIPPED, STACK
 
 
@@ -190,7 +196,7 @@ def test_where_the_mean_knows_all_the_mean_ships(labels: pd.DataFrame, tmp_path:
         sure.to_csv(tmp_path / f"{name}.csv", index=False)
     members = read_members([tmp_path / "a.csv", tmp_path / "b.csv"])
     few = EXTERNAL_STACK.model_copy(update={"rounds": 20, "seeds": 1})
-    _, fit = stack_scores(members, labels, few, jobs=1)
+    _, fit = stack_scores(skeleton(labels, members), members, labels, few, jobs=1)
     assert fit.stack.ships == "mean_of_members"
     assert (fit.probs[SHIPPED] == fit.probs["mean_of_members"]).all()
 
@@ -201,8 +207,8 @@ def test_real_external_files(real_data: Path) -> None:
     truth = read_labels(real_data / "train.csv")
     truth = truth[truth["study_uid"].isin(members[0].probs.index)].reset_index(drop=True)
     assert len(truth) == 1237
-    headers = real_data / "slice_headers.parquet"
-    _, fit = stack_scores(members, truth, EXTERNAL_STACK, headers=headers)
+    base = with_headers(skeleton(truth, members), real_data / "slice_headers.parquet")
+    _, fit = stack_scores(base, members, truth, EXTERNAL_STACK)
     y = truth.set_index("study_uid").loc[list(fit.study_uid), list(TARGETS)].to_numpy()
     score = {name: metric(y, p) for name, p in fit.probs.items()}
     assert score["external_a"] == pytest.approx(0.4897, abs=1e-4)

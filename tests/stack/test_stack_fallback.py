@@ -51,7 +51,7 @@ def draw_study(n: int, *, masked: bool, signal: float) -> tuple[dict[str, Header
 def test_levels_come_from_masked_studies_and_stay_ordered() -> None:
     rng = np.random.default_rng(0)
     model, low, high = fit_ends([draw_scan(rng, 1.0, masked=True) for _ in range(30)])
-    fallback = HeaderFallback(model, low, high, {})
+    fallback = HeaderFallback(model, low, high)
     errors = []
     for step in (0.5, 1.0, 3.0):
         scan = draw_scan(rng, step, masked=True)
@@ -71,7 +71,7 @@ def test_levels_come_from_masked_studies_and_stay_ordered() -> None:
 def test_few_or_no_masks_fall_back_on_typical_anatomy(masked: int) -> None:
     rng = np.random.default_rng(1)
     scans = [draw_scan(rng, 2.0, masked=i < masked) for i in range(14)]
-    fallback = HeaderFallback(*fit_ends(scans), {})
+    fallback = HeaderFallback(*fit_ends(scans))
     for n in (1, 2, 7, 90, 900):
         z = 40.0 - 2.0 * np.arange(n)
         logits = fallback.vertebra_logits(
@@ -84,19 +84,23 @@ def test_few_or_no_masks_fall_back_on_typical_anatomy(masked: int) -> None:
 
 def test_a_site_that_sees_more_fractures_is_found_and_saved(tmp_path: Path) -> None:
     headers, labels = draw_study(150, masked=False, signal=2.5)
-    fallback = fit_fallback(headers, labels, CONFIG, seed=1, jobs=1)
-    fold = labels.set_index("study_uid")["fold"]
-    rows = fallback.rows(headers, fold)
+    fallback, rows = fit_fallback(headers, labels, CONFIG, seed=1, jobs=1)
     assert (rows["model"] == "headers").all()
-    wide = rows.pivot(index="study_uid", columns="target", values="prob").loc[fold.index]
+    wide = rows.pivot(index="study_uid", columns="target", values="prob").loc[labels["study_uid"]]
     y, p = labels[list(TARGETS)].to_numpy(), wide[list(TARGETS)].to_numpy()
     assert metric(y, p, "per_exam") < 0.95 * metric(y, np.tile(best_constant(y), (150, 1)))
     fallback.save(tmp_path / "header")
     loaded = HeaderFallback.load(tmp_path / "header")
-    parallel = fit_fallback(headers, labels, CONFIG, seed=1, jobs=2)
+    parallel, _ = fit_fallback(headers, labels, CONFIG, seed=1, jobs=2)
     for scan in list(headers.values())[:4]:
         assert loaded.predict(scan) == fallback.predict(scan) == parallel.predict(scan)
         assert (loaded.vertebra_logits(scan) == fallback.vertebra_logits(scan)).all()
+    next((tmp_path / "header").glob("*.txt")).write_text("torn")
+    faults: dict[str, str] = {}
+    torn = HeaderFallback.load(tmp_path / "header", faults)
+    assert list(faults) == ["header heads"] and np.isfinite(torn.vertebra_logits(scan)).all()
+    with pytest.raises(ArtifactError, match="could not be read"):
+        torn.predict(scan)
     assert {p.suffix for p in (tmp_path / "header").iterdir()} <= {".txt", ".json"}
     with pytest.raises(ArtifactError, match="make stack"):
         HeaderFallback.load(tmp_path)
@@ -105,13 +109,13 @@ def test_a_site_that_sees_more_fractures_is_found_and_saved(tmp_path: Path) -> N
 @pytest.mark.parametrize("n", [14, 96])
 def test_without_signal_the_constants_remain(n: int) -> None:
     headers, labels = draw_study(n, masked=True, signal=0.0)
-    fallback = fit_fallback(headers, labels, CONFIG, seed=1, jobs=1)
+    fallback, rows = fit_fallback(headers, labels, CONFIG, seed=1, jobs=1)
     constant = best_constant(labels[list(TARGETS)].to_numpy())
     for scan in list(headers.values())[:10]:
         probs = np.array([fallback.predict(scan)[t] for t in TARGETS])
         assert np.abs(probs - constant).max() < 0.1
-    probs = fallback.rows(headers, labels.set_index("study_uid")["fold"])
-    overall = probs[probs["target"] == TARGETS[-1]]["prob"].to_numpy()
+    overall = rows[rows["target"] == TARGETS[-1]].set_index("study_uid")["prob"]
+    overall = overall.loc[labels["study_uid"]].to_numpy()
     assert auc(labels[TARGETS[-1]].to_numpy(), overall) < 0.75
 
 

@@ -7,12 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cspine_kit.core.anatomy import LEVELS, OVERALL, TARGETS
+from cspine_kit.core.anatomy import LEVELS, OVERALL
 from cspine_kit.core.errors import DataError, TableError
 from cspine_kit.core.tables import read_table
 from cspine_kit.data.labels import read_labels
-from cspine_kit.stack.headers import fractures as room
-from cspine_kit.stack.headers.fractures import header_features, outer_folds, run_headers
+from cspine_kit.stack.external import run as room
+from cspine_kit.stack.external.run import run_external
+from cspine_kit.stack.headers.features import header_features
 
 
 def make_headers(n: int, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -39,7 +40,6 @@ def make_headers(n: int, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     small = room.HEADER_STACK.model_copy(update={"seeds": 1, "rounds": 40, "patience": 10})
     monkeypatch.setattr(room, "HEADER_STACK", small)
-    monkeypatch.setattr(room, "FOLD_SEEDS", 1)
 
 
 def test_features_by_hand() -> None:
@@ -61,36 +61,31 @@ def test_stack_finds_the_site_and_writes_its_files(quick: None, tmp_path: Path) 
     headers.to_parquet(tmp_path / "headers.parquet")
     labels.to_csv(tmp_path / "train.csv", index=False)
     out = tmp_path / "out"
-    result = run_headers(tmp_path / "headers.parquet", tmp_path / "train.csv", out, jobs=1)
+    result = run_external([], tmp_path / "train.csv", out, headers=tmp_path / "headers.parquet")
     scores = result["models"]
-    assert scores["stack"]["per_exam"] < 0.97 * scores["best_constant_per_exam"]["per_exam"]
-    assert scores["stack_global"]["global"] < 0.97 * scores["best_constant_global"]["global"]
+    for form in room.FORMS:
+        shipped = scores[f"shipped_{form}"][form]
+        assert shipped < 0.97 * scores[f"best_constant_{form}"][form]
+        assert result[f"metric_{form}"] == shipped == scores[f"stack_{form}"][form]
     predictions = read_table(out / "predictions.parquet", "predictions")
-    assert len(predictions) == 200 * len(TARGETS)
-    assert set(predictions["fold"]) == set(range(5))
-    again = run_headers(
-        tmp_path / "headers.parquet", tmp_path / "train.csv", tmp_path / "b", jobs=2
-    )
-    assert again == result
-    assert (out / "predictions.parquet").read_bytes() == (
-        tmp_path / "b" / "predictions.parquet"
-    ).read_bytes()
+    assert (predictions.groupby("model")["study_uid"].nunique() == 200).all()
+    assert "A: stack ships" in room.render_external(out, result)
     assert json.loads((out / "run.json").read_text())["status"] == "done"
 
 
-def test_shuffled_labels_return_to_the_constant(quick: None) -> None:
+def test_shuffled_labels_return_to_the_constant(quick: None, tmp_path: Path) -> None:
     headers, labels = make_headers(200)
     rng = np.random.default_rng(1)
-    frame = labels.rename(columns={"StudyInstanceUID": "study_uid"})
-    frame[list(TARGETS)] = (
-        frame[list(TARGETS)].to_numpy()[rng.permutation(len(frame))].astype(float)
+    targets = [OVERALL, *LEVELS]
+    labels[targets] = labels[targets].to_numpy()[rng.permutation(len(labels))]
+    headers.to_parquet(tmp_path / "headers.parquet")
+    labels.to_csv(tmp_path / "train.csv", index=False)
+    result = run_external(
+        [], tmp_path / "train.csv", tmp_path / "out", headers=tmp_path / "headers.parquet"
     )
-    predictions = room.header_predictions(header_features(headers), frame, seed=0, jobs=1)
-    fold = predictions.drop_duplicates("study_uid").set_index("study_uid")["fold"]
-    table = room.score_table(predictions, frame, fold).set_index("model")
     for form in room.FORMS:
-        constant = table.loc[f"best_constant_{form}", form]
-        assert table.loc[f"stack_{form}", form] == pytest.approx(constant, rel=0.03)
+        constant = result["models"][f"best_constant_{form}"][form]
+        assert result["models"][f"stack_{form}"][form] == pytest.approx(constant, rel=0.03)
 
 
 def test_faults_are_named(tmp_path: Path) -> None:
@@ -103,17 +98,20 @@ def test_faults_are_named(tmp_path: Path) -> None:
     holed.loc[3, "ImagePositionPatient_z"] = np.nan
     with pytest.raises(TableError, match=r"ImagePositionPatient_z.*1\.2\.100"):
         header_features(holed)
-    labels.loc[2, "C4"] = 3
     labels.to_csv(tmp_path / "train.csv", index=False)
+    labels.assign(C4=3).to_csv(tmp_path / "wrong.csv", index=False)
     with pytest.raises(DataError, match=r"1\.2\.102"):
-        read_labels(tmp_path / "train.csv")
+        read_labels(tmp_path / "wrong.csv")
     with pytest.raises(DataError, match="cannot be read"):
         read_labels(tmp_path / "absent.csv")
     with pytest.raises(DataError, match=r"absent\.parquet cannot be read"):
-        run_headers(tmp_path / "absent.parquet", tmp_path / "train.csv", tmp_path / "out")
+        run_external([], tmp_path / "train.csv", tmp_path, headers=tmp_path / "absent.parquet")
     with pytest.raises(TableError, match=r"no column.*slice_number"):
-        run_headers(tmp_path / "train.csv", tmp_path / "train.csv", tmp_path / "out")
-    assert not (tmp_path / "out" / "predictions.parquet").exists()
+        run_external([], tmp_path / "train.csv", tmp_path, headers=tmp_path / "train.csv")
+    headers[headers["StudyInstanceUID"] != "1.2.101"].to_csv(tmp_path / "few.csv", index=False)
+    with pytest.raises(DataError, match=r"lack 1 studies.*1\.2\.101"):
+        run_external([], tmp_path / "train.csv", tmp_path, headers=tmp_path / "few.csv")
+    assert not (tmp_path / "predictions.parquet").exists()
 
 
 def test_real_headers_have_the_documented_shape(real_data: Path) -> None:
@@ -122,6 +120,3 @@ def test_real_headers_have_the_documented_shape(real_data: Path) -> None:
     assert features["study_uid"].tolist() == labels["study_uid"].tolist()
     assert features["slices"].sum() == 711_601
     assert np.isfinite(features.drop(columns="study_uid").to_numpy()).all()
-    fold = outer_folds(labels, 0)
-    rates = labels[OVERALL].groupby(fold).mean()
-    assert rates.max() - rates.min() < 0.01

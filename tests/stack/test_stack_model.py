@@ -18,7 +18,7 @@ from cspine_kit.stack.model.fit import STRICT, Fit, fit_stack
 from cspine_kit.stack.model.folds import deal_folds
 from cspine_kit.stack.model.nested import cross_fit, sample_of
 from cspine_kit.stack.model.stack import SHIPPED, SLICES_ONLY, STACK, Stack
-from cspine_kit.stack.scores.baselines import constant_predictions, formulas, wide_predictions
+from cspine_kit.stack.scores.baselines import formulas, held_out_constant
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -51,13 +51,11 @@ def score(world: World, study_uid: object, probs: np.ndarray) -> float:
 
 def test_stack_beats_members_mean_and_constant(world: World, fit: Fit) -> None:
     folds = world.folds.set_index("study_uid")["fold"]
-    constant = wide_predictions(
-        constant_predictions(world.labels, folds, "per_exam"), "best_constant"
-    )
+    constant = held_out_constant(fit.y, folds.loc[list(fit.study_uid)].to_numpy(), "per_exam")
     own = score(world, fit.study_uid, fit.probs[STACK])
     for model in ("a", "b", "mean_of_members", "log_odds_mean", "visibility_weighted_mean"):
         assert own < score(world, fit.study_uid, fit.probs[model]), model
-    assert own < 0.75 * score(world, constant.index, constant.to_numpy())
+    assert own < 0.75 * score(world, fit.study_uid, constant)
     assert fit.stack.ships == STACK
 
 
@@ -72,10 +70,10 @@ def test_shuffled_labels_score_like_the_constant(
     crossing = pd.Series(fit.fold, index=fit.study_uid)
     fake = World(shuffled, world.folds, world.slices, world.levels)
     for model, folds in ((STACK, crossing), (SHIPPED, crossing), (STRICT, network)):
-        rows = constant_predictions(shuffled, folds, "per_exam")
-        constant = wide_predictions(rows, "best_constant")
+        own_folds = folds.loc[list(fit.study_uid)].to_numpy()
+        constant = held_out_constant(fit.y, own_folds, "per_exam")
         own = score(fake, fit.study_uid, fit.probs[model])
-        assert own > 0.97 * score(fake, constant.index, constant.to_numpy()), model
+        assert own > 0.97 * score(fake, fit.study_uid, constant), model
 
 
 def test_stack_folds_cross_the_networks_folds(

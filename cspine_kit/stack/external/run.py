@@ -1,7 +1,7 @@
-"""A stack of anybody's out-of-fold scores, without a slice table of one's own.
+"""A stack of anybody's out-of-fold scores, or of slice headers alone, without slices of one's own.
 
-In: CSV files of study-level scores, train.csv, optionally slice headers. Out: contract
-`predictions` of every file, of their means and of the nested stack; scores with paired intervals.
+In: CSV files of study-level scores or none, train.csv, slice headers. Out: contract `predictions`
+of the best constants, every file, their means and the nested stack; scores with paired intervals.
 Example::
 
     from cspine_kit.stack.scores.baselines import wide_predictions
@@ -14,6 +14,9 @@ Example::
 
 Each form of the metric wants other probabilities, so both are fitted: `shipped_per_exam` and
 `shipped_global` are the stack where it beats the plain mean on other folds, else that mean.
+
+Headers alone tell sites and protocols apart, and sites differ in how often they see a fracture: a
+few hundredths of log loss that cost nothing, and the floor that every image model must beat.
 """
 
 from collections.abc import Sequence
@@ -22,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from cspine_kit.core.anatomy import LEVELS, N_LEVELS
 from cspine_kit.core.config import StackConfig
@@ -32,12 +36,17 @@ from cspine_kit.core.tables import write_table
 from cspine_kit.data.labels import read_labels
 from cspine_kit.stack.external.features import fit_external
 from cspine_kit.stack.external.read import Scores, check_scores, read_scores
-from cspine_kit.stack.fallback.heads import HEADER_STACK
+from cspine_kit.stack.fallback.headers import HEADER_STACK
 from cspine_kit.stack.features.names import ALL, SITE
 from cspine_kit.stack.headers.features import header_features, read_headers
-from cspine_kit.stack.model.fit import Fit, fit_stack
+from cspine_kit.stack.model.fit import Fit, fit_count, fit_stack
 from cspine_kit.stack.model.stack import SHIPPED
-from cspine_kit.stack.scores.baselines import all_predictions, formulas
+from cspine_kit.stack.scores.baselines import (
+    CONSTANT,
+    all_predictions,
+    formulas,
+    held_out_constant,
+)
 from cspine_kit.stack.scores.console import render_gain, render_scores, render_worth
 from cspine_kit.stack.scores.table import FORMS, score_table
 
@@ -95,25 +104,26 @@ def with_headers(features: pd.DataFrame, headers: Path) -> pd.DataFrame:
 
 
 def stack_scores(
+    base: pd.DataFrame,
     members: Sequence[Scores],
     labels: pd.DataFrame,
     config: StackConfig,
     *,
-    headers: Path | None = None,
     seed: int = 0,
     jobs: int = 0,
 ) -> tuple[pd.DataFrame, Fit]:
-    """Features and the fitted stack of the studies in `labels`."""
-    base = skeleton(labels, members)
-    if headers is not None:
-        base = with_headers(base, headers)
+    """Features and the fitted stack of the studies in `labels`; `base`: their `skeleton`."""
 
     def build(dropped: tuple[str, ...]) -> pd.DataFrame:
         rest = [m for m in members if m.name not in dropped]
         return fit_external(base, rest).add(base, {m.name: m.probs for m in rest})[0]
 
     features = build(())
-    return features, fit_stack(features, labels, config, seed=seed, jobs=jobs, without=build)
+    with tqdm(total=fit_count(features, config), desc=f"stack, {config.form}", unit="fit") as bar:
+        fit = fit_stack(
+            features, labels, config, seed=seed, jobs=jobs, without=build, progress=bar.update
+        )
+    return features, fit
 
 
 def run_external(
@@ -128,10 +138,10 @@ def run_external(
     """Stack the files and write predictions.parquet, scores.csv, external.json and run.json.
 
     Args:
-        files: study-level scores, out-of-fold.
+        files: study-level scores, out-of-fold; none for a stack of headers alone.
         labels: train.csv.
         out: folder.
-        headers: slice headers (parquet), for what they say about a scanner.
+        headers: slice headers (parquet or CSV), for what they say about a scanner.
         seed: of the folds and of everything drawn inside them.
         jobs: folds fitted at once; 0 means the usable cores.
 
@@ -144,29 +154,33 @@ def run_external(
     """
     members = read_members(files)
     truth = read_labels(labels)
-    known = set().union(*(set(m.probs.index) for m in members))
-    covered = truth[truth["study_uid"].isin(known)].reset_index(drop=True)
+    named = [m.probs.index.to_series() for m in members] or [truth["study_uid"]]
+    covered = truth[truth["study_uid"].isin(pd.concat(named))].reset_index(drop=True)
     warnings = [line for m in members for line in check_scores(m, covered)] if len(covered) else []
     if covered.empty:
         raise DataError(f"no study of {labels} is in {[str(f) for f in files]}")
     if len(covered) < len(truth):
         warnings.append(f"{len(truth) - len(covered)} studies of {labels} are in no file: left out")
-    inputs = {str(f): file_hash(f) for f in (*files, labels)}
+    base = skeleton(covered, members)
+    if headers is not None:
+        base = with_headers(base, headers)
+    inputs = {str(f): file_hash(f) for f in (*files, labels, *filter(None, [headers]))}
+    settings = EXTERNAL_STACK if members else HEADER_STACK
     with run_record(out, "external", inputs=inputs) as results:
-        models: dict[str, FloatArray] = {}
+        fixed: dict[str, FloatArray] = {}
+        fitted: dict[str, FloatArray] = {}
         ships, worth = {}, {}
         for form in FORMS:
-            config = EXTERNAL_STACK.model_copy(update={"form": form})
-            features, fit = stack_scores(
-                members, covered, config, headers=headers, seed=seed, jobs=jobs
-            )
-            models |= formulas(features)
-            models |= {f"{n}_{form}": p for n, p in fit.probs.items() if n not in models}
+            config = settings.model_copy(update={"form": form})
+            features, fit = stack_scores(base, members, covered, config, seed=seed, jobs=jobs)
+            fixed[f"{CONSTANT}_{form}"] = held_out_constant(fit.y, fit.fold, form)
+            known = formulas(features)
+            fitted |= {f"{n}_{form}": p for n, p in fit.probs.items() if n not in known}
             ships[form], worth[form] = fit.stack.ships, fit.worth.to_dict("records")
+        fixed |= known
         fold = pd.Series(fit.fold, index=fit.study_uid)
-        predictions = all_predictions(fit.study_uid, models, fold)
-        fixed = tuple(formulas(features))
-        table = score_table(predictions, covered, fold, baselines=fixed, seed=seed)
+        predictions = all_predictions(fit.study_uid, fixed | fitted, fold)
+        table = score_table(predictions, covered, fold, baselines=tuple(fixed), seed=seed)
         write_table(predictions, out / "predictions.parquet", "predictions")
         with publish(out / "scores.csv") as temporary:
             table.to_csv(temporary, index=False)

@@ -8,8 +8,7 @@ probabilities of any study from slice positions, spacing and matrix. Example::
     fallback.predict(study)["patient_overall"]
 
 Levels come from a Gaussian process on the masked training studies (`ends`), the probabilities from
-the header heads of each fold (`heads`), averaged last; where the inner folds show no gain beyond
-chance these are the smoothed rates of the training labels.
+the stack's own heads on header features alone.
 """
 
 from collections.abc import Mapping
@@ -19,26 +18,50 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cspine_kit.core.anatomy import LEVELS, TARGETS
+from cspine_kit.core.anatomy import LEVELS, N_LEVELS
 from cspine_kit.core.config import StackConfig
 from cspine_kit.core.errors import ArtifactError, TableError
-from cspine_kit.core.numbers import FloatArray, logit
+from cspine_kit.core.numbers import FloatArray, IntArray, logit
 from cspine_kit.core.runs import derive_seed, publish, read_json, write_json
 from cspine_kit.core.tables import MASK_COLUMNS
 from cspine_kit.data.levels import LEVEL_EXTENT_MM, LEVEL_PITCH_MM
 from cspine_kit.data.reader.scans.geometry import Geometry
 from cspine_kit.stack.fallback.ends import EndsModel, Scan, one_peak
-from cspine_kit.stack.fallback.heads import SUPPORT_STACK, HeaderHeads, heads_by_fold, held_out
+from cspine_kit.stack.features.names import ALL, SITE
 from cspine_kit.stack.features.positions import position_features
 from cspine_kit.stack.features.segments import Segments
 from cspine_kit.stack.features.units import SHOWN
+from cspine_kit.stack.model.design import FeatureTable
 from cspine_kit.stack.model.folds import Progress
+from cspine_kit.stack.model.linear import one_blas_thread
+from cspine_kit.stack.model.nested import Sample, cross_fit, fit_heads
+from cspine_kit.stack.model.stack import Heads
 from cspine_kit.stack.scores.baselines import all_predictions
 
 HEADERS = "headers"
 """Name of the header-only model among the predictions."""
 
 FILE = "header.json"
+HEADER_STACK = StackConfig(
+    form="per_exam",
+    folds=5,
+    seeds=3,
+    rounds=600,
+    patience=60,
+    learning_rate=0.03,
+    num_leaves=15,
+    min_rows=10,
+    feature_fraction=0.4,
+    bagging_fraction=0.7,
+    extra_trees=True,
+    l2=2.0,
+    clip=0.003,
+)
+"""The signal is weak and made of fine steps (a site's slice spacing): many shallow random trees."""
+
+SUPPORT_STACK = HEADER_STACK.model_copy(update={"seeds": 1, "rounds": 200, "patience": 20})
+"""The same in a tenth of the time, for where headers only support something better."""
+
 PROB_EDGE = 0.005
 """Visibility probabilities end inside [0.005, 0.995]: headers are never surer than that."""
 
@@ -48,6 +71,9 @@ masked studies of the competition; the errors spread with about 12 mm."""
 
 TYPICAL_EXTENTS_MM = (130.0, 160.0, 190.0, 220.0, 250.0)
 TYPICAL_SHIFTS_MM = (-15.0, 0.0, 15.0)
+FEW_STUDIES = 30
+"""Fewer studies tell nothing of sites: the heads then give the levels' rates."""
+
 FEW_SCANS = 10
 """Below this many masked studies, typical scans are fitted beside them."""
 
@@ -75,24 +101,29 @@ def _facts(geometry: Geometry | Headers) -> FloatArray:
     return np.array([extent, np.log(max(extent, 1.0)), step, field_mm, float(half)])
 
 
-def _site_features(geometry: Geometry | Headers) -> FloatArray:
+def _site_features(geometry: Geometry | Headers) -> dict[str, float]:
     """What tells sites and protocols apart: slice positions, file numbers, matrix and pixels."""
-    z, (step, pitch_y, pitch_x) = geometry.z_mm, geometry.spacing_mm
+    z, (step, pitch_y, pitch_x) = np.asarray(geometry.z_mm, np.float64), geometry.spacing_mm
     one = Segments(np.zeros(1, dtype=np.int64), len(z))
-    position = position_features(np.asarray(z, np.float64), one, np.array([step]))
     rows, cols = geometry.shape
-    own = (len(z), rows, cols, pitch_y, pitch_x, pitch_y * rows)
-    numbers = _numbering(np.asarray(geometry.slice_numbers, dtype=np.float64))
-    return np.array([*own, *numbers, *(float(v[0]) for v in position.values())], dtype=np.float64)
+    numbers = np.asarray(geometry.slice_numbers, dtype=np.float64)
+    numbers = numbers[np.isfinite(numbers)]
+    known = numbers if len(numbers) else np.ones(1)
+    return {
+        **{"slices": len(z), "rows": rows, "cols": cols, "pitch_y": pitch_y, "pitch_x": pitch_x},
+        **{"field": pitch_y * rows, "missing": np.ptp(known) + 1.0 - len(known)},
+        **{"first_number": known.min(), "reversed": float(known[-1] < known[0])},
+        **{name: v[0] for name, v in position_features(z, one, np.array([step])).items()},
+    }
 
 
-def _numbering(numbers: FloatArray) -> tuple[float, float, float]:
-    """File numbers left out, the first one, and whether they ascend from chest to head."""
-    known = numbers[np.isfinite(numbers)]
-    if not len(known):
-        return 0.0, 1.0, 0.0
-    left_out = np.ptp(known) + 1.0 - len(known)
-    return float(left_out), float(known.min()), float(known[-1] < known[0])
+def _site_table(headers: Mapping[str, Geometry | Headers], fold: IntArray) -> FeatureTable:
+    """Header features of some studies as the stack's heads read them."""
+    rows = [_site_features(own) for own in headers.values()]
+    values = np.array([list(row.values()) for row in rows], dtype=np.float64)
+    columns = tuple(f"{ALL}__{SITE}__{name}" for name in rows[0])
+    uid = np.array(list(headers), dtype=object)
+    return FeatureTable(uid, fold, fold, np.repeat(values[:, None], N_LEVELS, axis=1), columns)
 
 
 def _typical_scans(spacing_mm: tuple[float, float, float], shape: tuple[int, int]) -> list[Headers]:
@@ -140,12 +171,15 @@ def read_headers(slices: pd.DataFrame, studies: pd.DataFrame) -> dict[str, Heade
 
 @dataclass(frozen=True)
 class HeaderFallback:
-    """Levels and probabilities from geometry; `low`, `high` (facts,) are the range fitted on."""
+    """Levels and probabilities from geometry; `low`, `high` (facts,) are the range fitted on.
+
+    `heads` are fitted on all training studies; None where their files could not be read.
+    """
 
     ends: EndsModel
     low: FloatArray
     high: FloatArray
-    folds: dict[int, HeaderHeads]
+    heads: Heads | None = None
 
     def vertebra_logits(self, geometry: Geometry | Headers) -> FloatArray:
         """Log-odds (nz, 7) that each slice shows C1..C7; each level has one peak, in order."""
@@ -154,28 +188,29 @@ class HeaderFallback:
         return logit(np.clip(probs, PROB_EDGE, 1.0 - PROB_EDGE))
 
     def predict(self, geometry: Geometry | Headers) -> dict[str, float]:
-        """Probability in (0, 1) of each target: the mean over the folds' heads."""
-        probs = held_out(self.folds, _site_features(geometry)[None], np.array([-1]))
-        return dict(zip(TARGETS, probs[0].tolist(), strict=True))
+        """Probability in (0, 1) of each target."""
+        own = self.rows({"": geometry})
+        return dict(zip(own["target"], own["prob"], strict=True))
 
-    def rows(self, headers: Mapping[str, Headers], fold: pd.Series) -> pd.DataFrame:
-        """Rows of contract `predictions`, model `headers`.
+    def rows(self, headers: Mapping[str, Geometry | Headers]) -> pd.DataFrame:
+        """Rows of contract `predictions`, model `headers`, for test studies.
 
-        Args:
-            headers: of `read_headers`.
-            fold: fold by study_uid: k is predicted by the heads without fold k, -1 (a test study)
-                by all.
+        Raises:
+            ArtifactError: the heads could not be read.
         """
-        x = np.array([_site_features(headers[uid]) for uid in fold.index])
-        probs = held_out(self.folds, x, fold.to_numpy(np.int64))
-        return all_predictions(fold.index.to_numpy(dtype=object), {HEADERS: probs}, fold)
+        if self.heads is None:
+            raise ArtifactError("the header heads of the bundle could not be read")
+        fold = pd.Series(-1, index=list(headers))
+        table = _site_table(headers, fold.to_numpy(np.int64)).only(self.heads.columns)
+        probs = np.clip(self.heads.predict(table), HEADER_STACK.clip, 1.0 - HEADER_STACK.clip)
+        return all_predictions(table.study_uid, {HEADERS: probs}, fold)
 
     def save(self, folder: Path) -> None:
         """Write header.json and the boosters as LightGBM text, atomically."""
         with publish(folder) as temporary:
             temporary.mkdir()
-            folds = {k: h.save(temporary, f"fold_{k}") for k, h in self.folds.items()}
-            write_json(temporary / FILE, vars(self) | {"ends": vars(self.ends), "folds": folds})
+            heads = self.heads and self.heads.save(temporary, HEADERS)
+            write_json(temporary / FILE, vars(self) | {"ends": vars(self.ends), "heads": heads})
 
     @classmethod
     def load(cls, folder: Path, faults: dict[str, str] | None = None) -> "HeaderFallback":
@@ -183,27 +218,23 @@ class HeaderFallback:
 
         Args:
             folder: holds header.json and the boosters.
-            faults: gets a fold whose files cannot be read, by "headers fold k", instead of an
-                error; the others speak for it.
+            faults: gets heads whose files cannot be read, by "header heads", instead of an error.
 
         Raises:
-            ArtifactError: no header.json in the folder, or no fold that can be read.
+            ArtifactError: no header.json in the folder.
         """
         if not (folder / FILE).exists():
             raise ArtifactError(f"no {FILE} in {folder}; run make stack first")
         raw = read_json(folder / FILE)
-        folds = {}
-        for k, v in raw["folds"].items():
-            try:
-                folds[int(k)] = HeaderHeads.load(folder, v)
-            except Exception as error:
-                if faults is None:
-                    raise
-                faults[f"headers fold {k}"] = f"{type(error).__name__}: {error}"
-        if not folds:
-            raise ArtifactError(f"{folder}: no fold of the header heads can be read")
+        heads = None
+        try:
+            heads = Heads.load(folder, raw["heads"])
+        except Exception as error:
+            if faults is None:
+                raise
+            faults["header heads"] = f"{type(error).__name__}: {error}"
         low, high = np.asarray(raw["low"]), np.asarray(raw["high"])
-        return cls(EndsModel.from_json(raw["ends"]), low, high, folds)
+        return cls(EndsModel.from_json(raw["ends"]), low, high, heads)
 
 
 def fit_ends(headers: list[Headers]) -> tuple[EndsModel, FloatArray, FloatArray]:
@@ -223,25 +254,32 @@ def fit_ends(headers: list[Headers]) -> tuple[EndsModel, FloatArray, FloatArray]
 
 
 def fit_fallback(
-    headers: dict[str, Headers],
+    headers: Mapping[str, Headers],
     labels: pd.DataFrame,
     config: StackConfig,
     *,
     seed: int,
     jobs: int = 0,
     progress: Progress | None = None,
-) -> HeaderFallback:
-    """Fit the level model on all masked studies, and header heads on the others of each fold.
+) -> tuple[HeaderFallback, pd.DataFrame]:
+    """The level model on all masked studies, and header heads on all studies.
 
     Args:
         headers: of `read_headers`, every study of `labels`.
         labels: study_uid, the eight targets, fold, and optionally group.
-        config: the stack's section; its form and clip are used.
-        seed, jobs, progress: as in `heads_by_fold`.
+        config: the stack's section; its form is used.
+        seed, jobs, progress: as in `each_fold`.
+
+    Returns:
+        The fallback, and out-of-fold rows of contract `predictions`, model `headers`.
     """
-    x = np.array([_site_features(headers[uid]) for uid in labels["study_uid"]])
     fold = labels["fold"].to_numpy(np.int64)
-    own = SUPPORT_STACK.model_copy(update={"form": config.form, "clip": config.clip})
-    seeds = {k: derive_seed(seed, HEADERS, k) for k in set(fold.tolist())}
-    fitted = heads_by_fold(x, labels, fold, own, seeds=seeds, jobs=jobs, progress=progress)
-    return HeaderFallback(*fit_ends(list(headers.values())), fitted)
+    own = SUPPORT_STACK.model_copy(update={"form": config.form})
+    table = _site_table({uid: headers[uid] for uid in labels["study_uid"]}, fold)
+    table = table if table.n >= FEW_STUDIES else table.only(())
+    sample = Sample(table, labels.reset_index(drop=True), own)
+    probs, _, _ = cross_fit(sample, fold, seed=seed, jobs=jobs, progress=progress)
+    with one_blas_thread():
+        heads, _ = fit_heads(sample, seed=derive_seed(seed, HEADERS))
+    rows = all_predictions(table.study_uid, {HEADERS: probs}, pd.Series(fold, table.study_uid))
+    return HeaderFallback(*fit_ends(list(headers.values())), heads), rows

@@ -9,7 +9,8 @@ rows per study) and for the overall (one row per study, on level probabilities).
     level_design(table).line                                        # seven rows per study
     overall_design(table, np.full((table.n, N_LEVELS), 0.1)).line   # one row per study
 
-What says something about a scanner (`site`) or a patient (`column`) is read by the trees alone.
+What says something about a scanner (`site`) or a patient (`column`) is read by the trees alone,
+unless there is nothing else.
 """
 
 from dataclasses import dataclass, replace
@@ -166,14 +167,30 @@ def line_columns(columns: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(c for c in columns if signal_of(c) not in (SITE, COLUMN) and c not in GIVEN)
 
 
+def _header_design(table: FeatureTable, values: FloatArray, kinds: int) -> Design:
+    """Rows of a table that holds nothing but headers: then the line reads them too."""
+    site = [i for i, c in enumerate(table.columns) if signal_of(c) == SITE]
+    return Design(
+        line=values[:, site],
+        tree=values.astype(np.float32),
+        category=np.arange(len(values)) % kinds,
+        n_categories=kinds,
+        rising=(False,) * len(table.columns),
+        doubt=np.ones(len(site)),
+        line_rising=np.zeros(len(site), dtype=bool),
+    )
+
+
 def level_design(table: FeatureTable) -> Design:
     """Every feature of every level; the level itself is the category.
 
     External log-odds of all targets enter the line once for each level: a level's line may read the
     others.
     """
-    flat = table.values.reshape(-1, len(table.columns))
+    flat = table.values.reshape(table.n * N_LEVELS, -1)
     names = line_columns(table.columns)
+    if not names:
+        return _header_design(table, flat, N_LEVELS)
     own = [table.columns.index(c) for c in names]
     line, doubt = _line_values(flat[:, own], names), _doubt(names)
     rising = np.array([_is_rising(c) for c in names], dtype=bool)
@@ -202,6 +219,8 @@ def overall_design(table: FeatureTable, level_probs: FloatArray) -> Design:
 
     The members' own odds stand beside the level head's: on few studies they are the better ones.
     """
+    if not line_columns(table.columns):
+        return _header_design(table, table.values[:, 0], 1)
     odds = logit(level_probs)
     ranked = np.sort(odds, axis=1)[:, ::-1]
     seen = [table.column(name) for name in SEEN if name in table.columns]

@@ -47,6 +47,7 @@ from cspine_kit.stack.model.stack import (
     slice_columns,
 )
 from cspine_kit.stack.scores.baselines import MEAN_OF_MEMBERS, formulas
+from cspine_kit.stack.scores.operating import choose_points
 from cspine_kit.stack.scores.table import FORMS
 
 STRICT = "stack_strict"
@@ -67,14 +68,16 @@ WORTH_COLUMNS = tuple(f"{f}{e}" for f in FORMS for e in ("", "_low", "_high"))
 class Fit:
     """A fitted stack and how it fares.
 
-    `study_uid`, `fold` (n,): the studies, and the stack fold that held each out. `probs`: (n, 8)
-    out-of-fold probabilities by model, the fixed formulas among them. `worth`: one row per member:
-    how much the loss rises without it (per_exam and global, with 95 % limits), and `kept`.
+    `study_uid`, `fold` (n,): the studies, and the stack fold that held each out; `y` (n, 8): their
+    labels. `probs`: (n, 8) out-of-fold probabilities by model, the fixed formulas among them.
+    `worth`: one row per member: how much the loss rises without it (per_exam and global, with 95 %
+    limits), and `kept`.
     """
 
     stack: Stack
     study_uid: Any
     fold: IntArray
+    y: FloatArray
     probs: dict[str, FloatArray]
     worth: pd.DataFrame
 
@@ -188,9 +191,10 @@ def fit_stack(
         folds=tuple(sorted({int(k) for k in sample.table.model_fold})),
         clip=config.clip,
         ships=ships,
+        points=choose_points(sample.y, probs[SHIPPED], config.sensitivities),
         notes={"form": config.form, "left_out": list(dropped)},
     )
-    return Fit(stack, sample.table.study_uid, fold, probs, worth)
+    return Fit(stack, sample.table.study_uid, fold, sample.y, probs, worth)
 
 
 def _choose(
@@ -202,11 +206,13 @@ def _choose(
 ) -> tuple[str, FloatArray]:
     """The model that ships, and out-of-fold probabilities that carry the same choices.
 
-    The stack ships where its loss is below that of the members' plain mean. For the studies of fold
-    k both choices, which members stay and which model ships, are made on the other folds, so that
-    what is quoted was not chosen on what it is quoted on.
+    The stack ships where its loss is below that of the members' plain mean, if there is one. For
+    the studies of fold k both choices, which members stay and which model ships, are made on the
+    other folds, so that what is quoted was not chosen on what it is quoted on.
     """
     form, shipped = sample.config.form, np.zeros_like(sample.y)
+    if MEAN_OF_MEMBERS not in probs:
+        return STACK, probs[STACK]
 
     def better(rows: BoolArray, stack: FloatArray) -> str:
         y, mean = sample.y[rows], probs[MEAN_OF_MEMBERS][rows]

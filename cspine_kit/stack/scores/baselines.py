@@ -4,10 +4,13 @@ constant.
 In: features, labels for the constant. Out: probabilities (units, 8) by name, rows of contract
 `predictions`. Example::
 
+    from cspine_kit.core.anatomy import TARGETS
+
     units = features.drop_duplicates(["study_uid", "model_fold"])
     order = units.sort_values(["study_uid", "model_fold"])["study_uid"].to_numpy(object)
     rows = all_predictions(order, formulas(features), fold_of)     # members, means, maxima
-    rows = pd.concat([rows, constant_predictions(labels, fold_of, "per_exam")])
+    fold = labels["fold"].to_numpy()
+    constant = held_out_constant(labels[list(TARGETS)].to_numpy(float), fold, "per_exam")
 
 Formulas are computed per fold model, and log-odds are averaged over `model_fold` last, so that
 out-of-fold rows and the kernel's test rows go through the same code.
@@ -22,7 +25,7 @@ from numpy.typing import NDArray
 from cspine_kit.core.anatomy import N_LEVELS, TARGETS
 from cspine_kit.core.errors import TableError
 from cspine_kit.core.metric import Form, best_constant
-from cspine_kit.core.numbers import FloatArray, logit, noisy_or, sigmoid
+from cspine_kit.core.numbers import FloatArray, IntArray, logit, noisy_or, sigmoid
 from cspine_kit.stack.features.names import (
     EXTERNAL,
     LEVEL_LOGIT,
@@ -47,7 +50,7 @@ def formulas(features: pd.DataFrame) -> dict[str, FloatArray]:
     suffix `_max` replaces the overall by the largest level; `maximum` and `top5_mean` (1st place)
     look at the slices inside each level. A member's own row is that weighted mean of its slices,
     what it says of levels, or what its file says; `mean_of_members` and `log_odds_mean` average
-    these rows.
+    these rows. Without members there are none.
     """
     ordered = features.sort_values(["study_uid", "model_fold", "level"])
 
@@ -65,6 +68,8 @@ def formulas(features: pd.DataFrame) -> dict[str, FloatArray]:
     for name in external_members(features.columns):
         levels, overall = (wide(f"{name}__{EXTERNAL}__{what}") for what in ("own", "overall"))
         own[name] = sigmoid(np.column_stack([levels, overall[:, 0]]))
+    if not own:
+        return {}
     found = dict(own)
     found[MEAN_OF_MEMBERS] = np.mean(list(own.values()), axis=0)
     found[LOG_ODDS_MEAN] = sigmoid(np.mean([logit(p) for p in own.values()], axis=0))
@@ -127,17 +132,9 @@ def all_predictions(
     )
 
 
-def constant_predictions(labels: pd.DataFrame, folds: pd.Series, form: Form) -> pd.DataFrame:
-    """The best constant of the other folds, predicted for each fold: model `best_constant`.
-
-    Args:
-        labels: study_uid and the eight targets.
-        folds: fold by study_uid.
-        form: metric form that the constant minimizes.
-    """
-    fold = labels["study_uid"].map(folds).to_numpy(np.int64)
-    y = labels[list(TARGETS)].to_numpy(np.float64)
+def held_out_constant(y: FloatArray, fold: IntArray, form: Form) -> FloatArray:
+    """The best constant (n, 8) of the other folds in one form of the metric, for labels (n, 8)."""
     probs = np.zeros_like(y)
     for k in np.unique(fold):
         probs[fold == k] = best_constant(y[fold != k], form)
-    return all_predictions(labels["study_uid"].to_numpy(dtype=object), {CONSTANT: probs}, folds)
+    return probs

@@ -328,7 +328,7 @@ class Ensemble:
         with trace.stage("stack"):
             features = aggregate(slices, levels)
             if self.extras is not None:
-                features = self.extras.add(features)
+                features, _ = self.extras.add(features)
             table = self._speak(features)
         if not table["prob"].between(0, 1, inclusive="neither").all():
             raise StudyError(volumes.study_uid, "a probability outside (0, 1)")

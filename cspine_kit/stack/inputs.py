@@ -26,17 +26,14 @@ from cspine_kit.core.numbers import FloatArray
 from cspine_kit.core.paths import RunPaths
 from cspine_kit.core.tables import read_table
 from cspine_kit.stack.external.extras import Extras
-from cspine_kit.stack.external.features import fit_external
 from cspine_kit.stack.external.read import (
     Scores,
     check_scores,
     read_columns,
     read_scores,
-    value_names,
 )
 from cspine_kit.stack.fallback.headers import Headers, read_headers
 from cspine_kit.stack.fallback.imputer import Imputer, fit_imputer
-from cspine_kit.stack.fallback.scores import fit_stand_ins
 from cspine_kit.stack.features.aggregate import aggregate
 from cspine_kit.stack.features.names import RAW, SITE, own_members, score_columns_of, signal_of
 from cspine_kit.stack.features.scores import MemberScores
@@ -126,22 +123,15 @@ class Inputs:
     def features(self, dropped: tuple[str, ...] = ()) -> pd.DataFrame:
         """Out-of-fold features without the dropped members."""
         base = self._base(dropped)
-        features, imputed = self.extras(dropped).add_counted(base)
-        self.imputed.update({name: n for name, n in imputed.items() if n})
+        features, imputed = self.extras(dropped).add(base)
+        self.imputed.update(imputed)
         return features
 
     def extras(self, dropped: tuple[str, ...] = ()) -> Extras:
         """External members and raw columns that stay, as the kernel will join them."""
         given = [s for s in self.given if s.name not in dropped]
         columns = None if RAW in dropped else self.columns
-        base = self._base(dropped)
-        return Extras(
-            fit_external(base, given),
-            fit_stand_ins(base),
-            () if columns is None else tuple(value_names(columns)),
-            {s.name: s.probs for s in given},
-            columns,
-        )
+        return Extras.fit(self._base(dropped), given, columns)
 
     def _base(self, dropped: tuple[str, ...]) -> pd.DataFrame:
         """Statistics of the members that stay; where no slices do, their scores and headers."""

@@ -4,7 +4,7 @@ In: tables `slices`, `studies`, `levels`, `oof_slices` and folds.csv of a run fo
 that `stack.external` and `stack.columns` name. Out: tables `features` and `predictions`, and
 `stack/` (models/ with stack.json and LightGBM text, header/ with the header-only fallback,
 imputer.json, external.json, scores.csv, worth.csv, operating.csv, sources.csv, calibration.png,
-levels.png, run.json). Example::
+run.json). Example::
 
     table = run_stack(config, paths)
     table.loc[table["ships"], ["model", "shipped_model", "per_exam", "global"]]
@@ -48,7 +48,7 @@ from cspine_kit.stack.scores.baselines import (
 )
 from cspine_kit.stack.scores.fitted import fitted_baselines
 from cspine_kit.stack.scores.operating import operating_table
-from cspine_kit.stack.scores.pictures import draw_calibration, draw_levels
+from cspine_kit.stack.scores.pictures import draw_calibration
 from cspine_kit.stack.scores.table import (
     FORMS,
     expected_interval,
@@ -139,9 +139,8 @@ def run_stack(config: Config, paths: RunPaths) -> pd.DataFrame:
         for name, frame in frames.items():
             with publish(paths.stack / f"{name}.csv") as temporary:
                 frame.to_csv(temporary, index=False)
-        shown = [CONSTANT, MEAN_OF_MEMBERS, SHIPPED]
-        draw_calibration(predictions, inputs.labels, shown[1:], paths.stack / "calibration.png")
-        draw_levels(table, shown, paths.stack / "levels.png")
+        shown = [MEAN_OF_MEMBERS, SHIPPED]
+        draw_calibration(predictions, inputs.labels, shown, paths.stack / "calibration.png")
         _say(fit, inputs)
         results |= {"ships": fit.stack.ships, "imputed": inputs.imputed, "lost": inputs.lost}
         results |= {"scores": table.to_dict("records")}

@@ -17,7 +17,6 @@ from cspine_kit.infer.patience import Patience
 from cspine_kit.infer.pulse import pulse
 from cspine_kit.infer.run import run_kernel
 from cspine_kit.stack.external.extras import Extras
-from cspine_kit.stack.external.features import ExternalModel
 from cspine_kit.vision import predict
 
 
@@ -145,7 +144,7 @@ def test_a_bundle_on_a_dead_disk_costs_the_wait(ground, monkeypatch):
 
 
 def test_an_absent_file_of_a_partner_is_said_in_the_log(ground, monkeypatch):
-    absent = Extras(ExternalModel([], {}, {}), problems=("external member 'theirs': no file",))
+    absent = Extras(problems=("external member 'theirs': no file",))
     monkeypatch.setattr(Extras, "load", classmethod(lambda cls, folder: absent))
     result = go(ground, ground.bundle)
     assert set(result.sources().values()) == {IMAGE}

@@ -10,7 +10,7 @@ from slice_tables import World
 from cspine_kit.core.anatomy import LEVELS, N_LEVELS, TARGETS
 from cspine_kit.core.config import load_config
 from cspine_kit.core.metric import best_constant
-from cspine_kit.stack.external.features import fit_external
+from cspine_kit.stack.external.extras import Extras
 from cspine_kit.stack.external.read import Scores
 from cspine_kit.stack.features.aggregate import aggregate
 from cspine_kit.stack.model.contributions import Contributions, level_contributions
@@ -55,7 +55,7 @@ def total(found: Contributions) -> np.ndarray:
 def test_parts_sum_to_the_heads_log_odds(stack, features, found) -> None:
     heads = stack.heads[STACK]
     table = FeatureTable.of(features, heads.columns)
-    odds = heads.level.odds(level_design(table)).reshape(-1, N_LEVELS) * heads.slopes[0]
+    odds = heads.level.odds(level_design(table)).reshape(-1, N_LEVELS)
     assert total(found) == pytest.approx(odds, abs=1e-5)
     assert np.abs(found.trees).sum() > 0 and np.abs(found.line).sum() > 0
 
@@ -76,12 +76,11 @@ def test_a_feature_that_never_changes_moves_nothing(world, features) -> None:
 
 def test_scores_from_elsewhere_have_their_own_parts(world, features) -> None:
     probs = world.labels.set_index("study_uid")[list(TARGETS)] * 0.8 + 0.1
-    model = fit_external(features, [Scores("other", probs)])
-    extern, _ = model.add(features, {"other": probs})
+    extern, _ = Extras.fit(features, [Scores("other", probs)]).add(features)
     stack = fitted(extern, world)
     parts = level_contributions(stack, extern)
     table = FeatureTable.of(extern, stack.heads[STACK].columns)
     odds = stack.heads[STACK].level.odds(level_design(table)).reshape(-1, N_LEVELS)
-    assert total(parts) == pytest.approx(odds * stack.heads[STACK].slopes[0], abs=1e-5)
+    assert total(parts) == pytest.approx(odds, abs=1e-5)
     shares = parts.importances().set_index("feature")["line"]
     assert shares[[c for c in shares.index if "__external__" in c]].sum() > 0.5 * shares.sum()

@@ -1,6 +1,7 @@
 """Other people's scores: read, checked, imputed, stacked; made up and real."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,8 @@ from cspine_kit.core.metric import metric
 from cspine_kit.core.numbers import logit, sigmoid
 from cspine_kit.core.tables import read_table
 from cspine_kit.data.labels import read_labels
-from cspine_kit.stack.external.features import ExternalModel, add_columns, fit_external
+from cspine_kit.stack.external.extras import Extras
+from cspine_kit.stack.external.features import add_columns
 from cspine_kit.stack.external.read import (
     check_scores,
     read_columns,
@@ -110,15 +112,15 @@ def test_an_absent_study_is_imputed_from_the_other_file(
     twin.iloc[3:].to_csv(tmp_path / "b.csv", index=False)
     members = read_members([tmp_path / "a.csv", tmp_path / "b.csv"])
     base = skeleton(labels, members)
-    model = fit_external(base, members)
-    features, counts = model.add(base, {m.name: m.probs for m in members})
-    assert counts == {"a": 0, "b": 3}
+    extras = Extras.fit(base, members)
+    features, counts = extras.add(base)
+    assert counts == {"b": 3}
     first = features[features["study_uid"] == labels["study_uid"].iloc[1]]
     assert first["b__external__own"].to_numpy() == pytest.approx(values[1, :7], abs=1e-6)
-    again = ExternalModel(**json.loads(json.dumps(vars(model))))
-    assert again == model
+    lines = extras.imputer.lines
+    assert json.loads(json.dumps(lines)) == lines
     # Nothing is there: every study gets the mean log-odds, and it is counted.
-    bare, counts = model.add(base, {})
+    bare, counts = replace(extras, scores={}).add(base)
     assert counts == {"a": 240, "b": 240}
     assert bare.groupby("level")["a__external__own"].nunique().eq(1).all()
 
@@ -162,8 +164,13 @@ def test_files_that_disagree_on_folds_are_refused(labels: pd.DataFrame, tmp_path
 
 
 def test_the_verb_stacks_files_and_repeats_itself(
-    labels: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    labels: pd.DataFrame,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    few = EXTERNAL_STACK.model_copy(update={"seeds": 1, "rounds": 40, "patience": 10})
+    monkeypatch.setattr("cspine_kit.stack.external.run.EXTERNAL_STACK", few)
     for i, name in enumerate(("a", "b")):
         draw_file(labels, tmp_path / f"{name}.csv", i + 1)
     labels.rename(columns={"study_uid": "StudyInstanceUID"}).to_csv(

@@ -77,7 +77,6 @@ def test_run_writes_everything_and_skips_when_fresh(
     assert table.loc[table["ships"], "model"].tolist() == ["shipped"]
     assert set(table["shipped_model"]) == {"stack"}
     assert (paths.stack / "calibration.png").exists()
-    assert (paths.stack / "levels.png").exists()
     gains = table[table["ships"]].iloc[0]
     assert gains["per_exam_gain_high"] < 0
     by_model = table.set_index("model")
@@ -251,7 +250,7 @@ def test_external_members_and_columns_join(
     present = Extras.load(paths.stack)
     assert not present.problems and present.table is not None
     losses = [
-        metric(truth.to_numpy(), loaded.predict(e.add(test)).loc[truth.index].to_numpy())
+        metric(truth.to_numpy(), loaded.predict(e.add(test)[0]).loc[truth.index].to_numpy())
         for e in (present, absent)
     ]
     assert losses[0] < losses[1]

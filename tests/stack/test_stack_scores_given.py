@@ -14,8 +14,7 @@ from cspine_kit.core.config import load_config
 from cspine_kit.core.errors import TableError
 from cspine_kit.core.tables import FRACTURE_COLUMNS, VERTEBRA_COLUMNS, write_table
 from cspine_kit.stack.external.extras import Extras
-from cspine_kit.stack.external.features import ExternalModel
-from cspine_kit.stack.fallback.scores import StandIns, fit_stand_ins
+from cspine_kit.stack.fallback.scores import fit_score_imputer
 from cspine_kit.stack.features.aggregate import aggregate
 from cspine_kit.stack.features.names import (
     BOX_SCORE,
@@ -134,7 +133,7 @@ def test_scores_stand_beside_the_statistics(world: World) -> None:
     np.testing.assert_allclose(probs["l"][0, :7], sigmoid(features[f"l__{LEVEL_LOGIT}"][:7]))
 
 
-def test_a_unit_that_a_member_lacks_is_stood_in_for(world: World) -> None:
+def test_a_unit_that_a_member_lacks_is_imputed(world: World) -> None:
     scores = scores_of(world)
     whole = aggregate(world.slices, world.levels, scores)
     lost = world.labels["study_uid"].iloc[:4].tolist()
@@ -147,9 +146,12 @@ def test_a_unit_that_a_member_lacks_is_stood_in_for(world: World) -> None:
     holes = features["study_uid"].isin(lost)
     columns = [f"l__{LEVEL_LOGIT}", f"l__{STUDY_LOGIT}", f"d__{BOX_SCORE}"]
     assert features.loc[holes, columns].isna().all(axis=None)
-    stand_ins = fit_stand_ins(features)
-    assert StandIns(**json.loads(json.dumps(vars(stand_ins)))) == stand_ins
-    filled, counts = stand_ins.fill(features)
+    imputer = fit_score_imputer(features)
+    assert json.loads(json.dumps(imputer.lines)) == imputer.lines
+    filled, counts = imputer.fill(features)
+    features = features.sort_values(["study_uid", "model_fold", "level"], ignore_index=True)
+    whole = whole.sort_values(["study_uid", "model_fold", "level"], ignore_index=True)
+    holes = features["study_uid"].isin(lost)
     assert counts == {"l": 4, "d": 4}
     assert np.isfinite(filled[columns].to_numpy()).all()
     pd.testing.assert_frame_equal(filled[~holes], features[~holes])
@@ -158,9 +160,7 @@ def test_a_unit_that_a_member_lacks_is_stood_in_for(world: World) -> None:
     guess, truth = (f.loc[holes, f"l__{LEVEL_LOGIT}"] for f in (filled, whole))
     assert np.corrcoef(guess, truth)[0, 1] > 0.3
     # In a kernel in which the member did not run at all there is no column to fill.
-    blind, counts = Extras(ExternalModel([], {}, {}), stand_ins).add_counted(
-        aggregate(world.slices, world.levels)
-    )
+    blind, counts = Extras(imputer=imputer).add(aggregate(world.slices, world.levels))
     assert counts["l"] == len(world.labels) and np.isfinite(blind[columns].to_numpy()).all()
 
 
@@ -195,4 +195,4 @@ def test_a_run_reads_the_tables_that_are_there(world: World, tmp_path: Path) -> 
     alone = inputs.features(("a", "b"))
     assert f"l__{LEVEL_LOGIT}" in alone and "a__fracture__max" not in alone
     inputs.extras().save(paths.stack, config.stack)
-    assert list(Extras.load(paths.stack).stand_ins.lines) == [f"l__{LEVEL_LOGIT}"]
+    assert list(Extras.load(paths.stack).imputer.lines) == [f"l__{LEVEL_LOGIT}"]

@@ -34,7 +34,7 @@ from cspine_kit.core.numbers import FloatArray
 from cspine_kit.core.runs import file_hash, publish, run_record, write_json
 from cspine_kit.core.tables import write_table
 from cspine_kit.data.labels import read_labels
-from cspine_kit.stack.external.features import fit_external
+from cspine_kit.stack.external.extras import Extras
 from cspine_kit.stack.external.read import Scores, check_scores, read_scores
 from cspine_kit.stack.fallback.headers import HEADER_STACK
 from cspine_kit.stack.features.names import ALL, SITE
@@ -115,8 +115,7 @@ def stack_scores(
     """Features and the fitted stack of the studies in `labels`; `base`: their `skeleton`."""
 
     def build(dropped: tuple[str, ...]) -> pd.DataFrame:
-        rest = [m for m in members if m.name not in dropped]
-        return fit_external(base, rest).add(base, {m.name: m.probs for m in rest})[0]
+        return Extras.fit(base, [m for m in members if m.name not in dropped]).add(base)[0]
 
     features = build(())
     with tqdm(total=fit_count(features, config), desc=f"stack, {config.form}", unit="fit") as bar:

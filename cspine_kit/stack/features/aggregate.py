@@ -68,13 +68,14 @@ def _level_slices(rows: MemberRows, levels: Levels) -> LevelSlices:
     unit, probs = rows.unit, sigmoid(rows.logits)
     v_all, p_all = probs[:, :N_LEVELS], probs[:, N_LEVELS:]
     picked, inside = rows_inside(rows, v_all, levels)
-    level = np.tile(np.arange(N_LEVELS), len(unit.starts))[inside.of_row]
+    at = np.repeat(np.tile(np.arange(N_LEVELS), len(unit.starts)), inside.counts) * len(p_all)
+    at += picked
     joint = p_all * v_all
     visible = unit.sum(v_all)
     return LevelSlices(
         inside=inside,
-        p=p_all[picked, level],
-        v=v_all[picked, level],
+        p=p_all.ravel("F")[at],
+        v=v_all.ravel("F")[at],
         step_mm=np.repeat(_steps_mm(unit, rows.at_mm), N_LEVELS),
         study_weighted=(unit.sum(joint) / visible).ravel(),
         study_visible=visible.ravel(),

@@ -69,18 +69,18 @@ def _by_z(rows: MemberRows, levels: Levels) -> tuple[IntArray, IntArray]:
     low = np.minimum(-levels.z_top_mm, -levels.z_bottom_mm)
     high = np.maximum(-levels.z_top_mm, -levels.z_bottom_mm)
     middle = (low + high) / 2.0
-    # Ranks instead of millimeters: whole numbers order the rows of all units at once, exactly.
-    values, rank = np.unique(np.concatenate([depth, low, high, middle]), return_inverse=True)
-    ends = np.cumsum([len(depth), len(low), len(high)])
-    of_depth, of_low, of_high, of_middle = np.split(rank, ends)
-    ordered = unit.of_row * len(values) + of_depth
-    base = np.repeat(np.arange(len(unit.starts)), N_LEVELS) * len(values)
-    first = np.searchsorted(ordered, base + of_low, "left")
-    last = np.searchsorted(ordered, base + of_high, "right")
+    # Units one behind the other along one axis: then one search serves all of them. Millimeters are
+    # moved alike on both sides, so that equal ones stay equal (others blur below 1e-8 mm).
+    top = min(depth.min(), low.min())
+    span = max(depth.max(), high.max()) - top + 1.0
+    base = np.arange(len(unit.starts)) * span - top
+    ordered, base = base[unit.of_row] + depth, np.repeat(base, N_LEVELS)
+    first = np.searchsorted(ordered, base + low, "left")
+    last = np.searchsorted(ordered, base + high, "right")
     empty = np.flatnonzero(first >= last)
     if len(empty):
         owner, wanted = empty // N_LEVELS, middle[empty]
-        above = np.searchsorted(ordered, (base + of_middle)[empty], "left")
+        above = np.searchsorted(ordered, base[empty] + wanted, "left")
         above = np.clip(above, unit.starts[owner], unit.ends[owner] - 1)
         below = np.maximum(above - 1, unit.starts[owner])
         closer = np.abs(depth[below] - wanted) <= np.abs(depth[above] - wanted)

@@ -22,6 +22,8 @@ EXTERNAL = "external"
 COLUMN = "column"
 """Signal of raw columns of any kind; NaN where not known."""
 
+OWN_ODDS, OVERALL_ODDS = f"{EXTERNAL}__own", f"{EXTERNAL}__overall"
+"""What an external member says of a level, of a study."""
 
 LEVEL_LOGIT, STUDY_LOGIT, BOX_SCORE = "level__logit", "study__logit", "boxes__score"
 """What a member says of a level, of a study, and the score of its best box in a level."""
@@ -62,8 +64,12 @@ def own_members(columns: Iterable[str]) -> list[str]:
     return list(dict.fromkeys([*slice_members(columns), *judged]))
 
 
+def external_columns(columns: Iterable[str]) -> list[str]:
+    """Columns in which an external member speaks, in order."""
+    ends = (f"__{OWN_ODDS}", f"__{OVERALL_ODDS}")
+    return [c for c in columns if c.endswith(ends) and not c.startswith(f"{ALL}__")]
+
+
 def external_members(columns: Iterable[str]) -> list[str]:
     """External members, in order."""
-    ends = f"__{EXTERNAL}__own"
-    names = [c.removesuffix(ends) for c in columns if c.endswith(ends)]
-    return [name for name in names if name != ALL]
+    return list(dict.fromkeys(c.split("__")[0] for c in external_columns(columns)))

@@ -18,7 +18,7 @@ from cspine_kit.core.errors import TableError
 from cspine_kit.core.numbers import BoolArray, FloatArray, IntArray
 from cspine_kit.core.tables import FRACTURE_COLUMNS, VERTEBRA_COLUMNS
 from cspine_kit.stack.features.segments import Segments
-from cspine_kit.stack.features.units import SHOWN, Units
+from cspine_kit.stack.features.units import SHOWN, Units, factorize
 
 ROW_COLUMNS = ("member", "study_uid", "plane", "position", "model_fold", "fold", "at_mm")
 WHERE = ["member", "study_uid", "plane", "position"]
@@ -48,8 +48,8 @@ def rows_by_member(slices: pd.DataFrame, units: Units) -> dict[str, MemberRows]:
             twice, axial slices that do not descend, NaN, or a position that is not finite. Infinite
             logits pass; they are cut later.
     """
-    member, names = pd.factorize(slices["member"], sort=True)
-    plane, planes = pd.factorize(slices["plane"])
+    member, names = factorize(slices["member"])
+    plane, planes = factorize(slices["plane"])
     position = slices["position"].to_numpy(np.int64)
     numbers = _numbers(slices)
     # One sort of whole numbers for all members; a table in its contract's order needs none.

@@ -10,7 +10,7 @@ one value per (study, model_fold, level). Example::
     columns = score_columns(MemberScores(studies=said), units, find_levels(levels, units))
     columns["a__study__logit"]               # seven times 0.5 for every unit
 
-A unit that a member says nothing of is NaN: `stack.fallback.scores` stands in for it.
+A unit that a member says nothing of is NaN; `stack.fallback.scores` imputes it.
 """
 
 from collections.abc import Callable, Iterable

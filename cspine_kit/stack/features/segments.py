@@ -77,8 +77,7 @@ class Segments:
     def argmax(self, values: FloatArray) -> IntArray:
         """Row of the first largest value of each segment."""
         hits = np.flatnonzero(values == self.max(values)[self.of_row])
-        first = np.unique(self.of_row[hits], return_index=True)[1]
-        rows: IntArray = hits[first]
+        rows: IntArray = hits[np.diff(self.of_row[hits], prepend=-1) > 0]
         return rows
 
     def sorted(self, values: FloatArray) -> FloatArray:

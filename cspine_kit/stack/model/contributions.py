@@ -85,12 +85,6 @@ def level_contributions(stack: Stack, features: pd.DataFrame) -> Contributions:
         shap = [b.predict(matrix, pred_contrib=True, num_threads=1) for b in head.boosters]
         mean = np.mean(np.asarray(shap), axis=0)
         trees, start = mean[:, :-1], start + mean[:, -1]
-    slope = float(heads.slopes[0])
     shape = (n, N_LEVELS, len(names))
-    return Contributions(
-        table.study_uid,
-        names,
-        slope * start.reshape(n, N_LEVELS),
-        slope * line.reshape(shape),
-        slope * trees.reshape(shape),
-    )
+    start = start.reshape(n, N_LEVELS)
+    return Contributions(table.study_uid, names, start, line.reshape(shape), trees.reshape(shape))

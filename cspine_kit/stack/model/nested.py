@@ -27,7 +27,6 @@ from cspine_kit.core.runs import derive_seed
 from cspine_kit.stack.features.names import COLUMN, feature_columns
 from cspine_kit.stack.features.units import SHOWN
 from cspine_kit.stack.model.design import FeatureTable, level_design, overall_design
-from cspine_kit.stack.model.finish import fit_slopes
 from cspine_kit.stack.model.folds import Progress, deal_folds, each_fold
 from cspine_kit.stack.model.head import Settings, Task, fit_head
 from cspine_kit.stack.model.stack import Heads
@@ -64,8 +63,8 @@ def fit_heads(
 ) -> tuple[Heads, HeadSettings]:
     """Both heads on all studies of a sample; everything is chosen on inner folds.
 
-    The overall head and the slopes learn from inner out-of-fold probabilities, so that neither sees
-    a head's opinion of a study that the head was fitted on.
+    The overall head learns from inner out-of-fold probabilities: it never sees the level head's
+    opinion of a study that the level head was fitted on.
     """
     table, y, config = sample.table, sample.y, sample.config
     blank = np.random.default_rng(derive_seed(seed, "blank")).random(table.n) < BLANK
@@ -83,11 +82,8 @@ def fit_heads(
     level, level_probs = fit_head(task, config, seed=derive_seed(seed, "level"), settings=known[0])
     levels = level_probs.reshape(-1, N_LEVELS)
     task = Task(overall_design(table, levels), y[:, N_LEVELS], w_overall / w_overall.mean(), inner)
-    overall, overall_probs = fit_head(
-        task, config, seed=derive_seed(seed, "overall"), settings=known[1]
-    )
-    slopes = fit_slopes(np.column_stack([levels, overall_probs]), y, w)
-    return Heads(table.columns, level, overall, slopes), (level.settings, overall.settings)
+    overall, _ = fit_head(task, config, seed=derive_seed(seed, "overall"), settings=known[1])
+    return Heads(table.columns, level, overall), (level.settings, overall.settings)
 
 
 def cross_fit(

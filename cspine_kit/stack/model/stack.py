@@ -43,18 +43,17 @@ SHIPPED = "shipped"
 
 @dataclass(frozen=True)
 class Heads:
-    """Both heads, the feature columns they read, and slopes (8,) of their log-odds."""
+    """Both heads and the feature columns they read."""
 
     columns: tuple[str, ...]
     level: Head
     overall: Head
-    slopes: FloatArray
 
     def predict(self, table: FeatureTable) -> FloatArray:
         """Probabilities (n units, 8): the levels first, the overall from them."""
         levels = self.level.odds(level_design(table)).reshape(-1, N_LEVELS)
         overall = self.overall.odds(overall_design(table, sigmoid(levels)))
-        return sigmoid(self.slopes * np.column_stack([levels, overall]))
+        return sigmoid(np.column_stack([levels, overall]))
 
     def save(self, folder: Path, stem: str) -> dict[str, Any]:
         """Write the boosters into `folder`; returns the rest as plain values."""
@@ -65,7 +64,7 @@ class Heads:
     def load(cls, folder: Path, value: dict[str, Any]) -> "Heads":
         """Inverse of `save`."""
         level, overall = (Head.load(folder, value[name]) for name in ("level", "overall"))
-        return cls(tuple(value["columns"]), level, overall, np.asarray(value["slopes"]))
+        return cls(tuple(value["columns"]), level, overall)
 
 
 def slice_columns(columns: tuple[str, ...]) -> tuple[str, ...]:

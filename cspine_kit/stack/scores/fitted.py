@@ -65,42 +65,36 @@ def _fifth_place_inputs(table: FeatureTable) -> FloatArray:
     return np.column_stack([*columns, table.column(f"{ALL}__study__slices")[:, 0] / 1000.0])
 
 
-def _fit_logistic(x: FloatArray, y: FloatArray, unseen: FloatArray, _: int) -> FloatArray:
-    """Ridge logistic regression of each target; a target of one class gets its rate."""
+def _logistic(_: int) -> list[Any]:
+    """Ridge logistic regression of each target."""
     from sklearn.linear_model import LogisticRegression
+    from sklearn.multiclass import OneVsRestClassifier
+
+    return [OneVsRestClassifier(LogisticRegression(C=LOGISTIC_C))]
+
+
+def _networks(seed: int) -> list[Any]:
+    """Five networks of 256-128-64, Adam 1e-3, batches of 32, 20 epochs (as 5th place)."""
+    from sklearn.neural_network import MLPClassifier
+
+    settings = {"learning_rate_init": 1e-3, "batch_size": 32, "max_iter": MLP_EPOCHS}
+    seeds = [derive_seed(seed, i) for i in range(MLP_SEEDS)]
+    return [MLPClassifier((256, 128, 64), random_state=s, **settings) for s in seeds]
+
+
+def _fitted(models: list[Any], x: FloatArray, y: FloatArray, unseen: FloatArray) -> FloatArray:
+    """Mean probabilities (n, 8) of some models of scikit-learn on standardized columns."""
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    probs = np.tile(y.mean(axis=0), (len(unseen), 1))
-    for j in np.flatnonzero((y.min(axis=0) == 0.0) & (y.max(axis=0) == 1.0)):
-        model: Any = make_pipeline(StandardScaler(), LogisticRegression(C=LOGISTIC_C))
-        probs[:, j] = model.fit(x, y[:, j]).predict_proba(unseen)[:, 1]
-    return probs
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # epochs are few by intent, a target may have one class
+        fitted = [make_pipeline(StandardScaler(), m).fit(x, y.astype(np.int64)) for m in models]
+    mean: FloatArray = np.mean([m.predict_proba(unseen) for m in fitted], axis=0)
+    return mean
 
 
-def _fit_mlp(x: FloatArray, y: FloatArray, unseen: FloatArray, seed: int) -> FloatArray:
-    """Mean of five 256-128-64 networks, Adam 1e-3, batches of 32, 20 epochs (as 5th place)."""
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.neural_network import MLPClassifier
-
-    mean, scale = x.mean(axis=0), np.maximum(x.std(axis=0), 1e-6)
-    total = np.zeros((len(unseen), y.shape[1]))
-    for i in range(MLP_SEEDS):
-        network: Any = MLPClassifier(
-            (256, 128, 64),
-            learning_rate_init=1e-3,
-            batch_size=min(32, len(x)),
-            max_iter=MLP_EPOCHS,
-            random_state=derive_seed(seed, i),
-        )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            network.fit((x - mean) / scale, y.astype(np.int64))
-        total += network.predict_proba((unseen - mean) / scale)
-    return total / MLP_SEEDS
-
-
-BASELINES = {LOGISTIC: (_logistic_inputs, _fit_logistic), MLP: (_fifth_place_inputs, _fit_mlp)}
+BASELINES = {LOGISTIC: (_logistic_inputs, _logistic), MLP: (_fifth_place_inputs, _networks)}
 
 
 def fitted_baselines(
@@ -133,10 +127,10 @@ def fitted_baselines(
         fold, splits = pd.Series(-1, index=np.unique(test.study_uid)), [("test", ..., ...)]
     models = {}
     with one_blas_thread():
-        for model, (inputs, fit) in BASELINES.items():
+        for model, (inputs, make) in BASELINES.items():
             x, new = inputs(table), inputs(test)
             models[model] = np.zeros((test.n, len(TARGETS)))
             for k, train, held in tqdm(splits, desc=model, unit="fold"):
-                found = fit(x[train], y[train], new[held], derive_seed(seed, model, k))
+                found = _fitted(make(derive_seed(seed, model, k)), x[train], y[train], new[held])
                 models[model][held] = metric_odds(found, y[train], form)
     return all_predictions(test.study_uid, models, fold)

@@ -1,9 +1,8 @@
-"""Two pictures of the out-of-fold scores, for people who would rather look than read.
+"""A picture of the out-of-fold probabilities, for people who would rather look than read.
 
-In: contract `predictions`, labels, the score table. Out: `calibration.png`, `levels.png`. Example::
+In: contract `predictions`, labels. Out: `calibration.png`. Example::
 
     draw_calibration(predictions, labels, ["mean_of_members", "stack"], Path("calibration.png"))
-    draw_levels(scores, ["mean_of_members", "stack"], Path("levels.png"))
 
 matplotlib is imported inside: the kernel never draws.
 """
@@ -19,7 +18,6 @@ from cspine_kit.core.anatomy import LEVELS, OVERALL, TARGETS
 from cspine_kit.core.numbers import FloatArray
 from cspine_kit.core.runs import publish
 from cspine_kit.stack.scores.baselines import wide_predictions
-from cspine_kit.stack.scores.table import FORMS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,16 +49,12 @@ def reliability(y: FloatArray, p: FloatArray) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["predicted", "observed", "low", "high", "count"])
 
 
-def _save(figure: "Figure", path: Path) -> None:
-    with publish(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
-
-
 def draw_calibration(
     predictions: pd.DataFrame, labels: pd.DataFrame, models: Sequence[str], path: Path
 ) -> None:
     """`calibration_sheet` as a PNG."""
-    _save(calibration_sheet(predictions, labels, models), path)
+    with publish(path) as temporary:
+        calibration_sheet(predictions, labels, models).savefig(temporary, format="png", dpi=120)
 
 
 def calibration_sheet(
@@ -101,36 +95,3 @@ def calibration_sheet(
         "dashed: least loss in form B"
     )
     return figure
-
-
-def draw_levels(scores: pd.DataFrame, models: Sequence[str], path: Path) -> None:
-    """AUC per level and of the patient, and both forms of the metric, model beside model.
-
-    Args:
-        scores: of `score_table`.
-        models, path: as in `draw_calibration`.
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 4.6), layout="constrained")
-    by_model = scores.set_index("model")
-    left, right = figure.subplots(1, 2, width_ratios=[3, 1])
-    targets, width = [*LEVELS, OVERALL], 0.8 / len(models)
-    for i, (model, color) in enumerate(zip(models, COLORS[-len(models) :], strict=True)):
-        row, shift = by_model.loc[model], (i - (len(models) - 1) / 2) * width
-        auc = [row[f"auc_{t}"] for t in targets]
-        left.bar(np.arange(len(targets)) + shift, auc, width, color=color, label=model)
-        loss = [row[form] for form in FORMS]
-        ends = np.array([[row[f"{form}_{end}"] for form in FORMS] for end in ("low", "high")])
-        style = {"color": color, "capsize": 2}
-        right.bar(np.arange(2) + shift, loss, width, yerr=np.abs(ends - loss), **style)
-    left.axhline(0.5, color="black", linewidth=0.8, linestyle=":")
-    left.set_xticks(range(len(targets)), [*LEVELS, "patient"])
-    left.set(ylim=(0.4, 1.0), title="AUC out-of-fold (dotted: chance; higher is better)")
-    figure.legend(loc="outside lower center", ncols=len(models), frameon=False)
-    right.set_xticks(range(2), ["A per exam", "B global"])
-    right.set_title("metric, 95 % (lower is better)", fontsize="medium")
-    for axes in (left, right):
-        axes.grid(axis="y", alpha=0.25)
-        axes.set_axisbelow(True)
-    _save(figure, path)

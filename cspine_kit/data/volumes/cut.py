@@ -50,7 +50,7 @@ class Cut:
 
 @dataclass(frozen=True)
 class Sight:
-    """What the members look at: the side of the largest square, and how far stacks reach along z.
+    """What the members look at: the side of the largest square, and how far they reach along z.
 
     Attributes:
         field_mm: side of the square around the path of the spine.
@@ -65,8 +65,8 @@ class Sight:
         """Of all members of a config together."""
         members = config.members.values()
         return cls(
-            max(member.field_mm for member in members),
-            max(member.stack_step_mm * (member.in_chans // 2) for member in members),
+            max(member.side_mm for member in members),
+            max(member.reach_mm for member in members),
         )
 
 

@@ -1,39 +1,67 @@
-"""A backbone and named linear heads: the network of every kind that looks at one stack at a time.
+"""A backbone and what stands on it: the base of every network, and the one that judges one stack.
 
 In: a `ModelConfig` and head widths. Out: a module from uint8 stacks to a dict of head outputs.
 Example::
 
-    model = SliceModel(config.model, {"visible": 7, "box": 4}, pretrained=False)
-    model(torch.zeros(2, 3, 64, 64, dtype=torch.uint8))["box"].shape     # (2, 4)
+    model = SliceModel(config.vertebra, {"visible": 7, "box": 4}, pretrained=False)
+    model(torch.zeros(2, 1, 5, 64, 64, dtype=torch.uint8))["box"].shape     # (2, 4)
 """
+
+from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import nn
 
-from cspine_kit.core.config import ModelConfig
 from cspine_kit.vision.nets.backbone import create_backbone
 
 PIXEL_MEAN, PIXEL_STD = 0.449, 0.226
 """ImageNet statistics averaged over color channels, for any number of channels."""
 
 
-class SliceModel(nn.Module):
-    """Backbone, dropout and one linear layer per head."""
+class Network(nn.Module, ABC):
+    """A backbone that looks at every patch of a unit, and `heads` that judge what it found.
 
-    def __init__(self, config: ModelConfig, heads: dict[str, int], *, pretrained: bool) -> None:
+    Attributes:
+        config: its section of the config.
+        widths: of its heads, as its task names them.
+        heads: everything behind the backbone.
+    """
+
+    heads: nn.Module
+
+    def __init__(self, config: Any, heads: dict[str, int], *, pretrained: bool) -> None:
         super().__init__()
         self.config = config
         self.widths = dict(heads)
-        self.backbone, width = create_backbone(config, pretrained=pretrained)
+        self.backbone, self.width = create_backbone(config, pretrained=pretrained)
         self.drop = nn.Dropout(config.drop_rate)
-        self.heads = nn.ModuleDict({name: nn.Linear(width, n) for name, n in heads.items()})
+
+    def features(self, stack: torch.Tensor) -> torch.Tensor:
+        """Map units (b, patches, channels, h, w) in 0..255 to (b, patches, features)."""
+        dtype = next(self.parameters()).dtype
+        pixels = (stack.flatten(0, 1).to(dtype) / 255.0 - PIXEL_MEAN) / PIXEL_STD
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        found: torch.Tensor = self.drop(self.backbone(pixels))
+        return found.reshape(*stack.shape[:2], -1)
+
+    @abstractmethod
+    def forward(self, stack: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Map units (b, patches, channels, h, w) in 0..255 to head outputs, (b, ...) each."""
+
+
+class SliceModel(Network):
+    """Backbone, dropout and one linear layer per head; a unit is one patch."""
+
+    def __init__(self, config: Any, heads: dict[str, int], *, pretrained: bool) -> None:
+        super().__init__(config, heads, pretrained=pretrained)
+        self.heads: nn.ModuleDict = nn.ModuleDict(
+            {name: nn.Linear(self.width, n) for name, n in heads.items()}
+        )
 
     def forward(self, stack: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Map stacks (b, channels, h, w) in 0..255 to {head: (b, width)} logits or shares."""
-        dtype = next(self.parameters()).dtype
-        pixels = (stack.to(dtype) / 255.0 - PIXEL_MEAN) / PIXEL_STD
-        pixels = pixels.contiguous(memory_format=torch.channels_last)
-        features = self.drop(self.backbone(pixels))
+        """Map units (b, 1, channels, h, w) in 0..255 to {head: (b, width)} logits or shares."""
+        features = self.features(stack).squeeze(1)
         outputs = {name: head(features) for name, head in self.heads.items()}
         if "any_fracture" in outputs:
             # A break looks alike at every level: one shared score learns from all of them, where

@@ -8,6 +8,7 @@ In: its section of the config. Out: what is seen, learned and said. Example::
     task.heads["fracture"], len(view)                 # 7, ...
 """
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -19,7 +20,7 @@ from cspine_kit.core.anatomy import AXIAL, LEVELS, TARGETS
 from cspine_kit.core.config import SlicesConfig
 from cspine_kit.core.errors import StudyError
 from cspine_kit.core.metric import auc, metric
-from cspine_kit.core.numbers import FloatArray, noisy_or, sigmoid
+from cspine_kit.core.numbers import FloatArray, IntArray, noisy_or, sigmoid
 from cspine_kit.core.tables import FRACTURE_COLUMNS, MASK_COLUMNS, VERTEBRA_COLUMNS
 from cspine_kit.data.spine import shows_spine, spine_centers
 from cspine_kit.data.volumes.volume import Volume
@@ -60,9 +61,25 @@ class SlicesTask(Task):
         "fracture" (n, 7), the study's labels."""
         broken = lesson.label[list(LEVELS)].to_numpy(dtype=np.float32)
         return {
-            "visible": _visibility(view, lesson),
+            "visible": shown_levels(view, lesson),
             "fracture": np.tile(broken, (len(view), 1)),
         }
+
+    def draw(self, views: Sequence[StudyView], generator: np.random.Generator) -> list[IntArray]:
+        """Up to `slices_per_study` slices of every study.
+
+        Of a fractured study, `fractured_share` of them are first taken from slices that show a
+        fractured level.
+        """
+        chosen = []
+        for view in views:
+            order = generator.permutation(len(view))
+            shown = (view.targets["visible"] * view.targets["fracture"]).max(axis=1)[order] > 0.5
+            reserved = round(self.config.slices_per_study * self.config.fractured_share)
+            first = np.flatnonzero(shown)[:reserved]
+            order = np.concatenate([order[first], np.delete(order, first)])
+            chosen.append(order[: self.config.slices_per_study])
+        return chosen
 
     def losses(self, outputs: Batch, batch: Batch) -> dict[str, Term]:
         """See `Task`."""
@@ -99,7 +116,9 @@ class SlicesTask(Task):
         return pd.concat([pd.DataFrame(place), rows], axis=1)
 
 
-def _visibility(view: StudyView, lesson: Lesson) -> NDArray[np.float32]:
+def shown_levels(view: StudyView, lesson: Lesson) -> NDArray[np.float32]:
+    """(patches, 7): which levels axial patches show, from the mask where there is one, else the
+    vertebra model's probability."""
     masks = native_rows(view, lesson.slices)[list(MASK_COLUMNS)].to_numpy(dtype=np.float64)
     if lesson.rows is None or not np.isnan(masks).any():
         return (masks > 0).astype(np.float32)

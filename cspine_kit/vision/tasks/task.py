@@ -12,6 +12,7 @@ To add a kind: its class here, its section in `core.config`, its line in `tasks.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -21,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from cspine_kit.core.config import ModelConfig
-from cspine_kit.core.numbers import FloatArray
+from cspine_kit.core.numbers import FloatArray, IntArray
 from cspine_kit.data.volumes.volume import Volume
 from cspine_kit.vision.views import StudyView
 
@@ -30,7 +31,7 @@ Term = tuple[torch.Tensor, torch.Tensor]
 """A part of a loss: a sum over a batch, and what it is to be divided by."""
 
 Outputs = dict[str, FloatArray]
-"""Of every head, (n, width)."""
+"""Of every head, a row for each unit."""
 
 Targets = dict[str, NDArray[np.float32]]
 
@@ -59,6 +60,7 @@ class Task(ABC):
         grid: which volume of a study it looks at.
         heads: widths of the network's heads.
         sided: True where a head speaks of left and right, so that a mirrored image is another one.
+        tables: further tables that it fills, where it judges more than slices (`SCORES`).
         rows_version: raised when the same network would give other rows of the same volume: another
             choice or cut of patches, other means over views.
         config: the network.
@@ -68,6 +70,7 @@ class Task(ABC):
     grid: ClassVar[Grid]
     heads: ClassVar[dict[str, int]]
     sided: ClassVar[bool]
+    tables: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, config: ModelConfig) -> None:
         self.config = config
@@ -76,6 +79,7 @@ class Task(ABC):
     def sight(self) -> str:
         """Equal for networks that see the same patches of every study."""
         seen = {"in_chans", "stack_step_mm", "slice_step_mm", "field_mm", "size_px", "windows"}
+        seen |= {"plane", "slices_per_level"}
         return f"{type(self).__name__} {self.config.model_dump_json(include=seen)}"
 
     @abstractmethod
@@ -93,7 +97,16 @@ class Task(ABC):
 
     @abstractmethod
     def targets(self, view: StudyView, lesson: Lesson) -> Targets:
-        """What is to be learned, an array for each target with a row for each patch."""
+        """What is to be learned, an array for each target with a row for each unit."""
+
+    @abstractmethod
+    def draw(self, views: Sequence[StudyView], generator: np.random.Generator) -> list[IntArray]:
+        """Units of each study that an epoch of a training shows; as many in every epoch."""
+
+    def blank(self, batch: Batch) -> Batch:
+        """Outputs that say nothing: from them the weights of the losses are known."""
+        some = next(iter(batch.values()))
+        return {n: torch.zeros(len(some), w, device=some.device) for n, w in self.heads.items()}
 
     @abstractmethod
     def losses(self, outputs: Batch, batch: Batch) -> dict[str, Term]:
@@ -110,7 +123,7 @@ class Task(ABC):
         """What the network is worth on studies it has not learned from.
 
         Args:
-            outputs: of every head, (n, width).
+            outputs: of every head, a row for each unit.
             targets: of the same rows.
             study: (n,) which study a row belongs to.
         """
@@ -118,3 +131,18 @@ class Task(ABC):
     @abstractmethod
     def rows(self, view: StudyView, outputs: Outputs) -> pd.DataFrame:
         """A study's rows of the table that this kind fills, without its name and folds."""
+
+    def scores(self, view: StudyView, outputs: Outputs) -> dict[str, pd.DataFrame]:
+        """A study's rows of each of `tables`."""
+        return {}
+
+
+SCORES = ("oof_levels", "oof_studies")
+"""Tables in which members speak of more than slices."""
+
+
+def some_of_each(
+    views: Sequence[StudyView], count: int, generator: np.random.Generator
+) -> list[IntArray]:
+    """Up to `count` units of every study, at random."""
+    return [generator.permutation(len(view))[:count] for view in views]

@@ -131,6 +131,7 @@ class LevelsTask(Task):
         found = {
             f"auc_{name}": auc(broken[level == k], logits[level == k])
             for k, name in enumerate(LEVELS)
+            if (level == k).any()
         }
         return {**found, "auc_level": auc(broken, logits)}
 

@@ -17,7 +17,7 @@ import torch
 from torch.nn import functional as F
 
 from cspine_kit.core.anatomy import N_LEVELS
-from cspine_kit.core.config import LevelsConfig, ModelConfig, StudyConfig
+from cspine_kit.core.config import LevelsConfig, ModelConfig, SlicesConfig, StudyConfig
 
 
 def _uniform(n: int, reach: float, generator: torch.Generator) -> torch.Tensor:
@@ -27,7 +27,7 @@ def _uniform(n: int, reach: float, generator: torch.Generator) -> torch.Tensor:
 
 def is_sagittal(config: ModelConfig) -> bool:
     """True where left and right lie along the normal of a network's planes."""
-    return isinstance(config, LevelsConfig) and config.plane == "sagittal"
+    return isinstance(config, SlicesConfig | LevelsConfig) and config.plane == "sagittal"
 
 
 def mirrored(stack: torch.Tensor, config: ModelConfig) -> torch.Tensor:
@@ -43,7 +43,7 @@ def mirrored_outputs(
     outputs: dict[str, torch.Tensor], config: ModelConfig
 ) -> dict[str, torch.Tensor]:
     """What a network says of mirrored units, in the order of the units as they were."""
-    if not is_sagittal(config):
+    if not (is_sagittal(config) and isinstance(config, LevelsConfig)):
         return outputs
     turned = {name: _backward(outputs[name], config) for name in ("slice", "visible")}
     return {**outputs, **turned}

@@ -18,8 +18,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cspine_kit.core.anatomy import LEVELS
-from cspine_kit.core.config import LevelsConfig, ModelConfig
+from cspine_kit.core.config import LevelsConfig, ModelConfig, SlicesConfig
 from cspine_kit.core.numbers import FloatArray, IntArray
+from cspine_kit.data.spine import neck_middle
 from cspine_kit.data.volumes.curve import Grey
 from cspine_kit.data.volumes.patch import Patch, Plane, draw, parallel
 from cspine_kit.data.volumes.volume import Volume, nearest_slices
@@ -108,6 +109,30 @@ def study_view(
         for z, (y, x) in zip(volume.z_mm[indices], centers_mm, strict=True)
     ]
     return StudyView(volume, indices, patches)
+
+
+def standing_view(
+    volume: Volume, levels: pd.DataFrame, config: SlicesConfig, *, stride: int
+) -> StudyView:
+    """Sagittal or coronal patches around the middle of C1 to C7, a step apart.
+
+    Args:
+        volume: the study.
+        levels: its seven levels.
+        config: of the network.
+        stride: steps between patches.
+    """
+    step = config.slice_step_mm * stride
+    across = parallel(2 * int(config.across_mm // step) + 1, step)
+    z, (y, x) = neck_middle(levels), levels[list(CENTER_COLUMNS[1:])].mean()
+    field_mm, size_px = (config.field_mm,) * 2, (config.size_px,) * 2
+    planes = parallel(config.in_chans, config.stack_step_mm)
+    middle = (z, float(y), float(x))
+    patches = [
+        Patch(config.plane, middle, field_mm, size_px, tuple(offset + p for p in planes))
+        for offset in across
+    ]
+    return StudyView(volume, np.zeros(0, np.int64), patches)
 
 
 def level_view(

@@ -17,7 +17,8 @@ from cspine_kit.vision.nets.kinds import build_net
 from cspine_kit.vision.nets.store import load_model, save_model
 from cspine_kit.vision.predict import predict
 from cspine_kit.vision.tasks.kinds import task_of
-from cspine_kit.vision.tasks.levels import BODY_MM, UNSEEN
+from cspine_kit.vision.tasks.levels import UNSEEN
+from cspine_kit.vision.tasks.shown import BODY_MM
 from cspine_kit.vision.tasks.task import Lesson
 from cspine_kit.vision.training.loop import train_model
 from cspine_kit.vision.training.losses import batch_weights, loss_of

@@ -14,8 +14,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, model_validator
 
-from cspine_kit.core.anatomy import N_LEVELS
+from cspine_kit.core.anatomy import AXIAL, N_LEVELS
 from cspine_kit.core.config.section import Count, NotNegative, Positive, Section, Share
+
+Plane = Literal["axial", "sagittal", "coronal"]
 
 
 class AugmentConfig(Section):
@@ -69,6 +71,11 @@ class ModelConfig(Section):
     def reach_mm(self) -> float:
         """How far it looks above and below the places that it judges."""
         return self.stack_mm
+
+    @property
+    def neck_mm(self) -> float:
+        """How far along z it looks around the middle of the neck, in all."""
+        return 0.0
 
     @property
     def side_mm(self) -> float:
@@ -125,11 +132,33 @@ class MemberConfig(ModelConfig):
 
 
 class SlicesConfig(MemberConfig):
-    """A member that scores axial slices."""
+    """A member that scores slices of one plane."""
 
     kind: Literal["slices"] = "slices"
+    plane: Plane
+    across_mm: NotNegative
     slices_per_study: Count
     fractured_share: Share
+
+    @property
+    def reach_mm(self) -> float:
+        """How far it looks above and below the places that it judges."""
+        return self.stack_mm if self.plane == AXIAL else 0.0
+
+    @property
+    def neck_mm(self) -> float:
+        """How far along z it looks around the middle of the neck, in all."""
+        return 0.0 if self.plane == AXIAL else self.field_mm
+
+    @property
+    def side_mm(self) -> float:
+        """Side of the axial square around the spine that it sees."""
+        across = 0.0 if self.plane == AXIAL else 2 * (self.across_mm + self.stack_mm)
+        return max(self.field_mm, across)
+
+    def shown(self, length_mm: float) -> float:
+        """Patches of a study that it is asked about, along a length of the scan."""
+        return (length_mm if self.plane == AXIAL else 2 * self.across_mm) / self.slice_step_mm
 
     @property
     def drawn(self) -> float:
@@ -141,7 +170,7 @@ class LevelsConfig(MemberConfig):
     """A member that scores one vertebra from several stacks around its center."""
 
     kind: Literal["levels"] = "levels"
-    plane: Literal["axial", "sagittal", "coronal"]
+    plane: Plane
     slices_per_level: Count
     sequence: Literal["gru", "attention", "none"]
     hidden: Annotated[int, Field(ge=8, multiple_of=8)]
@@ -156,12 +185,12 @@ class LevelsConfig(MemberConfig):
     @property
     def reach_mm(self) -> float:
         """How far it looks above and below the places that it judges."""
-        return self.spread_mm + self.stack_mm if self.plane == "axial" else self.field_mm / 2
+        return self.spread_mm + self.stack_mm if self.plane == AXIAL else self.field_mm / 2
 
     @property
     def side_mm(self) -> float:
         """Side of the axial square around the spine that it sees."""
-        across = 0.0 if self.plane == "axial" else 2 * (self.spread_mm + self.stack_mm)
+        across = 0.0 if self.plane == AXIAL else 2 * (self.spread_mm + self.stack_mm)
         return max(self.field_mm, across)
 
     def shown(self, length_mm: float) -> float:

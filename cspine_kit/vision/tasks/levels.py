@@ -34,14 +34,10 @@ from cspine_kit.core.errors import StudyError
 from cspine_kit.core.metric import auc, metric
 from cspine_kit.core.numbers import FloatArray, IntArray, sigmoid
 from cspine_kit.core.tables import FRACTURE_COLUMNS, VERTEBRA_COLUMNS
-from cspine_kit.data.volumes.patch import draw_mask
 from cspine_kit.data.volumes.volume import Volume
-from cspine_kit.vision.tasks.slices import shown_levels
+from cspine_kit.vision.tasks.shown import shown_levels
 from cspine_kit.vision.tasks.task import Batch, Grid, Lesson, Outputs, Targets, Task, Term
 from cspine_kit.vision.views import StudyView, level_view
-
-BODY_MM = 12.0
-"""To this side of its center a vertebra is sure to be seen on standing planes."""
 
 UNSEEN = -6.0
 """Logit of a level's visibility beyond the stacks that looked at it."""
@@ -75,11 +71,12 @@ class LevelsTask(Task):
         n = len(view)
         broken = lesson.label[list(LEVELS)].to_numpy(dtype=np.float32)
         overall = np.full((n, 1), lesson.label[OVERALL], np.float32)
-        shown = _shown(view, lesson) if view.plane == AXIAL else _shown_standing(view)
+        own = np.repeat(np.arange(N_LEVELS), len(view.patches) // N_LEVELS)
+        shown = shown_levels(view, lesson)[np.arange(len(own)), own]
         return {
             "fracture": broken.reshape(n, -1),
             "overall": overall,
-            "visible": shown.reshape(n, -1).astype(np.float32),
+            "visible": shown.reshape(n, -1),
             "level": np.arange(N_LEVELS, dtype=np.float32).reshape(n, -1),
         }
 
@@ -219,22 +216,3 @@ def _slice_rows(place: dict[str, object], shown: FloatArray, broken: FloatArray)
         np.column_stack([shown, broken]), columns=[*VERTEBRA_COLUMNS, *FRACTURE_COLUMNS]
     )
     return pd.concat([pd.DataFrame(place), logits], axis=1)
-
-
-def _shown(view: StudyView, lesson: Lesson) -> FloatArray:
-    """(patches,): how far each axial patch shows the vertebra that it is of."""
-    own = np.repeat(np.arange(N_LEVELS), len(view.patches) // N_LEVELS)
-    return shown_levels(view, lesson)[np.arange(len(own)), own].astype(np.float64)
-
-
-def _shown_standing(view: StudyView) -> FloatArray:
-    """(patches,): 1 where the middle plane shows its vertebra, by the mask where there is one, else
-    close to the vertebra's middle; NaN where nobody knows."""
-    own = np.repeat(np.arange(N_LEVELS), len(view.patches) // N_LEVELS)
-    if view.volume.mask is None:
-        return np.where(np.abs(view.offsets_mm) <= BODY_MM, 1.0, np.nan)
-    shown = []
-    for patch, level in zip(view.patches, own, strict=True):
-        labels = draw_mask(view.volume, patch)
-        shown.append(float((labels[len(labels) // 2] == level + 1).any()))
-    return np.array(shown)

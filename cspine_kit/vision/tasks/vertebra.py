@@ -23,7 +23,8 @@ from cspine_kit.core.numbers import IntArray
 from cspine_kit.core.tables import MASK_COLUMNS, SPINE_BOX_COLUMNS, VERTEBRA_COLUMNS
 from cspine_kit.data.levels import decode_levels
 from cspine_kit.data.volumes.patch import from_shares
-from cspine_kit.data.volumes.volume import Volume, nearest_slices
+from cspine_kit.data.volumes.volume import Volume
+from cspine_kit.vision.tasks.shown import native_rows
 from cspine_kit.vision.tasks.task import (
     Batch,
     Grid,
@@ -45,11 +46,6 @@ def visible_term(outputs: Batch, batch: Batch, share: float = 1.0) -> Term:
     target = batch["visible"]
     loss = F.binary_cross_entropy_with_logits(outputs["visible"], target, reduction="sum")
     return share * loss, target.new_tensor(target.numel())
-
-
-def native_rows(view: StudyView, slices: pd.DataFrame) -> pd.DataFrame:
-    """Rows of the native slices next to those that a network sees."""
-    return slices.iloc[nearest_slices(slices["z_mm"].to_numpy(np.float64), view.at_mm)]
 
 
 class VertebraTask(Task):

@@ -75,7 +75,10 @@ def test_faults_name_file_key_and_nearest(tmp_path, change, said):
             "does nothing for kind 'levels', only for ['vertebra', 'slices']",
         ),
         ({"slices_per_study": 3}, "did you mean 'members.a.slices_per_level'"),
-        ({"slice_step_mm": 9}, "it looks 65.0 mm up and down"),
+        (
+            {"plane": "sagittal", "stack_step_mm": 30},
+            "breadth of 148.0 is larger than volumes.fine",
+        ),
         ({"plane": "axal"}, "members.a.plane: Input should be 'axial'"),
     ],
 )

@@ -71,9 +71,11 @@ class Config(Section):
             grid = "fine" if name in self.members else "coarse"
             most = volumes.fine.field_mm if name in self.members else volumes.coarse.field_mm
             if model.side_mm > most:
-                key = "field_mm" if model.side_mm == model.field_mm else "its stacks reach across"
+                what = (
+                    ".field_mm" if model.side_mm == model.field_mm else ": its planes' breadth of"
+                )
                 raise ValueError(
-                    f"{name}.{key} {model.side_mm} is larger than volumes.{grid}.field_mm {most}"
+                    f"{name}{what} {model.side_mm} is larger than volumes.{grid}.field_mm {most}"
                 )
         for name, member in self.members.items():
             if member.reach_mm > volumes.fine.margin_mm:

@@ -69,8 +69,13 @@ class ModelConfig(Section):
 
     @property
     def reach_mm(self) -> float:
-        """How far it looks above and below the places that it judges."""
+        """How far it looks above the highest level and below the lowest."""
         return self.stack_mm
+
+    @property
+    def around_mm(self) -> float:
+        """How far it looks above and below the centers of levels."""
+        return 0.0
 
     @property
     def neck_mm(self) -> float:
@@ -142,7 +147,7 @@ class SlicesConfig(MemberConfig):
 
     @property
     def reach_mm(self) -> float:
-        """How far it looks above and below the places that it judges."""
+        """How far it looks above the highest level and below the lowest."""
         return self.stack_mm if self.plane == AXIAL else 0.0
 
     @property
@@ -184,7 +189,12 @@ class LevelsConfig(MemberConfig):
 
     @property
     def reach_mm(self) -> float:
-        """How far it looks above and below the places that it judges."""
+        """How far it looks above the highest level and below the lowest."""
+        return 0.0
+
+    @property
+    def around_mm(self) -> float:
+        """How far it looks above and below the centers of levels."""
         return self.spread_mm + self.stack_mm if self.plane == AXIAL else self.field_mm / 2
 
     @property

@@ -56,11 +56,13 @@ class Sight:
     Attributes:
         field_mm: side of the square around the path of the spine.
         reach_mm: above the top of the highest level and below the bottom of the lowest.
-        neck_mm: along z around the middle of the neck.
+        around_mm: above the highest center of a level and below the lowest.
+        neck_mm: along z around the middle of the neck, in all.
     """
 
     field_mm: float
     reach_mm: float
+    around_mm: float = 0.0
     neck_mm: float = 0.0
 
     @classmethod
@@ -70,6 +72,7 @@ class Sight:
         return cls(
             max(member.side_mm for member in members),
             max(member.reach_mm for member in members),
+            max(member.around_mm for member in members),
             max(member.neck_mm for member in members),
         )
 
@@ -90,9 +93,10 @@ def _around(levels: pd.DataFrame, sight: Sight, lattice: Lattice, z_mm: FloatArr
     # A pixel more to each side: squares are drawn to whole pixels.
     half = sight.field_mm / 2 + np.array(lattice.spacing_mm)
     box = lattice.around(path.min(axis=0) - half, path.max(axis=0) + half)
-    middle, half_neck = neck_middle(levels), sight.neck_mm / 2
-    top = max(levels["z_top_mm"].max() + sight.reach_mm, middle + half_neck)
-    bottom = min(levels["z_bottom_mm"].min() - sight.reach_mm, middle - half_neck)
+    middle, half_neck, center = neck_middle(levels), sight.neck_mm / 2, levels["center_z_mm"]
+    tops = levels["z_top_mm"].max() + sight.reach_mm, center.max() + sight.around_mm
+    bottoms = levels["z_bottom_mm"].min() - sight.reach_mm, center.min() - sight.around_mm
+    top, bottom = max(*tops, middle + half_neck), min(*bottoms, middle - half_neck)
     # A slice more to each side: planes are those of the nearest slice.
     inside = np.flatnonzero((z_mm <= top) & (z_mm >= bottom))
     nearest = np.abs(z_mm - (top + bottom) / 2).argmin()

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from cspine_kit.core.anatomy import LEVELS
 from cspine_kit.core.config import LevelsConfig, ModelConfig, SlicesConfig
-from cspine_kit.core.numbers import FloatArray, IntArray
+from cspine_kit.core.numbers import BoolArray, FloatArray, IntArray
 from cspine_kit.data.spine import neck_middle
 from cspine_kit.data.volumes.curve import Grey
 from cspine_kit.data.volumes.patch import Patch, Plane, draw, parallel
@@ -53,6 +53,7 @@ class StudyView:
         indices: of its slices, one for each axial patch; none in other planes.
         patches: of the first unit, of the second, ...
         per_unit: patches of each unit.
+        present: (7,) which of C1..C7 the scan holds.
         targets: for training, an array for each target with a row for each unit.
     """
 
@@ -61,6 +62,7 @@ class StudyView:
     patches: list[Patch]
     targets: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     per_unit: int = 1
+    present: BoolArray = field(default_factory=lambda: np.ones(len(LEVELS), dtype=np.bool_))
 
     def __len__(self) -> int:
         return len(self.patches) // self.per_unit
@@ -140,6 +142,8 @@ def level_view(
 ) -> StudyView:
     """Stacks of every vertebra, spread around its center along the normal of the network's plane.
 
+    A vertebra that the scan does not hold is looked at where the nearest one is that it holds.
+
     Args:
         volume: the study.
         levels: its seven levels.
@@ -151,9 +155,11 @@ def level_view(
     planes = parallel(config.in_chans, config.stack_step_mm)
     count = -(-config.slices_per_level // stride)
     spread = np.linspace(config.spread_mm, -config.spread_mm, count) if count > 1 else [0.0]
-    ordered = levels.set_index("level").loc[list(LEVELS), list(CENTER_COLUMNS)]
+    ordered = levels.set_index("level").loc[list(LEVELS)]
+    present = ordered["present"].to_numpy(dtype=np.bool_)
+    centers = ordered[list(CENTER_COLUMNS)].to_numpy(np.float64)
     patches = []
-    for z, y, x in ordered.to_numpy(np.float64).tolist():
+    for z, y, x in centers[_nearest_present(present)].tolist():
         for offset in map(float, spread):
             if config.plane == "axial":
                 middle, offsets = (z + offset, y, x), planes
@@ -163,4 +169,12 @@ def level_view(
     at = np.array([patch.center_mm[0] for patch in patches])
     axial = config.plane == "axial"
     indices = nearest_slices(volume.z_mm, at) if axial else np.zeros(0, np.int64)
-    return StudyView(volume, indices, patches, per_unit=vertebrae * count)
+    return StudyView(volume, indices, patches, per_unit=vertebrae * count, present=present)
+
+
+def _nearest_present(present: BoolArray) -> IntArray:
+    """For each level itself, or the nearest one that is there; itself where none is."""
+    there = np.flatnonzero(present) if present.any() else np.arange(len(present))
+    gaps = np.abs(np.arange(len(present))[:, None] - there)
+    nearest: IntArray = there[gaps.argmin(axis=1)]
+    return nearest

@@ -47,7 +47,7 @@ def _levels():
     top = 90.0 - 10.0 * np.arange(N_LEVELS)
     place = {"z_top_mm": top, "z_bottom_mm": top - 10, "center_z_mm": top - 5}
     return pd.DataFrame(
-        {"level": LEVELS, **place, "center_y_mm": 38.0, "center_x_mm": 38.0, "confidence": 1.0}
+        {"level": LEVELS, "present": True, **place, "center_y_mm": 38.0, "center_x_mm": 38.0}
     )
 
 
@@ -101,6 +101,26 @@ def test_levels_in_any_order_are_seen_from_c1_down(small, levels, make_volume):
     task = task_of(small("levels"))
     usual, other = (task.view(make_volume(0), rows) for rows in (levels, levels[::-1]))
     assert usual.patches == other.patches
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_vertebra_out_of_the_scan_teaches_nothing_and_is_as_sound_as_the_soundest(
+    small, levels, make_volume, kind
+):
+    config, volume = small(kind, others_share=1.0), make_volume(0)
+    task = task_of(config)
+    away = levels.assign(present=levels["level"] != "C7")
+    view = task.view(volume, away)
+    view.targets = task.targets(view, lesson(volume, {"C7"}))
+    assert view.patches[18:] == view.patches[15:18]
+    assert view.targets["visible"].ravel()[18:].tolist() == [0, 0, 0]
+    drawn = StackDataset([view], config).draw(np.random.default_rng(0))
+    assert sorted(drawn) == (list(range(6)) if kind == "levels" else [0])
+    net = build_net(config, task.heads, pretrained=False).eval()
+    said = predict({0: net}, volume, away, 8)[0]
+    logits = said.scores["oof_levels"]["fracture"]
+    assert logits[6] == logits[:6].min()
+    assert said.require()["vertebra_C7"].max() <= UNSEEN
 
 
 def test_what_an_axial_stack_shows_is_its_own_vertebra(small, levels, make_volume):

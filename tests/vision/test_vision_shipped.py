@@ -48,6 +48,7 @@ def test_one_step_forward_and_backward(name, config):
     batch = {"stack": torch.randint(0, 255, shape, dtype=torch.uint8)}
     judged = 7 if config.kind == "slices" else vertebrae
     batch |= {"fracture": torch.eye(2, judged), "overall": torch.tensor([[1.0], [0.0]])}
+    batch["present"] = torch.ones(2, judged)
     seen = 7 if config.kind in ("slices", "vertebra") else stacks
     batch |= {"visible": torch.ones(2, seen), "box": torch.ones(2, 4), "box_weight": torch.ones(2)}
     outputs = net(batch.pop("stack"))

@@ -40,7 +40,7 @@ from cspine_kit.vision.tasks.task import Batch, Grid, Lesson, Outputs, Targets, 
 from cspine_kit.vision.views import StudyView, level_view
 
 UNSEEN = -6.0
-"""Logit of a level's visibility beyond the stacks that looked at it."""
+"""Logit of a level's visibility beyond the stacks that looked at it, and out of the scan."""
 
 
 class LevelsTask(Task):
@@ -67,25 +67,28 @@ class LevelsTask(Task):
 
     def targets(self, view: StudyView, lesson: Lesson) -> Targets:
         """ "fracture" (n, vertebrae), "overall" (n, 1), "visible" (n, patches), NaN where nobody
-        knows, and "level" (n, vertebrae), which of C1..C7 they are."""
+        knows, "level" (n, vertebrae), which of C1..C7 they are, and "present" (n, vertebrae)."""
         n = len(view)
         broken = lesson.label[list(LEVELS)].to_numpy(dtype=np.float32)
         overall = np.full((n, 1), lesson.label[OVERALL], np.float32)
         own = np.repeat(np.arange(N_LEVELS), len(view.patches) // N_LEVELS)
-        shown = shown_levels(view, lesson)[np.arange(len(own)), own]
+        shown = shown_levels(view, lesson)[np.arange(len(own)), own] * view.present[own]
         return {
             "fracture": broken.reshape(n, -1),
             "overall": overall,
             "visible": shown.reshape(n, -1),
             "level": np.arange(N_LEVELS, dtype=np.float32).reshape(n, -1),
+            "present": view.present.astype(np.float32).reshape(n, -1),
         }
 
     def draw(self, views: Sequence[StudyView], generator: np.random.Generator) -> list[IntArray]:
-        """Every fractured unit, and `others_share` of the others of all studies together."""
+        """Every fractured unit, and `others_share` of the others of all studies together; none of
+        vertebrae that a scan does not hold."""
         unit = np.concatenate([np.arange(len(view)) for view in views])
         study = np.repeat(np.arange(len(views)), [len(view) for view in views])
-        hurt = np.concatenate([self._hurt(view.targets) for view in views])
-        others = np.flatnonzero(~hurt)
+        there = np.concatenate([view.targets["present"].max(axis=1) > 0 for view in views])
+        hurt = np.concatenate([self._hurt(view.targets) for view in views]) & there
+        others = np.flatnonzero(~hurt & there)
         count = round(len(others) * self.config.others_share)
         shown = hurt.copy()
         shown[generator.permutation(others)[:count]] = True
@@ -107,14 +110,14 @@ class LevelsTask(Task):
         factor = target.new_tensor(config.positive_weight)
         each = target.repeat_interleave(visible.shape[1] // target.shape[1], dim=1)
         level = F.binary_cross_entropy_with_logits(
-            outputs["level"], target, pos_weight=factor, reduction="sum"
+            outputs["level"], target, pos_weight=factor, reduction="none"
         )
         stack = F.binary_cross_entropy_with_logits(
             outputs["slice"], each, pos_weight=factor, reduction="none"
         )
         seen = F.binary_cross_entropy_with_logits(outputs["visible"], visible, reduction="none")
         return {
-            "level": (level, target.new_tensor(target.numel())),
+            "level": ((level * batch["present"]).sum(), batch["present"].sum()),
             "slice": (config.slice_loss * (stack * visible).sum(), visible.sum()),
             "visible": (config.visible_loss * (seen * known).sum(), known.sum()),
         }
@@ -140,6 +143,7 @@ class LevelsTask(Task):
         """Table `oof_slices`: off the axial plane a row for each place across the vertebrae; in it
         one for each slice that a stack is centered on, in between linear in z."""
         shown, broken = (outputs[name].reshape(N_LEVELS, -1) for name in ("visible", "slice"))
+        shown = np.where(view.present[:, None], shown, np.minimum(shown, UNSEEN))
         if view.plane != AXIAL:
             n = shown.shape[1]
             place: dict[str, object] = {"plane": view.plane, "position": np.arange(n)}
@@ -160,8 +164,10 @@ class LevelsTask(Task):
         return _slice_rows(place, *found)
 
     def scores(self, view: StudyView, outputs: Outputs) -> dict[str, pd.DataFrame]:
-        """Table `oof_levels`."""
+        """Table `oof_levels`; a vertebra out of the scan is as sound as the soundest in it."""
         logits = self._judged(outputs).ravel()
+        lowest = logits[view.present].min() if view.present.any() else logits.min()
+        logits = np.where(view.present, logits, lowest)
         return {"oof_levels": pd.DataFrame({"level": LEVELS, "fracture": logits})}
 
 

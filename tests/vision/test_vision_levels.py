@@ -217,9 +217,8 @@ def test_rows_fit_their_tables_and_come_back_from_disk(small, levels, make_volum
     kind, plane, sequence = how
     config = small(kind, plane=plane, sequence=sequence)
     task, volume = task_of(config), make_volume(0)
-    net = build_net(config, task.heads, pretrained=False).eval()
-    save_model(net, tmp_path)
-    said = predict({0: net, 1: load_model(tmp_path)}, volume, levels, 8)
+    save_model(build_net(config, task.heads, pretrained=False), tmp_path)
+    said = predict({k: load_model(tmp_path) for k in (0, 1)}, volume, levels, 8)
     common = {"member": "a", "study_uid": volume.study_uid, "model_fold": 0, "fold": 0}
     tables = {"oof_slices": said[0].require(), **said[0].scores}
     assert set(tables) == {"oof_slices", *task.tables}

@@ -98,7 +98,7 @@ def augment_batch(
     """Flip, rotate, shift, scale, brightness, contrast and noise, each drawn anew per sample.
 
     Args:
-        batch: "stack" uint8 (b, patches, c, h, w) and targets; "box" moves with the stack.
+        batch: "stack" uint8 (b, patches, c, h, w) and targets; "box" and "mask" move with it.
         config: strengths, and the field that turns millimeters into shares.
         generator: of the batch's device.
         first: where this part lies in the batch that the numbers are drawn for ...
@@ -125,6 +125,11 @@ def augment_batch(
         noise = torch.randn(shape, generator=generator, device=generator.device)[part]
         value = value + noise * strength[:, None, None, None]
     changed = {**batch, "stack": value.clamp(0.0, 255.0).view(stack.shape)}
+    if "mask" in batch:
+        mask = batch["mask"].float()
+        if is_sagittal(config):
+            mask = torch.where(mirror[:, None, None, None], _backward(mask, config), mask)
+        changed["mask"] = F.grid_sample(mask, grid, padding_mode="zeros", align_corners=False)
     if "box" in batch:
         changed["box"] = move_boxes(batch["box"], affine)
     return changed

@@ -11,8 +11,10 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from cspine_kit.core.anatomy import N_LEVELS
 from cspine_kit.core.config import ModelConfig
-from cspine_kit.data.volumes.patch import to_shares
+from cspine_kit.data.volumes.patch import draw_mask, to_shares
+from cspine_kit.vision.nets.heads import MASK, learns_masks
 from cspine_kit.vision.tasks.kinds import task_of
 from cspine_kit.vision.views import StudyView
 
@@ -25,7 +27,8 @@ class StackDataset(Dataset[Sample]):
     A sample holds "stack" uint8 (patches, in_chans x windows, size, size) and the view's targets. A
     target
     "box" (y0, x0, y1, x1 in mm, NaN where there is none) becomes x0, y0, x1, y1 as shares of the
-    patch, and "box_weight" 0 or 1.
+    patch, and "box_weight" 0 or 1. Where masks are learned, "mask" (patches, size, size) and
+    "mask_weight" stand beside them.
     """
 
     def __init__(self, views: Sequence[StudyView], config: ModelConfig) -> None:
@@ -44,12 +47,25 @@ class StackDataset(Dataset[Sample]):
             name: torch.from_numpy(value[row : row + 1])[0] for name, value in view.targets.items()
         }
         sample["stack"] = torch.from_numpy(view.drawn(row, self.config.windows))
+        if learns_masks(self.config):
+            sample |= self._mask(view, row)
         if "box" in view.targets:
             box = self._box(view, row)
             known = torch.isfinite(box).all()
             sample["box"] = torch.where(known, box, torch.tensor([0.0, 0.0, 1.0, 1.0]))
             sample["box_weight"] = known.float()
         return sample
+
+    def _mask(self, view: StudyView, unit: int) -> Sample:
+        """Where C1 to C7 lie in the middle plane of each patch, and 0 or 1: is there a mask."""
+        shape = (view.per_unit, self.config.size_px, self.config.size_px)
+        shown = np.zeros(shape, np.uint8)
+        if view.volume.mask is not None:
+            for plane, patch in zip(shown, view.of_unit(unit), strict=True):
+                labels = draw_mask(view.volume, patch)[len(patch.offsets_mm) // 2]
+                plane[:] = (labels > 0) & (labels <= N_LEVELS)
+        known = torch.tensor(float(view.volume.mask is not None))
+        return {MASK: torch.from_numpy(shown), f"{MASK}_weight": known}
 
     def _box(self, view: StudyView, row: int) -> torch.Tensor:
         corners = view.targets["box"][row].reshape(2, 2)

@@ -87,10 +87,13 @@ class StudyView:
         """How far from its center the middle plane of each standing patch lies."""
         return np.array([patch.offsets_mm[len(patch.offsets_mm) // 2] for patch in self.patches])
 
+    def of_unit(self, unit: int) -> list[Patch]:
+        """Patches of one unit."""
+        return self.patches[unit * self.per_unit : (unit + 1) * self.per_unit]
+
     def drawn(self, unit: int, windows: Sequence[Sequence[float]]) -> Grey:
         """What a network sees of one unit, uint8 (patches, planes x windows, rows, cols)."""
-        own = self.patches[unit * self.per_unit : (unit + 1) * self.per_unit]
-        return np.stack([draw(self.volume, patch, windows) for patch in own])
+        return np.stack([draw(self.volume, patch, windows) for patch in self.of_unit(unit)])
 
 
 def study_view(

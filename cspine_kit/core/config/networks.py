@@ -133,6 +133,7 @@ class MemberConfig(ModelConfig):
 
     positive_weight: Positive
     visible_loss: NotNegative
+    mask_loss: NotNegative
     warm_start: bool
 
 

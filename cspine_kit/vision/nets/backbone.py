@@ -16,7 +16,7 @@ import torch
 import torchvision
 from torch import nn
 
-from cspine_kit.core.config import ModelConfig
+from cspine_kit.core.config import MemberConfig, ModelConfig
 from cspine_kit.core.errors import ConfigError, DataError
 
 BASIC_WIDTHS = (32, 64, 128, 256)
@@ -24,8 +24,30 @@ TINY_WIDTHS = (16, 32, 64, 96)
 IMAGENET_CLASSES = 1000
 
 
-class BasicCNN(nn.Module):
+class OwnCNN(nn.Module):
+    """Convolutions, and how their last map is pooled: the parts that timm's networks have too."""
+
+    num_features: int
+    features: nn.Sequential
+
+    def forward_features(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Map (b, in_chans, h, w) to the last feature map."""
+        found: torch.Tensor = self.features(pixels)
+        return found
+
+    def forward_head(self, found: torch.Tensor, pre_logits: bool = True) -> torch.Tensor:
+        """Pool a feature map."""
+        return found.mean(dim=(2, 3))
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Map (b, in_chans, h, w) to (b, features)."""
+        return self.forward_head(self.forward_features(pixels))
+
+
+class BasicCNN(OwnCNN):
     """Four blocks of two 3 x 3 convolutions, each at half the resolution, and a global mean."""
+
+    num_features = BASIC_WIDTHS[-1]
 
     def __init__(self, in_chans: int) -> None:
         super().__init__()
@@ -37,14 +59,11 @@ class BasicCNN(nn.Module):
                 in_chans = width
         self.features = nn.Sequential(*layers)
 
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Map (b, in_chans, h, w) to (b, 256)."""
-        features: torch.Tensor = self.features(pixels).mean(dim=(2, 3))
-        return features
 
-
-class TinyCNN(nn.Module):
+class TinyCNN(OwnCNN):
     """Four 3 x 3 convolutions down to an eighth; mean and maximum of what they find."""
+
+    num_features = TINY_WIDTHS[-1]
 
     def __init__(self, in_chans: int) -> None:
         super().__init__()
@@ -57,13 +76,12 @@ class TinyCNN(nn.Module):
             in_chans = width
         self.features = nn.Sequential(*layers)
 
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Map (b, in_chans, h, w) to (b, 192)."""
-        found: torch.Tensor = self.features(pixels)
+    def forward_head(self, found: torch.Tensor, pre_logits: bool = True) -> torch.Tensor:
+        """Mean and maximum, (b, 192)."""
         return torch.cat([found.mean(dim=(2, 3)), found.amax(dim=(2, 3))], dim=1)
 
 
-OWN: dict[str, tuple[Callable[[int], nn.Module], int]] = {
+OWN: dict[str, tuple[Callable[[int], OwnCNN], int]] = {
     "basic_cnn": (BasicCNN, BASIC_WIDTHS[-1]),
     "tiny_cnn": (TinyCNN, 2 * TINY_WIDTHS[-1]),
 }
@@ -128,8 +146,28 @@ def check_backbone(config: ModelConfig, place: str) -> None:
         raise ConfigError(
             f"{key}: {name!r} cannot take {' x '.join(map(str, shape[1:]))} px: {error}"
         ) from error
+    if isinstance(config, MemberConfig) and config.mask_loss > 0:
+        _check_map(config, place, shape)
     if features != (2, width):
         raise ConfigError(f"{key}: {name!r} gives {features[1:]} in place of {width} features")
+
+
+def _check_map(config: ModelConfig, place: str, shape: tuple[int, ...]) -> None:
+    """Refuse a backbone without a feature map on which a mask could be learned.
+
+    Raises:
+        ConfigError: names the key.
+    """
+    backbone: Any = create_backbone(config, pretrained=False)[0].to("meta").eval()
+    found: tuple[int, ...] = ()
+    if hasattr(backbone, "forward_features"):
+        with torch.inference_mode():
+            found = tuple(backbone.forward_features(torch.empty(shape, device="meta")).shape)
+    if len(found) != len(shape) or found[1] != backbone.num_features:
+        raise ConfigError(
+            f"{place}.mask_loss: {config.backbone!r} has no feature map on which a mask could be "
+            "learned; take one of timm's convolutional networks, or set it to 0"
+        )
 
 
 def _features(config: ModelConfig, shape: tuple[int, ...]) -> tuple[tuple[int, ...], int]:

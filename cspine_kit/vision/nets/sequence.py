@@ -112,7 +112,7 @@ class SequenceModel(Network):
         }
         if isinstance(config, StudyConfig):
             parts["study"] = StudyHead(config, 2 * hidden)
-        self.heads: nn.ModuleDict = nn.ModuleDict(parts)
+        self.heads.update(parts)
         self.per_unit = N_LEVELS if isinstance(config, StudyConfig) else 1
 
     def forward(self, stack: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -120,9 +120,10 @@ class SequenceModel(Network):
 
         Returns:
             "slice" and "visible" (b, vertebrae x stacks), "level" (b, vertebrae) and, of a study,
-            "study" (b, 8).
+            "study" (b, 8); in training, masks where they are learned.
         """
-        features: torch.Tensor = self.heads["read"](self.features(stack))
+        seen, masks = self.features(stack)
+        features: torch.Tensor = self.heads["read"](seen)
         b, vertebrae = len(stack), self.per_unit
         features = features.reshape(b * vertebrae, -1, features.shape[2])
         features = F.relu(self.heads["sequence"](features))
@@ -138,4 +139,4 @@ class SequenceModel(Network):
         if "study" in self.heads:
             each = pooled.reshape(b, vertebrae, -1)
             outputs["study"] = self.heads["study"](outputs["level"], each)
-        return outputs
+        return {**outputs, **masks}

@@ -35,8 +35,18 @@ from cspine_kit.core.metric import auc, metric
 from cspine_kit.core.numbers import FloatArray, IntArray, sigmoid
 from cspine_kit.core.tables import FRACTURE_COLUMNS, VERTEBRA_COLUMNS
 from cspine_kit.data.volumes.volume import Volume
+from cspine_kit.vision.nets.heads import MASK
 from cspine_kit.vision.tasks.shown import shown_levels
-from cspine_kit.vision.tasks.task import Batch, Grid, Lesson, Outputs, Targets, Task, Term
+from cspine_kit.vision.tasks.task import (
+    Batch,
+    Grid,
+    Lesson,
+    Outputs,
+    Targets,
+    Task,
+    Term,
+    mask_terms,
+)
 from cspine_kit.vision.views import StudyView, level_view
 
 UNSEEN = -6.0
@@ -100,7 +110,8 @@ class LevelsTask(Task):
     def blank(self, batch: Batch) -> Batch:
         """See `Task`."""
         level, shown = torch.zeros_like(batch["fracture"]), torch.zeros_like(batch["visible"])
-        return {"level": level, "slice": shown, "visible": shown}
+        mask = {name: batch[name].float() for name in (MASK,) if name in batch}
+        return {"level": level, "slice": shown, "visible": shown, **mask}
 
     def losses(self, outputs: Batch, batch: Batch) -> dict[str, Term]:
         """See `Task`."""
@@ -120,6 +131,7 @@ class LevelsTask(Task):
             "level": ((level * batch["present"]).sum(), batch["present"].sum()),
             "slice": (config.slice_loss * (stack * visible).sum(), visible.sum()),
             "visible": (config.visible_loss * (seen * known).sum(), known.sum()),
+            **mask_terms(outputs, batch, config.mask_loss),
         }
 
     def figures(

@@ -26,7 +26,16 @@ from cspine_kit.core.tables import FRACTURE_COLUMNS, VERTEBRA_COLUMNS
 from cspine_kit.data.spine import shows_spine, spine_centers
 from cspine_kit.data.volumes.volume import Volume
 from cspine_kit.vision.tasks.shown import shown_levels
-from cspine_kit.vision.tasks.task import Batch, Grid, Lesson, Outputs, Targets, Task, Term
+from cspine_kit.vision.tasks.task import (
+    Batch,
+    Grid,
+    Lesson,
+    Outputs,
+    Targets,
+    Task,
+    Term,
+    mask_terms,
+)
 from cspine_kit.vision.views import StudyView, spaced_slices, standing_view, study_view
 
 
@@ -98,6 +107,7 @@ class SlicesTask(Task):
         return {
             "fracture": ((loss * visible).sum(), visible.sum()),
             "visible": (self.config.visible_loss * (seen * known).sum(), known.sum()),
+            **mask_terms(outputs, batch, self.config.mask_loss),
         }
 
     def figures(

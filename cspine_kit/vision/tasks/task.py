@@ -20,10 +20,12 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from torch.nn import functional as F
 
 from cspine_kit.core.config import ModelConfig
 from cspine_kit.core.numbers import FloatArray, IntArray
 from cspine_kit.data.volumes.volume import Volume
+from cspine_kit.vision.nets.heads import MASK
 from cspine_kit.vision.views import StudyView
 
 Batch = dict[str, torch.Tensor]
@@ -106,7 +108,8 @@ class Task(ABC):
     def blank(self, batch: Batch) -> Batch:
         """Outputs that say nothing: from them the weights of the losses are known."""
         some = next(iter(batch.values()))
-        return {n: torch.zeros(len(some), w, device=some.device) for n, w in self.heads.items()}
+        said = {n: torch.zeros(len(some), w, device=some.device) for n, w in self.heads.items()}
+        return said | {name: batch[name].float() for name in (MASK,) if name in batch}
 
     @abstractmethod
     def losses(self, outputs: Batch, batch: Batch) -> dict[str, Term]:
@@ -135,6 +138,20 @@ class Task(ABC):
     def scores(self, view: StudyView, outputs: Outputs) -> dict[str, pd.DataFrame]:
         """A study's rows of each of `tables`."""
         return {}
+
+
+def mask_terms(outputs: Batch, batch: Batch, share: float) -> dict[str, Term]:
+    """Cross-entropy and Dice of each patch's mask at the resolution of the feature map; nothing
+    where masks are not learned, or not asked for as in validation."""
+    if MASK not in outputs or MASK not in batch:
+        return {}
+    logits, known = outputs[MASK], batch[f"{MASK}_weight"]
+    target = F.adaptive_avg_pool2d(batch[MASK].float(), (logits.shape[2], logits.shape[3]))
+    both = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(dim=(2, 3))
+    probs = torch.sigmoid(logits)
+    overlap = 2.0 * (probs * target).sum(dim=(2, 3)) + 1.0
+    both = both + 1.0 - overlap / ((probs + target).sum(dim=(2, 3)) + 1.0)
+    return {MASK: (share * (both.mean(dim=1) * known).sum(), known.sum())}
 
 
 SCORES = ("oof_levels", "oof_studies")

@@ -23,6 +23,7 @@ from cspine_kit.infer.manifest import open_bundle
 from cspine_kit.infer.run import run_kernel
 
 ROOT = Path(__file__).resolve().parents[1]
+OUT_OF_FOLD = ("oof_slices", "oof_levels", "oof_studies")
 HEARING = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -45,11 +46,12 @@ def stamps(folder: Path) -> dict[str, int]:
 def test_the_chain_leaves_what_the_contracts_say(run):
     tables = run / "oof" / "tiny" / "tables"
     oof = read_table(tables / "oof_slices.parquet", "oof_slices")
-    assert set(oof["member"]) == {"resnet", "efficientnet"}
+    assert set(oof["member"]) == {"resnet", "efficientnet", "seven"}
     assert oof["study_uid"].nunique() == 14
     levels = read_table(tables / "levels.parquet", "levels")
     assert (levels.groupby(["study_uid", "model_fold"]).size() == 7).all()
-    for name in ("studies", "slices", "coarse", "fine", "vertebra", "features", "predictions"):
+    tables_of = ("studies", "slices", "coarse", "fine", "vertebra", "features", "predictions")
+    for name in (*tables_of, "oof_levels", "oof_studies"):
         assert len(read_table(tables / f"{name}.parquet", name)), name
 
 
@@ -69,7 +71,7 @@ def test_results_name_every_model_and_the_ledger_has_one_row(run, capsys, monkey
     assert main(["score", *CONFIG]) == 0
     printed = capsys.readouterr().out
     table = pd.read_csv("submissions/tiny/results.csv").set_index("model")
-    expected = {"best_constant", "visibility_weighted_mean", "resnet", "efficientnet"}
+    expected = {"best_constant", "visibility_weighted_mean", "resnet", "efficientnet", "seven"}
     assert expected | {"mean_of_members", "stack"} <= set(table.index)
     assert all(model in printed for model in table.index)
     columns = ["per_exam", "per_exam_fold_mean", "per_exam_fold_std", "global"]
@@ -221,20 +223,27 @@ def test_a_damaged_weight_costs_its_model_and_says_why(run, bundle, tmp_path):
 
 
 def test_kernel_and_out_of_fold_run_agree(run, bundle, tmp_path):
-    """A training study through the kernel's path gives the very rows of the out-of-fold table."""
+    """A training study through the kernel's path gives the very rows of the out-of-fold tables."""
     tables = run / "oof" / "tiny" / "tables"
-    oof = read_table(tables / "oof_slices.parquet", "oof_slices")
-    uid = oof["study_uid"].iloc[0]
-    expected = oof[oof["study_uid"] == uid].reset_index(drop=True)
+    oof = {n: read_table(tables / f"{n}.parquet", n) for n in OUT_OF_FOLD}
+    uid = oof["oof_slices"]["study_uid"].iloc[0]
+    expected, *scores = (t[t["study_uid"] == uid].reset_index(drop=True) for t in oof.values())
     ensemble = Ensemble(open_bundle(bundle, tmp_path))
     folder = run / "competition" / "train_images" / uid
     volumes, _ = read_both(folder, ensemble.config.volumes, uid)
-    slices, _ = ensemble.tables(volumes, folder)
-    slices = slices[slices["model_fold"] == expected["fold"].iloc[0]]
+    slices, _, found = ensemble.tables(volumes, folder)
+    fold = expected["fold"].iloc[0]
+    slices = slices[slices["model_fold"] == fold]
     slices = slices.sort_values(["member", "position"], ignore_index=True)
     logits = [c for c in expected.columns if c.startswith(("vertebra_", "fracture_"))]
     assert slices["position"].tolist() == expected["position"].tolist()
     np.testing.assert_allclose(slices[logits], expected[logits], atol=1e-5)
+    for here, there, logit in zip(
+        (found.levels, found.studies), scores, ("fracture", "overall"), strict=True
+    ):
+        own = here[here["model_fold"] == fold]
+        assert len(own) == len(there) > 0
+        np.testing.assert_allclose(own[logit], there[logit], atol=1e-5)
 
 
 def test_submit_py_gives_the_kernels_rows(run, bundle, tmp_path):

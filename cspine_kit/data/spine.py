@@ -21,6 +21,11 @@ def spine_centers(levels: pd.DataFrame, z_mm: FloatArray) -> FloatArray:
     return np.column_stack(columns)
 
 
+def neck_middle(levels: pd.DataFrame) -> float:
+    """z half-way between the centers of the highest and the lowest level."""
+    return float(levels["center_z_mm"].max() + levels["center_z_mm"].min()) / 2
+
+
 def shows_spine(levels: pd.DataFrame, z_mm: FloatArray) -> BoolArray:
     """True for positions between the top of the highest level and the bottom of the lowest."""
     top, bottom = levels["z_top_mm"].max(), levels["z_bottom_mm"].min()

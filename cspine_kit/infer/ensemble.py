@@ -37,10 +37,11 @@ from cspine_kit.stack.fallback.headers import HeaderFallback
 from cspine_kit.stack.fallback.imputer import FILE as IMPUTER
 from cspine_kit.stack.fallback.imputer import Imputer
 from cspine_kit.stack.features.aggregate import aggregate
+from cspine_kit.stack.features.scores import MemberScores
 from cspine_kit.stack.model.stack import Stack
 from cspine_kit.stack.scores.baselines import MEAN_OF_MEMBERS, all_predictions, formulas
-from cspine_kit.vision.names import MODEL_FILE, VERTEBRA, WEIGHTS_FILE
-from cspine_kit.vision.nets.heads import SliceModel
+from cspine_kit.vision.names import MODEL_FILE, SLICES, VERTEBRA, WEIGHTS_FILE
+from cspine_kit.vision.nets.heads import Network
 from cspine_kit.vision.nets.store import load_model
 from cspine_kit.vision.predict import predict, set_device_threads
 from cspine_kit.vision.tasks.kinds import task_of
@@ -66,7 +67,7 @@ def chains_at(root: Path, config: Config) -> list[int]:
     return sorted(members & vertebra if vertebra else members)
 
 
-def _load_on(device: str, folder: Path) -> SliceModel:
+def _load_on(device: str, folder: Path) -> Network:
     return load_model(folder).to(device)
 
 
@@ -93,7 +94,7 @@ class Ensemble:
         self.stack = self._load("stack", lambda: Stack.load(root / "stack" / "models", noted))
         self.config: Config = load_config(root / "config.yaml")
         place = device or set_device_threads(self.config)
-        self.models: dict[tuple[str, int], SliceModel] = {}
+        self.models: dict[tuple[str, int], Network] = {}
         for name in (VERTEBRA, *self.config.members):
             for k in range(self.config.folds.n):
                 folder = root / "models" / name / f"fold_{k}"
@@ -123,7 +124,7 @@ class Ensemble:
             return None
 
     @property
-    def vertebra(self) -> list[SliceModel]:
+    def vertebra(self) -> list[Network]:
         """The vertebra models there are, by fold."""
         return [model for (name, _), model in self.models.items() if name == VERTEBRA]
 
@@ -241,13 +242,15 @@ class Ensemble:
 
     def _fold_rows(
         self, volume: Volume, levels: pd.DataFrame, *, fold: int, effort: Effort, trace: Trace
-    ) -> list[pd.DataFrame]:
-        """Slice rows of every member of one fold, those that did not run imputed.
+    ) -> dict[str, list[pd.DataFrame]]:
+        """Rows by table of every member of one fold: slices of those that did not run are imputed,
+        their scores are left to the stack's stand-ins.
 
         Empty where no member gave anything: the other folds may.
         """
         kernel = self.config.kernel
         found: dict[str, pd.DataFrame] = {}
+        tables: dict[str, list[pd.DataFrame]] = {}
         here = [name for name in self.config.members if (name, fold) in self.models]
         # Members that time would give up speak where those it would keep are not there.
         chosen = [name for name in here if name in effort.members] or here
@@ -259,13 +262,16 @@ class Ensemble:
             trace.spent(name, one.seconds)
             if one.rows is not None:
                 found[name] = one.rows
+                for table, scores in one.scores.items():
+                    tables.setdefault(table, []).append(scores.assign(member=name))
             elif one.error is not None:
                 trace.faults[f"{name} fold {fold}"] = cause_of(one.error)
         if not found:
-            return []
+            return {}
         missing = [name for name in self.config.members if name not in found]
         rows = {**found, **{name: self.imputer.rows(name, found) for name in missing}}
-        return [rows[name].assign(member=name) for name in self.config.members]
+        slices = [rows[name].assign(member=name) for name in self.config.members]
+        return {SLICES: slices, **tables}
 
     def tables(
         self,
@@ -273,8 +279,9 @@ class Ensemble:
         folder: Path,
         effort: Effort | None = None,
         trace: Trace | None = None,
-    ) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Slice rows of all members, and the levels, of one study (fold -1).
+    ) -> tuple[pd.DataFrame, pd.DataFrame, MemberScores]:
+        """Slice rows of all members, the levels, and what members say of more than slices, of one
+        study (fold -1).
 
         As many chains as the effort allows, the best first; one that fails is replaced by the next.
 
@@ -289,7 +296,7 @@ class Ensemble:
         """
         effort, trace = effort or self.efforts[0], trace or Trace()
         levels_of = self._levels_by_fold(volumes.coarse, folder, effort, trace)
-        slices: list[pd.DataFrame] = []
+        parts: dict[str, list[pd.DataFrame]] = {}
         levels: list[pd.DataFrame] = []
         for fold in self.chains:
             if len(levels) == effort.folds:
@@ -303,10 +310,12 @@ class Ensemble:
             if rows:
                 own = {"study_uid": volumes.study_uid, "model_fold": fold}
                 levels.append(found.assign(**own))
-                slices.extend(part.assign(**own, fold=-1) for part in rows)
-        if not slices:
+                for table, made in rows.items():
+                    parts.setdefault(table, []).extend(p.assign(**own, fold=-1) for p in made)
+        if not parts:
             raise StudyError(volumes.study_uid, "; ".join(dict.fromkeys(trace.faults.values())))
-        return pd.concat(slices, ignore_index=True), pd.concat(levels, ignore_index=True)
+        slices, all_levels = (pd.concat(p, ignore_index=True) for p in (parts.pop(SLICES), levels))
+        return slices, all_levels, MemberScores.of(parts)
 
     def _speak(self, features: pd.DataFrame) -> pd.DataFrame:
         """Rows of contract `predictions`: the stack's, or the fixed formulas where it is lost."""
@@ -324,9 +333,9 @@ class Ensemble:
             StudyError: nothing but headers can speak for this study.
         """
         trace = Trace()
-        slices, levels = self.tables(volumes, folder, effort, trace)
+        slices, levels, scores = self.tables(volumes, folder, effort, trace)
         with trace.stage("stack"):
-            features = aggregate(slices, levels)
+            features = aggregate(slices, levels, scores)
             if self.extras is not None:
                 features, _ = self.extras.add(features)
             table = self._speak(features)

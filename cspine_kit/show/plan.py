@@ -43,8 +43,8 @@ def _counts(config: Config) -> tuple[int, int, int, bool]:
 
 def _hours(model: ModelConfig, studies: int, coverage_mm: float, predicted: int) -> float:
     area = (model.size_px / BASE_PX) ** 2
-    trained = studies * model.slices_per_study * model.epochs
-    seen = predicted * coverage_mm / model.slice_step_mm
+    trained = studies * model.drawn * model.epochs
+    seen = predicted * model.shown(coverage_mm)
     return area * (trained / TRAIN_PER_S + seen / PREDICT_PER_S) / 3600.0
 
 

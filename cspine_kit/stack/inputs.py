@@ -6,7 +6,7 @@ name. Out: `Inputs`. Example::
 
     inputs = read_inputs(config.stack, paths)
     features = inputs.features(())                  # of all members
-    inputs.features(("wide",))                      # as if that member did not exist
+    inputs.features(("axial",))                     # as if that member did not exist
 
 A study that some member lacks is imputed from another member, and counted in `imputed`; one that no
 member has seen is in `labels` only.

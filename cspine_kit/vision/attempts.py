@@ -1,18 +1,18 @@
 """Rows of one fold model, one study at a time: each under its own key, and what fails is kept.
 
-In: studies, the key of each one's rows, a function that makes them. Out: a parquet file of rows,
-beside it `<name>.json` (keys by study) and the failures. Example::
+In: studies, the key of each one's rows, a function that makes them. Out: a parquet file of rows for
+each table, beside the first `<name>.json` (keys by study) and the failures. Example::
 
-    rows = Attempts("rows", "effnet", 0, Path("rows.parquet"), ("1.2",), key=lambda uid: "1")
+    rows = Attempts("rows", "effnet", 0, Path("slices.parquet"), ("1.2",), key=lambda uid: "1")
     if rows.todo():
-        rows.make(lambda uid: pd.DataFrame({"position": [0, 1]}), "effnet fold 0")
+        rows.make(lambda uid: {"slices": pd.DataFrame({"position": [0, 1]})}, "effnet fold 0")
     rows.frame()["position"].tolist()         # [0, 1]
 
 Only studies whose key changed are made again, and those that failed when their inputs change.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,10 +61,11 @@ class Attempts:
         stage: of its failures, a key of `core.failures.FILES`.
         member: the model's name.
         fold: k of fold model k.
-        file: parquet; its folder also holds the keys and the failures.
+        file: parquet, named after its table; its folder also holds the keys and the failures.
         uids: every study that is to have rows.
         key: of a study's rows: what they are made from.
         state: of what a failure may hang on besides, such as a damaged file that is mended.
+        others: further tables whose rows are made together with those of `file`.
     """
 
     stage: str
@@ -74,6 +75,7 @@ class Attempts:
     uids: tuple[str, ...]
     key: KeyOf
     state: KeyOf = lambda uid: ""
+    others: tuple[str, ...] = ()
 
     @property
     def _ledger(self) -> Path:
@@ -82,7 +84,14 @@ class Attempts:
     def _held(self) -> dict[str, str]:
         """Keys of all rows in the file; none where it was not written to its end."""
         held = dict(read_json(self._ledger)) if self._ledger.exists() else {}
-        return held if is_fresh(self.file, fingerprint(held)) else {}
+        key = fingerprint(held)
+        return held if all(is_fresh(file, key) for file in self._files.values()) else {}
+
+    @property
+    def _files(self) -> dict[str, Path]:
+        """Parquet file of each table, the first one first."""
+        others = {table: self.file.with_name(f"{table}.parquet") for table in self.others}
+        return {self.file.stem: self.file, **others}
 
     def content(self) -> dict[str, str]:
         """Keys of the studies whose rows are there and up to date."""
@@ -90,9 +99,9 @@ class Attempts:
         wanted = {uid: self.key(uid) for uid in self.uids}
         return {uid: key for uid, key in wanted.items() if held.get(uid) == key}
 
-    def frame(self) -> pd.DataFrame:
-        """Rows of the studies in `content`."""
-        rows = pd.read_parquet(self.file)
+    def frame(self, table: str | None = None) -> pd.DataFrame:
+        """Rows of the studies in `content`, of one table, by default the first."""
+        rows = pd.read_parquet(self._files[table or self.file.stem])
         return rows[rows["study_uid"].isin(set(self.content()))].reset_index(drop=True)
 
     def _whole_state(self, uid: str) -> str:
@@ -113,22 +122,24 @@ class Attempts:
         done = self.content().keys() | self._failed().keys()
         return [uid for uid in self.uids if uid not in done]
 
-    def make(self, make: Callable[[str], pd.DataFrame], title: str) -> None:
+    def make(self, make: Callable[[str], Mapping[str, pd.DataFrame]], title: str) -> None:
         """Make what is missing; a study that fails costs itself.
 
         Args:
-            make: a study's rows.
+            make: a study's rows of each table.
             title: of the progress bar.
 
         Raises:
             DataError: there are no rows at all.
         """
         todo, content, failed = self.todo(), self.content(), self._failed()
-        parts = [self.frame()] if content else []
+        files = self._files
+        parts = {table: [self.frame(table)] if content else [] for table in files}
         for uid in tqdm(todo, desc=title, unit="study", disable=is_worker()):
             report(f"{title}, study {uid}")
             try:
-                rows = make(uid)
+                made = make(uid)
+                found = {table: made[table] for table in files}
             except Exception as error:  # noqa: BLE001 - one bad study must cost only itself
                 failed[uid] = failure_of(
                     error,
@@ -139,15 +150,17 @@ class Attempts:
                     state=self._whole_state(uid),
                 )
                 continue
-            rows.insert(0, "study_uid", uid)
-            parts.append(rows)
+            for table, rows in found.items():
+                rows.insert(0, "study_uid", uid)
+                parts[table].append(rows)
             content[uid] = self.key(uid)
-        if not parts:
+        if not content:
             first = next((f.cause for f in failed.values()), "it was given no study")
             raise DataError(f"{title}: every study failed; the first: {first}")
-        joined = pd.concat(parts, ignore_index=True)
-        with publish(self.file, fingerprint(content)) as temporary:
-            joined.sort_values("study_uid", kind="stable").to_parquet(temporary, index=False)
+        for table, file in files.items():
+            joined = pd.concat(parts[table], ignore_index=True)
+            with publish(file, fingerprint(content)) as temporary:
+                joined.sort_values("study_uid", kind="stable").to_parquet(temporary, index=False)
         write_json(self._ledger, content)
         failures = [failed[uid] for uid in sorted(failed)]
         write_failures(self.file.with_name(FILES[self.stage]), failures, fingerprint(content))

@@ -1,13 +1,14 @@
 """Random changes of a training batch, on its device, so that stacks and spine boxes stay in step.
 
-In: a batch with "stack" uint8 (b, c, h, w) and optionally "box" (b, 4). Out: the same, changed.
-Example::
+In: a batch with "stack" uint8 (b, patches, c, h, w) and optionally "box" (b, 4). Out: the same,
+changed. Example::
 
-    batch = {"stack": torch.zeros(2, 3, 48, 48, dtype=torch.uint8)}
-    changed = augment_batch(batch, config.model, torch.Generator().manual_seed(1))
+    batch = {"stack": torch.zeros(2, 1, 3, 48, 48, dtype=torch.uint8)}
+    changed = augment_batch(batch, config.vertebra, torch.Generator().manual_seed(1))
 
-One affine resampling for the whole batch. Where several processes share a batch, each draws the
-numbers of the whole one and uses its part: what a stack looks like does not depend on who has it.
+All patches of a unit change alike. One affine resampling for the whole batch. Where several
+processes share a batch, each draws the numbers of the whole one and uses its part: what a stack
+looks like does not depend on who has it.
 """
 
 import math
@@ -15,7 +16,8 @@ import math
 import torch
 from torch.nn import functional as F
 
-from cspine_kit.core.config import ModelConfig
+from cspine_kit.core.anatomy import N_LEVELS
+from cspine_kit.core.config import LevelsConfig, ModelConfig, SlicesConfig, StudyConfig
 
 
 def _uniform(n: int, reach: float, generator: torch.Generator) -> torch.Tensor:
@@ -23,18 +25,54 @@ def _uniform(n: int, reach: float, generator: torch.Generator) -> torch.Tensor:
     return (2.0 * torch.rand(n, generator=generator, device=generator.device) - 1.0) * reach
 
 
-def random_affine(n: int, config: ModelConfig, generator: torch.Generator) -> torch.Tensor:
-    """(n, 2, 3) maps from output to input positions, both in -1..1 (x, y) over the crop."""
+def is_sagittal(config: ModelConfig) -> bool:
+    """True where left and right lie along the normal of a network's planes."""
+    return isinstance(config, SlicesConfig | LevelsConfig) and config.plane == "sagittal"
+
+
+def mirrored(stack: torch.Tensor, config: ModelConfig) -> torch.Tensor:
+    """Units (b, patches, channels, h, w) with left and right exchanged."""
+    if not is_sagittal(config):
+        return stack.flip(-1)
+    b, patches, channels, *size = stack.shape
+    planes = stack.reshape(b * patches, config.in_chans, -1, *size).flip(1)
+    return _backward(planes.reshape(b, patches, channels, *size), config)
+
+
+def mirrored_outputs(
+    outputs: dict[str, torch.Tensor], config: ModelConfig
+) -> dict[str, torch.Tensor]:
+    """What a network says of mirrored units, in the order of the units as they were."""
+    if not (is_sagittal(config) and isinstance(config, LevelsConfig)):
+        return outputs
+    turned = {name: _backward(outputs[name], config) for name in ("slice", "visible")}
+    return {**outputs, **turned}
+
+
+def _backward(patches: torch.Tensor, config: ModelConfig) -> torch.Tensor:
+    """(b, patches, ...) with the patches of every vertebra in reverse."""
+    vertebrae = N_LEVELS if isinstance(config, StudyConfig) else 1
+    b, _, *rest = patches.shape
+    return patches.reshape(b, vertebrae, -1, *rest).flip(2).reshape(patches.shape)
+
+
+def random_affine(
+    n: int, config: ModelConfig, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(n, 2, 3) maps from output to input positions, both in -1..1 (x, y) over the crop, and which
+    of the units are mirrored (n,)."""
     augment = config.augment
     angle = _uniform(n, math.radians(augment.rotate_deg), generator)
     zoom = 1.0 + _uniform(n, augment.scale, generator)
     shift = torch.stack(
         [_uniform(n, 2.0 * augment.shift_mm / config.field_mm, generator) for _ in range(2)], dim=1
     )
-    flip = torch.where(_uniform(n, 0.5, generator) + 0.5 < augment.flip_x, -1.0, 1.0)
+    mirror = _uniform(n, 0.5, generator) + 0.5 < augment.flip_x
+    inside = mirror & (not is_sagittal(config))
+    flip = torch.where(inside, -1.0, 1.0)
     cos, sin = torch.cos(angle) / zoom, torch.sin(angle) / zoom
     rows = torch.stack([torch.stack([cos * flip, -sin], 1), torch.stack([sin * flip, cos], 1)], 1)
-    return torch.cat([rows, shift[:, :, None]], dim=2)
+    return torch.cat([rows, shift[:, :, None]], dim=2), mirror
 
 
 def move_boxes(boxes: torch.Tensor, affine: torch.Tensor) -> torch.Tensor:
@@ -60,11 +98,11 @@ def augment_batch(
     """Flip, rotate, shift, scale, brightness, contrast and noise, each drawn anew per sample.
 
     Args:
-        batch: "stack" uint8 (b, c, h, w) and targets; "box" moves with the stack.
+        batch: "stack" uint8 (b, patches, c, h, w) and targets; "box" and "mask" move with it.
         config: strengths, and the field that turns millimeters into shares.
         generator: of the batch's device.
         first: where this part lies in the batch that the numbers are drawn for ...
-        total: ... and how many stacks that has; this part is all of it by default.
+        total: ... and how many units that has; this part is all of it by default.
 
     Returns:
         The batch with "stack" float32 in 0..255 (the networks take both) and "box" replaced.
@@ -72,18 +110,26 @@ def augment_batch(
     stack, augment = batch["stack"], config.augment
     n = total or len(stack)
     part = slice(first, first + len(stack))
-    affine = random_affine(n, config, generator)[part]
-    grid = F.affine_grid(affine, list(stack.shape), align_corners=False)
-    value = F.grid_sample(stack.float(), grid, padding_mode="zeros", align_corners=False)
+    affine, mirror = (drawn[part] for drawn in random_affine(n, config, generator))
+    if is_sagittal(config):
+        stack = torch.where(mirror[:, None, None, None, None], mirrored(stack, config), stack)
+    flat = stack.flatten(1, 2)
+    grid = F.affine_grid(affine, list(flat.shape), align_corners=False)
+    value = F.grid_sample(flat.float(), grid, padding_mode="zeros", align_corners=False)
     gain = 1.0 + _uniform(n, augment.contrast, generator)[part]
     offset = 255.0 * _uniform(n, augment.brightness, generator)[part]
     value = value * gain[:, None, None, None] + offset[:, None, None, None]
     if augment.noise > 0:
         strength = 127.5 * (augment.noise + _uniform(n, augment.noise, generator)[part])
-        shape = (n, *stack.shape[1:])
+        shape = (n, *flat.shape[1:])
         noise = torch.randn(shape, generator=generator, device=generator.device)[part]
         value = value + noise * strength[:, None, None, None]
-    changed = {**batch, "stack": value.clamp(0.0, 255.0)}
+    changed = {**batch, "stack": value.clamp(0.0, 255.0).view(stack.shape)}
+    if "mask" in batch:
+        mask = batch["mask"].float()
+        if is_sagittal(config):
+            mask = torch.where(mirror[:, None, None, None], _backward(mask, config), mask)
+        changed["mask"] = F.grid_sample(mask, grid, padding_mode="zeros", align_corners=False)
     if "box" in batch:
         changed["box"] = move_boxes(batch["box"], affine)
     return changed

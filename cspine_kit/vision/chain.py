@@ -27,7 +27,7 @@ from cspine_kit.data.volumes.cache import Cache
 from cspine_kit.vision.attempts import Attempts
 from cspine_kit.vision.inputs import Inputs
 from cspine_kit.vision.lineage import LINEAGE_FILE
-from cspine_kit.vision.names import MODEL_FILE, VERTEBRA, WEIGHTS_FILE
+from cspine_kit.vision.names import MODEL_FILE, SLICES, VERTEBRA, WEIGHTS_FILE
 from cspine_kit.vision.tasks.kinds import task_of
 
 TRAIN_VERSION = 1
@@ -106,7 +106,7 @@ class FoldChain:
     @property
     def vertebra_rows(self) -> Attempts:
         """Rows of vertebra model k on every study."""
-        file = self.paths.model(VERTEBRA, self.fold) / "slices.parquet"
+        file = self.paths.model(VERTEBRA, self.fold) / f"{SLICES}.parquet"
         uids, state = tuple(self.inputs.fold_of), self.inputs.file_state
         return Attempts(ROWS, VERTEBRA, self.fold, file, uids, self._vertebra_rows_key, state)
 
@@ -127,9 +127,10 @@ class FoldChain:
         def state(uid: str) -> str:
             return fingerprint(uid in leveled, self.inputs.file_state(uid))
 
-        file = self.paths.model(member, self.fold) / "slices.parquet"
+        file = self.paths.model(member, self.fold) / f"{SLICES}.parquet"
         uids = tuple(self.inputs.studies_of(self.fold, training=False))
-        return Attempts(ROWS, member, self.fold, file, uids, key, state)
+        others = task_of(self.config.members[member]).tables
+        return Attempts(ROWS, member, self.fold, file, uids, key, state, others)
 
     def has_model(self, name: str) -> bool:
         """True where fold model k is there and up to date."""

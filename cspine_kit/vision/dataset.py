@@ -1,4 +1,4 @@
-"""Every patch of several studies as a network sees it, for a training.
+"""Every unit of several studies as a network sees it, for a training.
 
 In: `StudyView`s with targets. Out: tensors. Example::
 
@@ -11,24 +11,30 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from cspine_kit.core.config import ModelConfig, SlicesConfig
-from cspine_kit.data.volumes.patch import to_shares
+from cspine_kit.core.anatomy import N_LEVELS
+from cspine_kit.core.config import ModelConfig
+from cspine_kit.data.volumes.patch import draw_mask, to_shares
+from cspine_kit.vision.nets.heads import MASK, learns_masks
+from cspine_kit.vision.tasks.kinds import task_of
 from cspine_kit.vision.views import StudyView
 
 Sample = dict[str, torch.Tensor]
 
 
 class StackDataset(Dataset[Sample]):
-    """Every chosen slice of several studies as a network sees it; the trainer augments.
+    """Every unit of several studies as a network sees it; the trainer augments.
 
-    A sample holds "stack" uint8 (in_chans x windows, size, size) and the view's targets. A target
+    A sample holds "stack" uint8 (patches, in_chans x windows, size, size) and the view's targets. A
+    target
     "box" (y0, x0, y1, x1 in mm, NaN where there is none) becomes x0, y0, x1, y1 as shares of the
-    patch, and "box_weight" 0 or 1.
+    patch, and "box_weight" 0 or 1. Where masks are learned, "mask" (patches, size, size) and
+    "mask_weight" stand beside them.
     """
 
     def __init__(self, views: Sequence[StudyView], config: ModelConfig) -> None:
         self.views = list(views)
         self.config = config
+        self.task = task_of(config)
         self.rows = [(v, r) for v, view in enumerate(self.views) for r in range(len(view))]
 
     def __len__(self) -> int:
@@ -41,6 +47,8 @@ class StackDataset(Dataset[Sample]):
             name: torch.from_numpy(value[row : row + 1])[0] for name, value in view.targets.items()
         }
         sample["stack"] = torch.from_numpy(view.drawn(row, self.config.windows))
+        if learns_masks(self.config):
+            sample |= self._mask(view, row)
         if "box" in view.targets:
             box = self._box(view, row)
             known = torch.isfinite(box).all()
@@ -48,28 +56,24 @@ class StackDataset(Dataset[Sample]):
             sample["box_weight"] = known.float()
         return sample
 
+    def _mask(self, view: StudyView, unit: int) -> Sample:
+        """Where C1 to C7 lie in the middle plane of each patch, and 0 or 1: is there a mask."""
+        shape = (view.per_unit, self.config.size_px, self.config.size_px)
+        shown = np.zeros(shape, np.uint8)
+        if view.volume.mask is not None:
+            for plane, patch in zip(shown, view.of_unit(unit), strict=True):
+                labels = draw_mask(view.volume, patch)[len(patch.offsets_mm) // 2]
+                plane[:] = (labels > 0) & (labels <= N_LEVELS)
+        known = torch.tensor(float(view.volume.mask is not None))
+        return {MASK: torch.from_numpy(shown), f"{MASK}_weight": known}
+
     def _box(self, view: StudyView, row: int) -> torch.Tensor:
         corners = view.targets["box"][row].reshape(2, 2)
         shares = to_shares(view.volume, view.patches[row], corners)
         return torch.from_numpy(shares[:, ::-1].reshape(4).astype(np.float32))
 
     def draw(self, generator: np.random.Generator) -> list[int]:
-        """Items of one epoch, shuffled: up to `slices_per_study` slices of every study.
-
-        Of a fractured study, `fractured_share` of them are first taken from slices that show a
-        fractured level.
-        """
-        chosen: list[int] = []
-        start = 0
-        for view in self.views:
-            order = generator.permutation(len(view))
-            if "fracture" in view.targets and isinstance(self.config, SlicesConfig):
-                shown = (view.targets["visible"] * view.targets["fracture"]).max(axis=1)[
-                    order
-                ] > 0.5
-                reserved = round(self.config.slices_per_study * self.config.fractured_share)
-                first = np.flatnonzero(shown)[:reserved]
-                order = np.concatenate([order[first], np.delete(order, first)])
-            chosen.extend(start + order[: self.config.slices_per_study])
-            start += len(view)
-        return [int(i) for i in generator.permutation(chosen)]
+        """Items of one epoch, shuffled; the kind of network chooses them."""
+        starts = np.cumsum([0, *(len(view) for view in self.views)])
+        chosen = [starts[v] + rows for v, rows in enumerate(self.task.draw(self.views, generator))]
+        return [int(i) for i in generator.permutation(np.concatenate(chosen))]

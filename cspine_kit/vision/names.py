@@ -8,3 +8,6 @@ VERTEBRA = "vertebra"
 
 WEIGHTS_FILE, MODEL_FILE = "weights.safetensors", "model.json"
 """One fold model on disk. The weights are written last, with the key that marks them done."""
+
+SLICES = "slices"
+"""What a network says of slices, among the tables that it fills."""

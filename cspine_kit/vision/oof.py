@@ -1,7 +1,8 @@
 """The out-of-fold run: vertebra stage, ordered levels, fracture stage, per fold and resumable.
 
 In: the tables `studies`, `slices`, `coarse` and the folds. Out: fold models and the tables
-`vertebra`, `levels`, `oof_slices` and `failures`. Example::
+`vertebra`, `levels`, `oof_slices`, those of `SCORES` that some member fills, and `failures`.
+Example::
 
     run_oof(config, paths)
 
@@ -35,6 +36,7 @@ from cspine_kit.vision.steps import (
     train_fracture,
     train_vertebra,
 )
+from cspine_kit.vision.tasks.task import SCORES
 from cspine_kit.vision.training.processes import main_first, processes
 
 
@@ -109,13 +111,15 @@ def _make_levels(config: Config, paths: RunPaths) -> None:
         run_fine(config, paths)
 
 
-def _collect(parts: list[Attempts], inputs: Inputs, paths: RunPaths, name: str) -> None:
+def _collect(
+    parts: list[Attempts], inputs: Inputs, paths: RunPaths, name: str, own: str | None = None
+) -> None:
     """Join the fold files into one contract table with the `fold` each study belongs to."""
     path = paths.table(name)
     key = fingerprint([[part.member, part.fold, part.content()] for part in parts])
     if is_fresh(path, key):
         return
-    frame = pd.concat([part.frame() for part in parts], ignore_index=True)
+    frame = pd.concat([part.frame(own) for part in parts], ignore_index=True)
     if "fold" in CONTRACTS[name].columns:
         frame["fold"] = frame["study_uid"].map(inputs.fold_of)
     write_table(frame, path, name, key)
@@ -146,6 +150,12 @@ def run_oof(config: Config, paths: RunPaths) -> list[Failure]:
     check_lineages(paths, config.members, inputs.fold_of)
     made = [chain.fracture_rows(member) for chain in chains for member in config.members]
     _collect(made, inputs, paths, "oof_slices")
+    for table in SCORES:
+        filled = [part for part in made if table in part.others]
+        if filled:
+            _collect(filled, inputs, paths, table, table)
+        else:  # of members that are no more
+            paths.table(table).unlink(missing_ok=True)
     found = gather(paths, (VERTEBRA, *config.members), config.folds.n)
     failures = [f for f in found if not f.member or f.study_uid in inputs.fold_of]
     table = failures_table(failures)

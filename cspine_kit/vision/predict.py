@@ -15,7 +15,7 @@ import logging
 import time
 from collections.abc import Hashable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
@@ -27,7 +27,8 @@ from cspine_kit.core.errors import StudyError
 from cspine_kit.core.execution import usable_cores
 from cspine_kit.core.numbers import FloatArray
 from cspine_kit.data.volumes.volume import Volume
-from cspine_kit.vision.nets.heads import SliceModel
+from cspine_kit.vision.augment import mirrored, mirrored_outputs
+from cspine_kit.vision.nets.heads import Network
 from cspine_kit.vision.tasks.kinds import task_of
 from cspine_kit.vision.tasks.task import Task
 from cspine_kit.vision.views import StudyView
@@ -36,11 +37,6 @@ Outputs = dict[str, torch.Tensor]
 Name = TypeVar("Name", bound=Hashable)
 
 log = logging.getLogger(__name__)
-
-VERTEBRA_ROWS_VERSION, FRACTURE_ROWS_VERSION = 1, 1
-"""Raised when the same network would give other rows of the same volume: another choice or cut of
-slices, other means over views."""
-
 
 SIZES = 4
 """Sizes of a last batch on a GPU: a quarter of a whole one, half, three quarters, all."""
@@ -69,12 +65,12 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or "out of memory" in text or "not enough memory" in text
 
 
-def forward(model: SliceModel, batch: torch.Tensor, *, half: bool = False) -> Outputs:
+def forward(model: Network, batch: torch.Tensor, *, half: bool = False) -> Outputs:
     """Head outputs (float32) of one batch on its device; halves of it where memory is too short.
 
     Args:
         model: on the batch's device.
-        batch: uint8 (b, channels, rows, cols).
+        batch: units, uint8 (b, patches, channels, rows, cols).
         half: in half precision.
     """
     try:
@@ -100,9 +96,9 @@ class Drawn:
     batch anew, which takes as long as hundreds of patches.
 
     Args:
-        view: at least one patch.
+        view: at least one unit.
         windows: of the networks.
-        batch_size: patches at once at most.
+        batch_size: patches at once at most, but for a single unit of more.
         device: where the batches go.
     """
 
@@ -116,6 +112,7 @@ class Drawn:
         self._device = device
         self._placed: dict[int, torch.Tensor] = {}
         self.count = len(view)
+        batch_size = max(1, batch_size // view.per_unit)
         on_gpu = device != "cpu"
         least = max(1, batch_size // SIZES) if on_gpu else 1
 
@@ -144,8 +141,8 @@ class Drawn:
 
 
 @torch.inference_mode()
-def run_model(model: SliceModel, batches: Drawn, *, views: int = 1) -> dict[str, FloatArray]:
-    """Outputs of every head for every patch, {head: (n, width)} float64.
+def run_model(model: Network, batches: Drawn, *, views: int = 1) -> dict[str, FloatArray]:
+    """Outputs of every head for every unit, {head: (n, ...)} float64.
 
     On a GPU in half precision, anew in single precision where that overflows.
 
@@ -159,13 +156,14 @@ def run_model(model: SliceModel, batches: Drawn, *, views: int = 1) -> dict[str,
         ArithmeticError: the network gave NaN or infinity.
     """
     on_gpu = next(model.parameters()).device.type == "cuda"
-    mirrored = views == 2 and not task_of(model.config).sided
+    both = views == 2 and not task_of(model.config).sided
     for half in (True, False) if on_gpu else (False,):
         parts = []
         for batch in batches:
             outputs = forward(model, batch, half=half)
-            if mirrored:
-                other = forward(model, batch.flip(-1), half=half)
+            if both:
+                other = forward(model, mirrored(batch, model.config), half=half)
+                other = mirrored_outputs(other, model.config)
                 outputs = {name: (value + other[name]) / 2 for name, value in outputs.items()}
             parts.append(outputs)
         joined = {n: torch.cat([part[n] for part in parts])[: batches.count] for n in parts[0]}
@@ -178,11 +176,15 @@ def run_model(model: SliceModel, batches: Drawn, *, views: int = 1) -> dict[str,
 
 @dataclass(frozen=True)
 class Said:
-    """What one network says of a study, or the error that kept it from it; and its seconds."""
+    """What one network says of a study, or the error that kept it from it; and its seconds.
+
+    `scores`: rows of other tables than that of slices, by their names.
+    """
 
     rows: pd.DataFrame | None
     error: Exception | None
     seconds: float
+    scores: dict[str, pd.DataFrame] = field(default_factory=dict)
 
     def require(self) -> pd.DataFrame:
         """The rows.
@@ -196,7 +198,7 @@ class Said:
 
 
 def predict(
-    models: Mapping[Name, SliceModel],
+    models: Mapping[Name, Network],
     volume: Volume,
     levels: pd.DataFrame | None,
     batch_size: int,
@@ -228,7 +230,7 @@ def predict(
 
 
 def _predict_alike(
-    models: dict[Name, tuple[SliceModel, Task]],
+    models: dict[Name, tuple[Network, Task]],
     volume: Volume,
     levels: pd.DataFrame | None,
     *,
@@ -248,14 +250,16 @@ def _predict_alike(
     said: dict[Name, Said] = {}
     for name, (one, its) in models.items():
         rows: pd.DataFrame | None = None
+        scores: dict[str, pd.DataFrame] = {}
         fault: Exception | None = None
         try:
-            rows = its.rows(view, run_model(one, batches, views=views))
+            outputs = run_model(one, batches, views=views)
+            rows, scores = its.rows(view, outputs), its.scores(view, outputs)
         except ArithmeticError as error:
             fault = StudyError(volume.study_uid, str(error))
         except Exception as error:  # noqa: BLE001 - the other networks still speak
             fault = error
-        said[name] = Said(rows, fault, time.monotonic() - start)
+        said[name] = Said(rows, fault, time.monotonic() - start, scores)
         start = time.monotonic()
     batches.stop()
     return said

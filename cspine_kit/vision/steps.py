@@ -26,7 +26,7 @@ from cspine_kit.vision.attempts import failure_of
 from cspine_kit.vision.chain import FoldChain
 from cspine_kit.vision.dataset import StackDataset
 from cspine_kit.vision.lineage import read_lineage, seal_model, write_lineage
-from cspine_kit.vision.names import VERTEBRA
+from cspine_kit.vision.names import SLICES, VERTEBRA
 from cspine_kit.vision.nets.store import load_model
 from cspine_kit.vision.predict import predict, set_device_threads
 from cspine_kit.vision.tasks.kinds import task_of
@@ -39,6 +39,9 @@ from cspine_kit.vision.views import StudyView
 
 TRAINING_THREADS = 1
 """Of a network on a CPU: small ones train faster as several processes of one thread each."""
+
+Rows = dict[str, pd.DataFrame]
+"""Of a study, by table."""
 
 Build = Callable[[str], StudyView]
 
@@ -74,8 +77,8 @@ def make_vertebra(chain: FoldChain) -> None:
     if chain.levels.todo():
         rows = _by_study(attempts.frame())
 
-        def decode(uid: str) -> pd.DataFrame:
-            return decode_study(rows[uid]).assign(model_fold=chain.fold)
+        def decode(uid: str) -> Rows:
+            return {"levels": decode_study(rows[uid]).assign(model_fold=chain.fold)}
 
         chain.levels.make(decode, f"{title}: levels")
 
@@ -114,7 +117,7 @@ def make_fracture(chain: FoldChain, member: str) -> None:
         levels = _by_study(chain.levels.frame())
         say = _speaker(chain, member, views=chain.config.kernel.views)
 
-        def make(uid: str) -> pd.DataFrame:
+        def make(uid: str) -> Rows:
             if uid not in levels:
                 raise StudyError(uid, f"has no levels in fold {chain.fold}")
             return say(uid, levels[uid])
@@ -124,16 +127,17 @@ def make_fracture(chain: FoldChain, member: str) -> None:
 
 def _speaker(
     chain: FoldChain, name: str, *, views: int
-) -> Callable[[str, pd.DataFrame | None], pd.DataFrame]:
-    """What fold model k says of a study, given its levels."""
+) -> Callable[[str, pd.DataFrame | None], Rows]:
+    """What fold model k says of a study, given its levels: rows by table."""
     device = set_device_threads(chain.config, TRAINING_THREADS)
     model = load_model(chain.paths.model(name, chain.fold)).to(device)
     grid, batch = task_of(model.config).grid, chain.config.kernel.batch_size
 
-    def say(uid: str, levels: pd.DataFrame | None) -> pd.DataFrame:
+    def say(uid: str, levels: pd.DataFrame | None) -> Rows:
         volume = in_memory(chain.inputs.volume(uid, grid))
         said = predict({name: model}, volume, levels, batch, views=views)[name]
-        return said.require().assign(member=name, model_fold=chain.fold)
+        tables = {SLICES: said.require(), **said.scores}
+        return {t: rows.assign(member=name, model_fold=chain.fold) for t, rows in tables.items()}
 
     return say
 

@@ -1,11 +1,11 @@
-"""What a network sees of one study: a patch of parallel planes for each place it judges.
+"""What a network sees of one study: units that it judges at once, each of one or more patches.
 
 In: a `Volume`, the slices to look at, centers in mm. Out: a `StudyView`. Example::
 
     rows = spaced_slices(volume.z_mm, 4.0)
     centers = np.tile(volume.middle_mm, (len(rows), 1))
     view = study_view(volume, rows, centers, config.vertebra)
-    view.drawn(0, config.vertebra.windows)           # (planes x windows, size_px, size_px)
+    view.drawn(0, config.vertebra.windows)           # (1, planes x windows, size_px, size_px)
 
 Training, out-of-fold prediction and the kernel draw the same patches by the same function.
 """
@@ -14,13 +14,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
-from cspine_kit.core.config import ModelConfig
-from cspine_kit.core.numbers import FloatArray, IntArray
+from cspine_kit.core.anatomy import LEVELS
+from cspine_kit.core.config import LevelsConfig, ModelConfig, SlicesConfig
+from cspine_kit.core.numbers import BoolArray, FloatArray, IntArray
+from cspine_kit.data.spine import neck_middle
 from cspine_kit.data.volumes.curve import Grey
-from cspine_kit.data.volumes.patch import Patch, draw, parallel
+from cspine_kit.data.volumes.patch import Patch, Plane, draw, parallel
 from cspine_kit.data.volumes.volume import Volume, nearest_slices
+
+CENTER_COLUMNS = ("center_z_mm", "center_y_mm", "center_x_mm")
 
 
 def spaced_slices(z_mm: FloatArray, step_mm: float) -> IntArray:
@@ -41,22 +46,30 @@ def spaced_slices(z_mm: FloatArray, step_mm: float) -> IntArray:
 
 @dataclass
 class StudyView:
-    """Chosen slices of a study, and a patch for each.
+    """Units of a study: a slice, the slices of a vertebra, all seven vertebrae.
 
-    `indices` are those of the volume. `targets` holds per-slice arrays for training.
+    Attributes:
+        volume: the study.
+        indices: of its slices, one for each axial patch; none in other planes.
+        patches: of the first unit, of the second, ...
+        per_unit: patches of each unit.
+        present: (7,) which of C1..C7 the scan holds.
+        targets: for training, an array for each target with a row for each unit.
     """
 
     volume: Volume
     indices: IntArray
     patches: list[Patch]
     targets: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    per_unit: int = 1
+    present: BoolArray = field(default_factory=lambda: np.ones(len(LEVELS), dtype=np.bool_))
 
     def __len__(self) -> int:
-        return len(self.patches)
+        return len(self.patches) // self.per_unit
 
     @property
     def at_mm(self) -> FloatArray:
-        """z of the chosen slices, descending."""
+        """z of the chosen slices."""
         return self.volume.z_mm[self.indices]
 
     @property
@@ -64,9 +77,23 @@ class StudyView:
         """Native index of the chosen slices (of the first one where several were averaged)."""
         return self.volume.first_slice + self.volume.group * self.indices
 
-    def drawn(self, row: int, windows: Sequence[Sequence[float]]) -> Grey:
-        """What a network sees at one place, uint8 (planes x windows, rows, cols)."""
-        return draw(self.volume, self.patches[row], windows)
+    @property
+    def plane(self) -> Plane:
+        """Of all patches."""
+        return self.patches[0].plane
+
+    @property
+    def offsets_mm(self) -> FloatArray:
+        """How far from its center the middle plane of each standing patch lies."""
+        return np.array([patch.offsets_mm[len(patch.offsets_mm) // 2] for patch in self.patches])
+
+    def of_unit(self, unit: int) -> list[Patch]:
+        """Patches of one unit."""
+        return self.patches[unit * self.per_unit : (unit + 1) * self.per_unit]
+
+    def drawn(self, unit: int, windows: Sequence[Sequence[float]]) -> Grey:
+        """What a network sees of one unit, uint8 (patches, planes x windows, rows, cols)."""
+        return np.stack([draw(self.volume, patch, windows) for patch in self.of_unit(unit)])
 
 
 def study_view(
@@ -87,3 +114,70 @@ def study_view(
         for z, (y, x) in zip(volume.z_mm[indices], centers_mm, strict=True)
     ]
     return StudyView(volume, indices, patches)
+
+
+def standing_view(
+    volume: Volume, levels: pd.DataFrame, config: SlicesConfig, *, stride: int
+) -> StudyView:
+    """Sagittal or coronal patches around the middle of C1 to C7, a step apart.
+
+    Args:
+        volume: the study.
+        levels: its seven levels.
+        config: of the network.
+        stride: steps between patches.
+    """
+    step = config.slice_step_mm * stride
+    across = parallel(2 * int(config.across_mm // step) + 1, step)
+    z, (y, x) = neck_middle(levels), levels[list(CENTER_COLUMNS[1:])].mean()
+    field_mm, size_px = (config.field_mm,) * 2, (config.size_px,) * 2
+    planes = parallel(config.in_chans, config.stack_step_mm)
+    middle = (z, float(y), float(x))
+    patches = [
+        Patch(config.plane, middle, field_mm, size_px, tuple(offset + p for p in planes))
+        for offset in across
+    ]
+    return StudyView(volume, np.zeros(0, np.int64), patches)
+
+
+def level_view(
+    volume: Volume, levels: pd.DataFrame, config: LevelsConfig, *, stride: int, vertebrae: int
+) -> StudyView:
+    """Stacks of every vertebra, spread around its center along the normal of the network's plane.
+
+    A vertebra that the scan does not hold is looked at where the nearest one is that it holds.
+
+    Args:
+        volume: the study.
+        levels: its seven levels.
+        config: of the network.
+        stride: of so many stacks one is drawn, over the same length.
+        vertebrae: that the network judges at once.
+    """
+    field_mm, size_px = (config.field_mm,) * 2, (config.size_px,) * 2
+    planes = parallel(config.in_chans, config.stack_step_mm)
+    count = -(-config.slices_per_level // stride)
+    spread = np.linspace(config.spread_mm, -config.spread_mm, count) if count > 1 else [0.0]
+    ordered = levels.set_index("level").loc[list(LEVELS)]
+    present = ordered["present"].to_numpy(dtype=np.bool_)
+    centers = ordered[list(CENTER_COLUMNS)].to_numpy(np.float64)
+    patches = []
+    for z, y, x in centers[_nearest_present(present)].tolist():
+        for offset in map(float, spread):
+            if config.plane == "axial":
+                middle, offsets = (z + offset, y, x), planes
+            else:
+                middle, offsets = (z, y, x), tuple(offset + plane for plane in planes)
+            patches.append(Patch(config.plane, middle, field_mm, size_px, offsets))
+    at = np.array([patch.center_mm[0] for patch in patches])
+    axial = config.plane == "axial"
+    indices = nearest_slices(volume.z_mm, at) if axial else np.zeros(0, np.int64)
+    return StudyView(volume, indices, patches, per_unit=vertebrae * count, present=present)
+
+
+def _nearest_present(present: BoolArray) -> IntArray:
+    """For each level itself, or the nearest one that is there; itself where none is."""
+    there = np.flatnonzero(present) if present.any() else np.arange(len(present))
+    gaps = np.abs(np.arange(len(present))[:, None] - there)
+    nearest: IntArray = there[gaps.argmin(axis=1)]
+    return nearest

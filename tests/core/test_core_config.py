@@ -33,7 +33,10 @@ def test_members_inherit_the_model_section():
     config = load_config(CONFIGS / "rsna2022.yaml")
     assert len(config.members) >= 2
     assert len({m.backbone for m in config.members.values()}) >= 2
-    assert {m.size_px for m in config.members.values()} == {config.model.size_px}
+    sizes = {"slices": config.model.size_px, "levels": config.levels.size_px}
+    sizes["study"] = config.study.size_px
+    assert all(m.size_px == sizes[m.kind] for m in config.members.values())
+    assert {m.in_chans for m in config.members.values()} == {config.model.in_chans}
 
 
 @pytest.mark.parametrize(
@@ -50,7 +53,10 @@ def test_members_inherit_the_model_section():
         (lambda raw: raw.pop("volumes"), "volumes: Field required"),
         (lambda raw: raw["vertebra"].update(visible_loss=2), "for kind 'vertebra', only for ['sl"),
         (lambda raw: raw["vertebra"].update(fracture=1), "unknown key 'vertebra.fracture'"),
-        (lambda raw: raw["members"].update(a={"kind": "b"}), "a.kind: Input should be 'slices'"),
+        (lambda raw: raw["members"].update(a={"kind": "level"}), "'study']; did you mean 'levels'"),
+        (lambda raw: raw["levels"].update(slices_per_level=1), "'gru' does nothing with slices_pe"),
+        (lambda raw: raw["levels"].update(hiden=64), "did you mean 'levels.hidden'"),
+        (lambda raw: raw["levels"].update(in_chans=4), "levels: Value error, in_chans must be odd"),
         (lambda raw: raw["model"].update(weights="net.pt"), "weights must be a .safetensors file"),
         (lambda raw: raw["training"].update(precision="half"), "precision: Input should be 'auto'"),
         (lambda raw: raw["stack"].update(keep=["effnet"]), "['effnet'] are no members; there are"),
@@ -62,6 +68,28 @@ def test_faults_name_file_key_and_nearest(tmp_path, change, said):
         load_config(path)
     assert said in str(error.value)
     assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("member", "said"),
+    [
+        (
+            {"slices_per_study": 3},
+            "does nothing for kind 'levels', only for ['vertebra', 'slices']",
+        ),
+        ({"slices_per_study": 3}, "did you mean 'members.a.slices_per_level'"),
+        (
+            {"plane": "sagittal", "stack_step_mm": 30},
+            "breadth of 148.0 is larger than volumes.fine",
+        ),
+        ({"plane": "axal"}, "members.a.plane: Input should be 'axial'"),
+    ],
+)
+def test_faults_of_a_member_name_its_kind(tmp_path, member, said):
+    path = changed(tmp_path, lambda raw: raw["members"].update(a={"kind": "levels", **member}))
+    with pytest.raises(ConfigError) as error:
+        load_config(path)
+    assert said in str(error.value)
 
 
 def test_a_typo_in_model_is_said_once(tmp_path):
@@ -108,7 +136,7 @@ def test_a_kind_takes_only_the_defaults_that_it_has():
 
 def test_a_network_is_read_back_by_its_kind():
     config = load_config(CONFIGS / "base.yaml")
-    for network in config.networks.values():
+    for network in (*config.networks.values(), config.levels, config.study):
         assert parse_network(network.model_dump(mode="json")) == network
     with pytest.raises(ValueError, match="kind"):
         parse_network({"kind": "boxes"})

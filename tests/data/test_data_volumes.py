@@ -50,6 +50,7 @@ def levels_of(folds=1, *, y_mm=80.0, x_mm=72.0, top_mm=90.0, height_mm=5.0) -> p
     k = np.arange(7)
     own = pd.DataFrame({"level": LEVELS, "center_y_mm": y_mm + k, "center_x_mm": x_mm})
     own = own.assign(z_top_mm=top_mm - height_mm * k, z_bottom_mm=top_mm - height_mm * (k + 1))
+    own = own.assign(center_z_mm=top_mm - height_mm * (k + 0.5))
     return pd.concat([own.assign(model_fold=fold) for fold in range(folds)], ignore_index=True)
 
 
@@ -231,6 +232,19 @@ def test_a_fold_that_looks_beyond_makes_the_cut_larger(coarse):
     needed = needed_cut(far, coarse, Z_MM, CONFIG.fine, sight)
     assert not before.holds(needed)
     assert generous_cut(far, coarse, Z_MM, CONFIG.fine, sight).holds(needed)
+
+
+def test_members_that_judge_levels_or_whole_necks_have_all_they_look_at(coarse):
+    levels = levels_of(1)
+    center = levels["center_z_mm"]
+    around = needed_cut(levels, coarse, Z_MM, CONFIG.fine, Sight(40.0, 0.0, around_mm=14.0))
+    neck = needed_cut(levels, coarse, Z_MM, CONFIG.fine, Sight(40.0, 0.0, neck_mm=44.0))
+    for cut, top, bottom in (
+        (around, center.max() + 14, center.min() - 14),
+        (neck, (center.max() + center.min()) / 2 + 22, (center.max() + center.min()) / 2 - 22),
+    ):
+        kept = Z_MM[cut.first : cut.last + 1]
+        assert kept[0] >= min(top, Z_MM[0]) and kept[-1] <= max(bottom, Z_MM[-1])
 
 
 @pytest.mark.parametrize("y_mm", [-500.0, 0.0, 80.0, 1000.0])

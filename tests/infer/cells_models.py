@@ -32,7 +32,7 @@ from cspine_kit.infer import ensemble, manifest
 from cspine_kit.infer.manifest import COPY, MANIFEST
 from cspine_kit.stack.model.stack import Stack
 from cspine_kit.vision import predict
-from cspine_kit.vision.nets.heads import SliceModel
+from cspine_kit.vision.nets.heads import Network
 from cspine_kit.vision.nets.store import load_model
 
 FEW, MANY = 2, 8
@@ -161,14 +161,14 @@ def two_devices(
 ) -> Iterator[None]:
     """Two devices that are the CPU; `forward` and `load` may fail or hang on one of them."""
 
-    def load_on(device: str, folder: Path) -> SliceModel:
+    def load_on(device: str, folder: Path) -> Network:
         load(device)
         model = load_model(folder)
         model.test_device = device
         return model
 
     def hook(module: torch.nn.Module, _: tuple) -> None:
-        if isinstance(module, SliceModel):
+        if isinstance(module, Network):
             forward(module.test_device)
 
     handle = torch.nn.modules.module.register_module_forward_pre_hook(hook)
@@ -220,8 +220,8 @@ def _devices(
     return cell
 
 
-CHECKED = 6
-"""Calls that the check at the start makes: two folds of a vertebra model and two members."""
+CHECKED = 8
+"""Calls that the check at the start makes: two folds of a vertebra model and three members."""
 
 
 @contextmanager
@@ -230,7 +230,7 @@ def out_of_memory(backbone: str, fails: Callable[[int], bool]) -> Iterator[list[
     raised: list[int] = []
 
     def hook(module: torch.nn.Module, inputs: tuple) -> None:
-        if isinstance(module, SliceModel) and module.config.backbone == backbone:
+        if isinstance(module, Network) and module.config.backbone == backbone:
             size = len(inputs[0])
             if fails(size):
                 raised.append(size)

@@ -134,7 +134,9 @@ def ensemble_of(
             return Said(model, None, 0.0)
         rows = pd.DataFrame(0.5, range(2), [*VERTEBRA_COLUMNS, *FRACTURE_COLUMNS])
         place = {"plane": "axial", "position": [0, 2], "slice_idx": [0, 2], "at_mm": [2.0, 0.0]}
-        return Said(rows.assign(**place), None, 0.0)
+        scores = pd.DataFrame({"level": ["C1"], "fracture": [0.5]}) if model[0] == "b" else None
+        tables = {} if scores is None else {"oof_levels": scores}
+        return Said(rows.assign(**place), None, 0.0, tables)
 
     def predict(models, volume, levels, batch, *, views=1, stride=1):
         return {name: say(model, levels) for name, model in models.items()}
@@ -168,7 +170,7 @@ def ensemble_of(
 
 def run_tables(made, effort):
     trace = Trace()
-    slices, levels = made.tables(bare(), None, effort, trace)
+    slices, levels, _ = made.tables(bare(), None, effort, trace)
     return slices.groupby(["model_fold", "member"]).size(), levels, trace
 
 
@@ -180,6 +182,13 @@ def test_a_member_that_fails_in_one_fold_is_imputed_there(monkeypatch):
     rows, _, trace = run_tables(made, Effort(1, 2, BOTH))
     assert rows.to_dict() == {(k, m): 2 for k in (0, 1) for m in BOTH}
     assert trace.faults == {"b fold 1": f"study {UID}: b1 gave NaN"}
+
+
+def test_what_members_say_of_levels_stays_with_its_fold_and_is_not_imputed(monkeypatch):
+    made = ensemble_of(monkeypatch, member="b1")
+    scores = made.tables(bare(), None, Effort(1, 2, BOTH), Trace())[2]
+    assert scores.levels[["member", "model_fold", "fold"]].values.tolist() == [["b", 0, -1]]
+    assert scores.studies is None and scores.boxes is None
 
 
 def test_a_fold_in_which_every_member_fails_is_left_out(monkeypatch):

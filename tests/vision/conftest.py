@@ -25,7 +25,9 @@ def config() -> Config:
 def tiny(config) -> ModelConfig:
     """A network that trains in seconds."""
     changes = {"backbone": "test_resnet", "epochs": 3, "batch_size": 8, "slices_per_study": 12}
-    return config.model.model_copy(update=changes | {"size_px": 32, "field_mm": 76.8, "lr": 0.005})
+    return next(iter(config.members.values())).model_copy(
+        update=changes | {"size_px": 32, "field_mm": 76.8, "lr": 0.005}
+    )
 
 
 def make_volume(seed: int, n_slices: int = 40, side: int = 64) -> Volume:

@@ -40,7 +40,7 @@ def tiny_config(workers: int = 0) -> Config:
         "batch_size": 16,
         "slices_per_study": 3,
     }
-    member = demo.model.model_copy(update=small)
+    member = next(iter(demo.members.values())).model_copy(update=small)
     grid = {"spacing_mm": PIXEL_MM, "field_mm": SIDE * PIXEL_MM}
     volumes = demo.volumes.model_copy(
         update={

@@ -72,6 +72,7 @@ def _data(tiny, make_volume):
         box = volume.to_mm(np.array([[23.5, 19.5], [39.5, 39.5]])).reshape(4)
         targets = {
             "visible": np.zeros((len(rows), 7), np.float32),
+            "fracture": np.zeros((len(rows), 7), np.float32),
             "box": np.tile(box, (len(rows), 1)).astype(np.float32),
         }
         targets["box"][0] = np.nan
@@ -114,14 +115,16 @@ def test_flip_moves_stack_and_box(data, tiny):
 
 @pytest.mark.parametrize("strength", [{"shift_mm": 12.0}, {"scale": 0.3}, {"rotate_deg": 20.0}])
 def test_the_box_follows_a_marked_square(tiny, strength):
-    stack = torch.zeros(16, 3, 64, 64, dtype=torch.uint8)
-    stack[:, :, 24:40, 20:44] = 255
+    stack = torch.zeros(16, 1, 3, 64, 64, dtype=torch.uint8)
+    stack[..., 24:40, 20:44] = 255
     box = torch.tensor([20 / 64, 24 / 64, 44 / 64, 40 / 64]).repeat(16, 1)
     still = dict.fromkeys(type(tiny.augment).model_fields, 0.0)
     config = tiny.model_copy(update={"augment": tiny.augment.model_copy(update=still | strength)})
     moved = augment_batch({"stack": stack, "box": box}, config, torch.Generator().manual_seed(3))
     assert (moved["box"] - box).abs().max() > 0.02
-    for image, (x0, y0, x1, y1) in zip(moved["stack"][:, 0] > 60, moved["box"] * 64, strict=True):
+    for image, (x0, y0, x1, y1) in zip(
+        moved["stack"][:, 0, 0] > 60, moved["box"] * 64, strict=True
+    ):
         ys, xs = (torch.nonzero(image.any(dim=d)).flatten() for d in (1, 0))
         found = torch.stack([xs[0], ys[0], xs[-1] + 1, ys[-1] + 1]).float()
         assert (found - torch.stack([x0, y0, x1, y1])).abs().max() < 2.5
@@ -144,7 +147,6 @@ def test_draws_are_balanced_and_reproducible(data):
 
 def test_draws_favor_slices_that_show_a_fracture(data):
     view = data.views[1]
-    view.targets["fracture"] = np.zeros((len(view), 7), np.float32)
     view.targets["fracture"][:, 2] = 1
     view.targets["visible"][10:16, 2] = 1
     drawn = [data.rows[i] for i in data.draw(np.random.default_rng(0))]

@@ -31,12 +31,16 @@ def attempts(tmp_path, key=lambda uid: "k", state=lambda uid: "one", uids=UIDS):
     return Attempts(ROWS, "m", 0, tmp_path / "rows.parquet", uids, key, state)
 
 
+def table_of(values):
+    return {"rows": pd.DataFrame({"value": values})}
+
+
 def rows_of(uid):
     if uid == "1.2":
         raise StudyError(uid, "is broken")
     if uid == "1.4":
         raise KeyError("z")
-    return pd.DataFrame({"value": [float(uid[-1])] * 2})
+    return table_of([float(uid[-1])] * 2)
 
 
 def causes(tmp_path):
@@ -52,7 +56,7 @@ def test_failures_are_kept_and_tried_again_when_their_inputs_change(tmp_path):
     assert first.frame()["study_uid"].tolist() == ["1.1"] * 2 + ["1.3"] * 2 + ["1.5"] * 2
     changed = attempts(tmp_path, state=lambda uid: "two" if uid == "1.2" else "one")
     assert changed.todo() == ["1.2"]
-    changed.make(lambda uid: pd.DataFrame({"value": [2.0]}), "t")
+    changed.make(lambda uid: table_of([2.0]), "t")
     assert not changed.todo() and list(causes(tmp_path)) == ["1.4"]
     table = changed.frame()
     assert table.groupby("study_uid").size().to_dict() == {"1.1": 2, "1.2": 1, "1.3": 2, "1.5": 2}
@@ -60,11 +64,11 @@ def test_failures_are_kept_and_tried_again_when_their_inputs_change(tmp_path):
 
 def test_each_study_has_a_key_of_its_own(tmp_path):
     one = attempts(tmp_path)
-    one.make(lambda uid: pd.DataFrame({"value": [0.0]}), "t")
+    one.make(lambda uid: table_of([0.0]), "t")
     assert one.content() == dict.fromkeys(UIDS, "k")
     two = attempts(tmp_path, key=lambda uid: "new" if uid == "1.3" else "k")
     assert two.todo() == ["1.3"] and "1.3" not in set(two.frame()["study_uid"])
-    two.make(lambda uid: pd.DataFrame({"value": [1.0]}), "t")
+    two.make(lambda uid: table_of([1.0]), "t")
     assert two.frame().groupby("study_uid")["value"].first().to_dict() == {
         uid: float(uid == "1.3") for uid in UIDS
     }
@@ -74,6 +78,18 @@ def test_each_study_has_a_key_of_its_own(tmp_path):
     # A file without the ledger that belongs to it was not written to its end.
     one.file.with_suffix(".json").write_text("{}")
     assert two.todo() == list(UIDS)
+
+
+def test_tables_of_one_network_are_written_and_made_anew_together(tmp_path):
+    def both(uid):
+        return table_of([1.0, 2.0]) | {"more": pd.DataFrame({"score": [3.0]})}
+
+    made = replace(attempts(tmp_path), others=("more",))
+    made.make(both, "t")
+    assert len(made.frame()) == 10 and made.frame("more")["study_uid"].tolist() == list(UIDS)
+    assert not made.todo()
+    (tmp_path / "more.parquet").unlink()
+    assert made.todo() == list(UIDS)
 
 
 def test_short_memory_is_tried_at_every_run_and_a_broken_device_stops_it(tmp_path):

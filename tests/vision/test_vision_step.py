@@ -44,7 +44,8 @@ def build(config, *, pretrained):
 
 def dataset(make_volume):
     """Four studies whose slices show from none to seven levels: every piece weighs differently."""
-    config = load_config(CONFIGS / "demo.yaml").model.model_copy(
+    first = next(iter(load_config(CONFIGS / "demo.yaml").members.values()))
+    config = first.model_copy(
         update={
             **{"epochs": 2, "batch_size": 8, "slices_per_study": 8, "drop_rate": 0.0},
             **{"size_px": 32, "field_mm": 76.8, "clip_norm": 0.5, "lr": 0.01},

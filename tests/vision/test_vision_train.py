@@ -111,7 +111,7 @@ def test_box_loss_ignores_slices_without_a_box(config):
 def test_backbones_of_several_families_fit_the_heads(tiny, name):
     config = tiny.model_copy(update={"backbone": name, "in_chans": 5})
     model = SliceModel(config, SlicesTask.heads, pretrained=False).eval()
-    out = model(torch.zeros(2, 5, 32, 32, dtype=torch.uint8))
+    out = model(torch.zeros(2, 1, 5, 32, 32, dtype=torch.uint8))
     assert {n: tuple(v.shape) for n, v in out.items()} == {"visible": (2, 7), "fracture": (2, 7)}
 
 

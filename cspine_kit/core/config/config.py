@@ -9,7 +9,14 @@ from pydantic import Field, model_validator
 
 from cspine_kit.core.config.competition import CompetitionConfig, FoldsConfig
 from cspine_kit.core.config.machine import ExecutionConfig, TrainingConfig
-from cspine_kit.core.config.networks import ModelConfig, SlicesConfig, VertebraConfig
+from cspine_kit.core.config.networks import (
+    LevelsConfig,
+    Member,
+    ModelConfig,
+    SlicesConfig,
+    StudyConfig,
+    VertebraConfig,
+)
 from cspine_kit.core.config.section import Name, Section
 from cspine_kit.core.config.ship import BundleConfig, KernelConfig
 from cspine_kit.core.config.stack import StackConfig
@@ -43,7 +50,9 @@ class Config(Section):
     volumes: VolumesConfig
     model: SlicesConfig
     vertebra: VertebraConfig
-    members: Annotated[dict[Name, SlicesConfig], Field(min_length=1)]
+    levels: LevelsConfig
+    study: StudyConfig
+    members: Annotated[dict[Name, Member], Field(min_length=1)]
     training: TrainingConfig
     stack: StackConfig
     bundle: BundleConfig
@@ -61,16 +70,17 @@ class Config(Section):
         for name, model in self.networks.items():
             grid = "fine" if name in self.members else "coarse"
             most = volumes.fine.field_mm if name in self.members else volumes.coarse.field_mm
-            if model.field_mm > most:
+            if model.side_mm > most:
+                what = (
+                    ".field_mm" if model.side_mm == model.field_mm else ": its planes' breadth of"
+                )
                 raise ValueError(
-                    f"{name}.field_mm {model.field_mm} is larger than volumes.{grid}.field_mm "
-                    f"{most}"
+                    f"{name}{what} {model.side_mm} is larger than volumes.{grid}.field_mm {most}"
                 )
         for name, member in self.members.items():
-            reach = member.stack_step_mm * (member.in_chans // 2)
-            if reach > volumes.fine.margin_mm:
+            if member.reach_mm > volumes.fine.margin_mm:
                 raise ValueError(
-                    f"{name}: a stack reaches {reach} mm up and down, more than "
+                    f"{name}: it looks {member.reach_mm} mm up and down, more than "
                     f"volumes.fine.margin_mm {volumes.fine.margin_mm}"
                 )
         return self

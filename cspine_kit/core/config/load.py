@@ -5,8 +5,9 @@ In: a YAML file, optionally naming one `base:` file beside it. Out: a frozen `Co
     config = load_config(Path("configs/demo.yaml"))
     config.vertebra.epochs, list(config.members)
 
-`model:` holds the defaults of every network; `vertebra:` and each entry of `members:` hold only
-what differs from it, and take of it only the keys that their kind has.
+`model:` holds the defaults of every network; `vertebra:`, a section named like a kind, and each
+entry of `members:` hold only what differs from it, and take of it only the keys that their kind
+has. A member takes from its kind's section first.
 """
 
 import difflib
@@ -44,9 +45,11 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return raw
 
 
-def _known_keys(location: tuple[int | str, ...]) -> list[str]:
+def _known_keys(location: tuple[int | str, ...], raw: dict[str, Any]) -> list[str]:
     """Valid keys at a location of the config, for the nearest-key hint."""
     model: Any = Config
+    if len(location) > 1 and location[0] == "members":
+        model, location = KINDS.get(_kind_of(location, raw)), location[2:]
     for part in location:
         if not (isinstance(model, type) and issubclass(model, BaseModel)):
             break
@@ -61,10 +64,16 @@ def _known_keys(location: tuple[int | str, ...]) -> list[str]:
 
 def _kind_of(location: tuple[int | str, ...], raw: dict[str, Any]) -> str:
     """The kind of network at a location, "" elsewhere."""
-    section = raw.get("members", {}).get(location[1]) if location[0] == "members" else {}
-    return {"vertebra": "vertebra", "members": str((section or {}).get("kind"))}.get(
-        str(location[0]), ""
-    )
+    first = str(location[0])
+    if first == "members":
+        return str((raw.get("members", {}).get(location[1]) or {}).get("kind"))
+    return first if first in KINDS else ""
+
+
+def _plain(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """A location as a config's author knows it: pydantic names a member's kind before its keys."""
+    named = location[:1] == ("members",) and len(location) > 2 and location[2] in KINDS
+    return (*location[:2], *location[3:]) if named else location
 
 
 def _unknown_key(location: tuple[int | str, ...], raw: dict[str, Any]) -> str:
@@ -78,8 +87,14 @@ def _unknown_key(location: tuple[int | str, ...], raw: dict[str, Any]) -> str:
         said, alike = f"{wrong} does nothing for kind {kind!r}, only for {holders}", 0.6
     else:
         said = f"unknown key {wrong}"
-    near = difflib.get_close_matches(last, _known_keys(location[:-1]), 1, alike)
+    near = difflib.get_close_matches(last, _known_keys(location[:-1], raw), 1, alike)
     return said + (f"; did you mean {'.'.join([*place, near[0]])!r}?" if near else "")
+
+
+def _unknown_kind(member: str, kind: str) -> str:
+    near = difflib.get_close_matches(kind, MEMBERS, 1, 0.4)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"{member}.kind: {kind!r} is no kind of member, there are {list(MEMBERS)}{hint}"
 
 
 def _explain(path: Path, error: ValidationError, raw: dict[str, Any]) -> str:
@@ -87,10 +102,9 @@ def _explain(path: Path, error: ValidationError, raw: dict[str, Any]) -> str:
     faults = error.errors()
     in_model = {fault["loc"][1:] for fault in faults if fault["loc"][:1] == ("model",)}
     for fault in faults:
-        location = fault["loc"]
-        inherited = {"vertebra": location[1:], "members": location[2:]}.get(
-            str(location[:1] and location[0])
-        )
+        location = _plain(fault["loc"])
+        first = str(location[:1] and location[0])
+        inherited = location[2:] if first == "members" else location[1:] if first in KINDS else None
         if inherited in in_model:
             continue
         key = ".".join(str(part) for part in location)
@@ -101,8 +115,11 @@ def _explain(path: Path, error: ValidationError, raw: dict[str, Any]) -> str:
                 f"members: {location[1]!r} is no name: lower-case letters, digits and single "
                 "underscores between them"
             )
+        elif fault["type"] == "union_tag_invalid":
+            lines.append(_unknown_kind(key, fault["ctx"]["tag"]))
         else:
-            got = f" (got {fault['input']!r})" if fault["type"] != "missing" else ""
+            shown = fault["type"] != "missing" and not isinstance(fault["input"], dict)
+            got = f" (got {fault['input']!r})" if shown else ""
             lines.append(f"{key or 'config'}: {fault['msg']}{got}")
     return f"config {path}: " + "; ".join(lines)
 
@@ -114,18 +131,27 @@ def _filled(model: dict[str, Any], changes: dict[str, Any], kind: str) -> dict[s
 
 
 def _networks(raw: dict[str, Any], model: dict[str, Any]) -> dict[str, Any]:
-    """`raw` with `vertebra` and `members` filled from `model`."""
-    usual = next(iter(MEMBERS))
+    """`raw` with `vertebra`, the kinds' sections and `members` filled from `model`."""
     shared = {key: value for key, value in model.items() if key != "kind"}
-    filled = {**raw, "vertebra": _filled(shared, raw.get("vertebra") or {}, "vertebra")}
+    filled = dict(raw)
+    for kind in KINDS:
+        if kind in Config.model_fields and isinstance(raw.get(kind) or {}, dict):
+            filled[kind] = _filled(shared, raw.get(kind) or {}, kind)
     if isinstance(raw.get("members"), dict):
+        usual = next(iter(MEMBERS))
         filled["members"] = {
-            name: _filled(
-                shared, {"kind": usual, **(member or {})}, (member or {}).get("kind", usual)
-            )
+            name: _member(shared, filled, {"kind": usual, **(member or {})})
             for name, member in raw["members"].items()
         }
     return filled
+
+
+def _member(
+    shared: dict[str, Any], filled: dict[str, Any], changes: dict[str, Any]
+) -> dict[str, Any]:
+    """A member's section over its kind's."""
+    kind = str(changes["kind"])
+    return _filled(filled.get(kind) or shared, changes, kind)
 
 
 def parse_config(raw: dict[str, Any], path: Path) -> Config:

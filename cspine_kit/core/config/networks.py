@@ -1,11 +1,12 @@
 """Networks and their training: a class for each kind, with the keys that do something for it.
 
-In: the sections `model`, `vertebra` and `members`. Out: their values. Example::
+In: the sections `model`, `vertebra`, `levels`, `study` and `members`. Out: their values. Example::
 
     config.vertebra.kind, [member.kind for member in config.members.values()]
 
-`model` holds the defaults of all kinds; a kind takes the keys that it has. To add a kind of member:
-write its class, and name it in `MEMBERS` and `Network`.
+`model` holds the defaults of all kinds, of which a kind takes the keys that it has; a section named
+like a kind holds that kind's own. To add a kind of member: write its class, name it in `MEMBERS`
+and `Member`, and give it a section in `Config`.
 """
 
 from pathlib import Path
@@ -13,7 +14,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, model_validator
 
+from cspine_kit.core.anatomy import AXIAL, N_LEVELS
 from cspine_kit.core.config.section import Count, NotNegative, Positive, Section, Share
+
+Plane = Literal["axial", "sagittal", "coronal"]
 
 
 class AugmentConfig(Section):
@@ -44,7 +48,6 @@ class ModelConfig(Section):
     drop_rate: Annotated[float, Field(ge=0.0, lt=1.0)]
     epochs: Count
     batch_size: Count
-    slices_per_study: Count
     lr: Positive
     head_lr: Positive | None
     weight_decay: NotNegative
@@ -58,6 +61,40 @@ class ModelConfig(Section):
     def channels(self) -> int:
         """Images that the network sees at once: every window of every plane."""
         return self.in_chans * len(self.windows)
+
+    @property
+    def stack_mm(self) -> float:
+        """How far a stack's outer planes lie from its middle."""
+        return self.stack_step_mm * (self.in_chans // 2)
+
+    @property
+    def reach_mm(self) -> float:
+        """How far it looks above the highest level and below the lowest."""
+        return self.stack_mm
+
+    @property
+    def around_mm(self) -> float:
+        """How far it looks above and below the centers of levels."""
+        return 0.0
+
+    @property
+    def neck_mm(self) -> float:
+        """How far along z it looks around the middle of the neck, in all."""
+        return 0.0
+
+    @property
+    def side_mm(self) -> float:
+        """Side of the axial square around the spine that it sees."""
+        return self.field_mm
+
+    def shown(self, length_mm: float) -> float:
+        """Patches of a study that it is asked about, along a length of the scan."""
+        return length_mm / self.slice_step_mm
+
+    @property
+    def drawn(self) -> float:
+        """Patches of a study in each epoch of a training."""
+        raise NotImplementedError
 
     @model_validator(mode="after")
     def _windows_open(self) -> "ModelConfig":
@@ -83,30 +120,137 @@ class VertebraConfig(ModelConfig):
     """The vertebra stage: which of C1..C7 a slice shows, and where the spine is."""
 
     kind: Literal["vertebra"] = "vertebra"
+    slices_per_study: Count
+
+    @property
+    def drawn(self) -> float:
+        """Patches of a study in each epoch of a training."""
+        return self.slices_per_study
 
 
-class SlicesConfig(ModelConfig):
-    """A member that scores axial slices."""
+class MemberConfig(ModelConfig):
+    """What every kind of member has."""
 
-    kind: Literal["slices"] = "slices"
-    fractured_share: Share
     positive_weight: Positive
     visible_loss: NotNegative
+    mask_loss: NotNegative
     warm_start: bool
 
 
-MEMBERS: dict[str, type[ModelConfig]] = {"slices": SlicesConfig}
+class SlicesConfig(MemberConfig):
+    """A member that scores slices of one plane."""
+
+    kind: Literal["slices"] = "slices"
+    plane: Plane
+    across_mm: NotNegative
+    slices_per_study: Count
+    fractured_share: Share
+
+    @property
+    def reach_mm(self) -> float:
+        """How far it looks above the highest level and below the lowest."""
+        return self.stack_mm if self.plane == AXIAL else 0.0
+
+    @property
+    def neck_mm(self) -> float:
+        """How far along z it looks around the middle of the neck, in all."""
+        return 0.0 if self.plane == AXIAL else self.field_mm
+
+    @property
+    def side_mm(self) -> float:
+        """Side of the axial square around the spine that it sees."""
+        across = 0.0 if self.plane == AXIAL else 2 * (self.across_mm + self.stack_mm)
+        return max(self.field_mm, across)
+
+    def shown(self, length_mm: float) -> float:
+        """Patches of a study that it is asked about, along a length of the scan."""
+        return (length_mm if self.plane == AXIAL else 2 * self.across_mm) / self.slice_step_mm
+
+    @property
+    def drawn(self) -> float:
+        """Patches of a study in each epoch of a training."""
+        return self.slices_per_study
+
+
+class LevelsConfig(MemberConfig):
+    """A member that scores one vertebra from several stacks around its center."""
+
+    kind: Literal["levels"] = "levels"
+    plane: Plane
+    slices_per_level: Count
+    sequence: Literal["gru", "attention", "none"]
+    hidden: Annotated[int, Field(ge=8, multiple_of=8)]
+    others_share: Share
+    slice_loss: NotNegative
+
+    @property
+    def spread_mm(self) -> float:
+        """How far the outer stacks lie from the center of a vertebra."""
+        return self.slice_step_mm * (self.slices_per_level - 1) / 2
+
+    @property
+    def reach_mm(self) -> float:
+        """How far it looks above the highest level and below the lowest."""
+        return 0.0
+
+    @property
+    def around_mm(self) -> float:
+        """How far it looks above and below the centers of levels."""
+        return self.spread_mm + self.stack_mm if self.plane == AXIAL else self.field_mm / 2
+
+    @property
+    def side_mm(self) -> float:
+        """Side of the axial square around the spine that it sees."""
+        across = 0.0 if self.plane == AXIAL else 2 * (self.spread_mm + self.stack_mm)
+        return max(self.field_mm, across)
+
+    def shown(self, length_mm: float) -> float:
+        """Patches of a study that it is asked about, along a length of the scan."""
+        return float(N_LEVELS * self.slices_per_level)
+
+    @property
+    def drawn(self) -> float:
+        """Patches of a study in each epoch of a training, but for fractured ones."""
+        return N_LEVELS * self.slices_per_level * self.others_share
+
+    @model_validator(mode="after")
+    def _sequence_has_length(self) -> "LevelsConfig":
+        if self.slices_per_level == 1 and self.sequence != "none":
+            raise ValueError(
+                f"sequence: {self.sequence!r} does nothing with slices_per_level: 1; did you mean "
+                "'none'?"
+            )
+        return self
+
+
+class StudyConfig(LevelsConfig):
+    """A member that scores the seven vertebrae of a study jointly."""
+
+    kind: Literal["study"] = "study"  # type: ignore[assignment]
+    form: Literal["per_exam", "global"]
+    overall: Literal["learned", "noisy_or"]
+    study_loss: Positive
+
+
+Member = Annotated[SlicesConfig | LevelsConfig | StudyConfig, Field(discriminator="kind")]
+"""Any of the fracture stage's networks."""
+
+MEMBERS: dict[str, type[MemberConfig]] = {
+    "slices": SlicesConfig,
+    "levels": LevelsConfig,
+    "study": StudyConfig,
+}
 """Kinds of members; the first one is meant where none is named."""
 
 KINDS: dict[str, type[ModelConfig]] = {"vertebra": VertebraConfig, **MEMBERS}
 
-Network = Annotated[VertebraConfig | SlicesConfig, Field(discriminator="kind")]
+Network = VertebraConfig | SlicesConfig | LevelsConfig | StudyConfig
 """Any of them."""
 
-_NETWORK: TypeAdapter[VertebraConfig | SlicesConfig] = TypeAdapter(Network)
+_NETWORK: TypeAdapter[Network] = TypeAdapter(Annotated[Network, Field(discriminator="kind")])
 
 
-def parse_network(raw: Any) -> VertebraConfig | SlicesConfig:
+def parse_network(raw: Any) -> Network:
     """One network's section by its `kind`, as a `model.json` holds it.
 
     Raises:

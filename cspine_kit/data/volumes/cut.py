@@ -20,6 +20,7 @@ import pandas as pd
 
 from cspine_kit.core.config import Config, FineConfig
 from cspine_kit.core.numbers import FloatArray
+from cspine_kit.data.spine import neck_middle
 from cspine_kit.data.volumes.lattice import Box, Lattice
 from cspine_kit.data.volumes.volume import Volume
 
@@ -50,23 +51,29 @@ class Cut:
 
 @dataclass(frozen=True)
 class Sight:
-    """What the members look at: the side of the largest square, and how far stacks reach along z.
+    """What the members look at: the side of the largest square, and how far they reach along z.
 
     Attributes:
         field_mm: side of the square around the path of the spine.
         reach_mm: above the top of the highest level and below the bottom of the lowest.
+        around_mm: above the highest center of a level and below the lowest.
+        neck_mm: along z around the middle of the neck, in all.
     """
 
     field_mm: float
     reach_mm: float
+    around_mm: float = 0.0
+    neck_mm: float = 0.0
 
     @classmethod
     def of(cls, config: Config) -> "Sight":
         """Of all members of a config together."""
         members = config.members.values()
         return cls(
-            max(member.field_mm for member in members),
-            max(member.stack_step_mm * (member.in_chans // 2) for member in members),
+            max(member.side_mm for member in members),
+            max(member.reach_mm for member in members),
+            max(member.around_mm for member in members),
+            max(member.neck_mm for member in members),
         )
 
 
@@ -80,15 +87,16 @@ def wide_cut(coarse: Volume, lattice: Lattice, slices: int) -> Cut:
     return Cut(lattice.same_place(coarse.lattice, coarse.box), 0, slices - 1)
 
 
-def _around(
-    levels: pd.DataFrame, side_mm: float, reach_mm: float, lattice: Lattice, z_mm: FloatArray
-) -> Cut:
-    """The cut that holds a square of a side anywhere on the path through seven levels."""
+def _around(levels: pd.DataFrame, sight: Sight, lattice: Lattice, z_mm: FloatArray) -> Cut:
+    """The cut that holds what is looked at anywhere on the path through seven levels."""
     path = levels[["center_y_mm", "center_x_mm"]].to_numpy(np.float64)
     # A pixel more to each side: squares are drawn to whole pixels.
-    half = side_mm / 2 + np.array(lattice.spacing_mm)
+    half = sight.field_mm / 2 + np.array(lattice.spacing_mm)
     box = lattice.around(path.min(axis=0) - half, path.max(axis=0) + half)
-    top, bottom = levels["z_top_mm"].max() + reach_mm, levels["z_bottom_mm"].min() - reach_mm
+    middle, half_neck, center = neck_middle(levels), sight.neck_mm / 2, levels["center_z_mm"]
+    tops = levels["z_top_mm"].max() + sight.reach_mm, center.max() + sight.around_mm
+    bottoms = levels["z_bottom_mm"].min() - sight.reach_mm, center.min() - sight.around_mm
+    top, bottom = max(*tops, middle + half_neck), min(*bottoms, middle - half_neck)
     # A slice more to each side: planes are those of the nearest slice.
     inside = np.flatnonzero((z_mm <= top) & (z_mm >= bottom))
     nearest = np.abs(z_mm - (top + bottom) / 2).argmin()
@@ -110,8 +118,7 @@ def needed_cut(
     """
     lattice = fine_lattice(coarse, config)
     folds = [
-        _around(own, sight.field_mm, sight.reach_mm, lattice, z_mm)
-        for _, own in levels.groupby("model_fold", sort=True)
+        _around(own, sight, lattice, z_mm) for _, own in levels.groupby("model_fold", sort=True)
     ]
     return _inside(_union(folds), coarse, lattice)
 
@@ -123,7 +130,7 @@ def generous_cut(
     margin, and whatever a fold needs besides. Arguments as those of `needed_cut`."""
     lattice = fine_lattice(coarse, config)
     mean = levels.groupby("level", sort=True).mean(numeric_only=True)
-    around = _around(mean, config.field_mm, config.margin_mm, lattice, z_mm)
+    around = _around(mean, Sight(config.field_mm, config.margin_mm), lattice, z_mm)
     needed = needed_cut(levels, coarse, z_mm, config, sight)
     return _inside(around, coarse, lattice).union(needed)
 

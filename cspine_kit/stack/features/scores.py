@@ -13,7 +13,7 @@ one value per (study, model_fold, level). Example::
 A unit that a member says nothing of is NaN; `stack.fallback.scores` imputes it.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -33,6 +33,15 @@ class MemberScores:
     levels: pd.DataFrame | None = None
     studies: pd.DataFrame | None = None
     boxes: pd.DataFrame | None = None
+
+    @classmethod
+    def of(cls, tables: Mapping[str, list[pd.DataFrame]]) -> "MemberScores":
+        """From parts of tables by the names of their contracts."""
+        joined = {
+            name.removeprefix("oof_"): pd.concat(parts, ignore_index=True)
+            for name, parts in tables.items()
+        }
+        return cls(**joined)
 
     def without(self, members: Iterable[str]) -> "MemberScores":
         """The same as if some members did not exist."""

@@ -1,13 +1,14 @@
-"""Backbones: timm's, torchvision's where timm has none of that name, and the kit's basic CNN.
+"""Backbones: timm's, torchvision's where timm has none of that name, and two small ones of the kit.
 
 In: a `ModelConfig`. Out: a module from pixels to features, and the number of features. Example::
 
-    check_backbone(config.model, "model")            # a name that nobody knows is an error here
-    backbone, width = create_backbone(config.model, pretrained=False)
+    check_backbone(config.vertebra, "vertebra")      # a name that nobody knows is an error here
+    backbone, width = create_backbone(config.vertebra, pretrained=False)
 """
 
 import difflib
 import math
+from collections.abc import Callable
 from typing import Any
 
 import timm
@@ -15,16 +16,38 @@ import torch
 import torchvision
 from torch import nn
 
-from cspine_kit.core.config import ModelConfig
+from cspine_kit.core.config import MemberConfig, ModelConfig
 from cspine_kit.core.errors import ConfigError, DataError
 
-BASIC_CNN = "basic_cnn"
 BASIC_WIDTHS = (32, 64, 128, 256)
+TINY_WIDTHS = (16, 32, 64, 96)
 IMAGENET_CLASSES = 1000
 
 
-class BasicCNN(nn.Module):
+class OwnCNN(nn.Module):
+    """Convolutions, and how their last map is pooled: the parts that timm's networks have too."""
+
+    num_features: int
+    features: nn.Sequential
+
+    def forward_features(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Map (b, in_chans, h, w) to the last feature map."""
+        found: torch.Tensor = self.features(pixels)
+        return found
+
+    def forward_head(self, found: torch.Tensor, pre_logits: bool = True) -> torch.Tensor:
+        """Pool a feature map."""
+        return found.mean(dim=(2, 3))
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Map (b, in_chans, h, w) to (b, features)."""
+        return self.forward_head(self.forward_features(pixels))
+
+
+class BasicCNN(OwnCNN):
     """Four blocks of two 3 x 3 convolutions, each at half the resolution, and a global mean."""
+
+    num_features = BASIC_WIDTHS[-1]
 
     def __init__(self, in_chans: int) -> None:
         super().__init__()
@@ -36,10 +59,33 @@ class BasicCNN(nn.Module):
                 in_chans = width
         self.features = nn.Sequential(*layers)
 
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Map (b, in_chans, h, w) to (b, 256)."""
-        features: torch.Tensor = self.features(pixels).mean(dim=(2, 3))
-        return features
+
+class TinyCNN(OwnCNN):
+    """Four 3 x 3 convolutions down to an eighth; mean and maximum of what they find."""
+
+    num_features = TINY_WIDTHS[-1]
+
+    def __init__(self, in_chans: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for k, width in enumerate(TINY_WIDTHS):
+            if k > 1:
+                layers.append(nn.MaxPool2d(2))
+            conv = nn.Conv2d(in_chans, width, 3, stride=1 if k else 2, padding=1, bias=False)
+            layers += [conv, nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+            in_chans = width
+        self.features = nn.Sequential(*layers)
+
+    def forward_head(self, found: torch.Tensor, pre_logits: bool = True) -> torch.Tensor:
+        """Mean and maximum, (b, 192)."""
+        return torch.cat([found.mean(dim=(2, 3)), found.amax(dim=(2, 3))], dim=1)
+
+
+OWN: dict[str, tuple[Callable[[int], OwnCNN], int]] = {
+    "basic_cnn": (BasicCNN, BASIC_WIDTHS[-1]),
+    "tiny_cnn": (TinyCNN, 2 * TINY_WIDTHS[-1]),
+}
+"""The kit's own, and how many features they give."""
 
 
 def torchvision_names() -> list[str]:
@@ -50,7 +96,7 @@ def torchvision_names() -> list[str]:
 
 def is_backbone(name: str) -> bool:
     """True for an architecture that can be built without asking a hub or a folder."""
-    return name == BASIC_CNN or _is_timm(name) or name in torchvision_names()
+    return name in OWN or _is_timm(name) or name in torchvision_names()
 
 
 def _is_timm(name: str) -> bool:
@@ -63,7 +109,7 @@ def _nearest(name: str) -> str:
     if timm.is_model(name):  # the tag is wrong
         known = timm.list_pretrained(f"{name.split('.', maxsplit=1)[0]}.*")
     else:
-        known = [BASIC_CNN, *timm.list_models(), *timm.list_pretrained(), *torchvision_names()]
+        known = [*OWN, *timm.list_models(), *timm.list_pretrained(), *torchvision_names()]
     near = difflib.get_close_matches(name, known, 1, 0.4)
     return f"; did you mean {near[0]!r}?" if near else ""
 
@@ -84,11 +130,11 @@ def check_backbone(config: ModelConfig, place: str) -> None:
     if not is_backbone(name):
         raise ConfigError(
             f"{key}: {name!r} is none of timm's or torchvision's architectures, nor "
-            f"{BASIC_CNN!r}{_nearest(name)}"
+            f"one of {list(OWN)}{_nearest(name)}"
         )
     own = config.pretrained and config.weights is None
-    if own and (name == BASIC_CNN or (timm.is_model(name) and not _has_weights(name))):
-        hint = "" if name == BASIC_CNN else _nearest(name)
+    if own and (name in OWN or (timm.is_model(name) and not _has_weights(name))):
+        hint = "" if name in OWN else _nearest(name)
         raise ConfigError(
             f"{key}: there are no pretrained weights of {name!r}{hint}; or set "
             f"{place}.pretrained: false"
@@ -100,8 +146,28 @@ def check_backbone(config: ModelConfig, place: str) -> None:
         raise ConfigError(
             f"{key}: {name!r} cannot take {' x '.join(map(str, shape[1:]))} px: {error}"
         ) from error
+    if isinstance(config, MemberConfig) and config.mask_loss > 0:
+        _check_map(config, place, shape)
     if features != (2, width):
         raise ConfigError(f"{key}: {name!r} gives {features[1:]} in place of {width} features")
+
+
+def _check_map(config: ModelConfig, place: str, shape: tuple[int, ...]) -> None:
+    """Refuse a backbone without a feature map on which a mask could be learned.
+
+    Raises:
+        ConfigError: names the key.
+    """
+    backbone: Any = create_backbone(config, pretrained=False)[0].to("meta").eval()
+    found: tuple[int, ...] = ()
+    if hasattr(backbone, "forward_features"):
+        with torch.inference_mode():
+            found = tuple(backbone.forward_features(torch.empty(shape, device="meta")).shape)
+    if len(found) != len(shape) or found[1] != backbone.num_features:
+        raise ConfigError(
+            f"{place}.mask_loss: {config.backbone!r} has no feature map on which a mask could be "
+            "learned; take one of timm's convolutional networks, or set it to 0"
+        )
 
 
 def _features(config: ModelConfig, shape: tuple[int, ...]) -> tuple[tuple[int, ...], int]:
@@ -138,8 +204,9 @@ def create_backbone(config: ModelConfig, *, pretrained: bool) -> tuple[nn.Module
 
 
 def _create(name: str, in_chans: int, *, pretrained: bool) -> tuple[nn.Module, int]:
-    if name == BASIC_CNN:
-        return BasicCNN(in_chans), BASIC_WIDTHS[-1]
+    if name in OWN:
+        make, width = OWN[name]
+        return make(in_chans), width
     if timm.is_model(name):
         made: Any = timm.create_model(name, pretrained=pretrained, in_chans=in_chans, num_classes=0)
         # Where a classifier has a hidden layer (MobileNetV3), features come out of that layer.

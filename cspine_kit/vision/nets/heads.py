@@ -1,42 +1,90 @@
-"""A backbone and named linear heads: the network of every kind that looks at one stack at a time.
+"""A backbone and what stands on it: the base of every network, and the one that judges one stack.
 
 In: a `ModelConfig` and head widths. Out: a module from uint8 stacks to a dict of head outputs.
 Example::
 
-    model = SliceModel(config.model, {"visible": 7, "box": 4}, pretrained=False)
-    model(torch.zeros(2, 3, 64, 64, dtype=torch.uint8))["box"].shape     # (2, 4)
+    model = SliceModel(config.vertebra, {"visible": 7, "box": 4}, pretrained=False)
+    model(torch.zeros(2, 1, 5, 64, 64, dtype=torch.uint8))["box"].shape     # (2, 4)
 """
+
+from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import nn
 
-from cspine_kit.core.config import ModelConfig
+from cspine_kit.core.config import MemberConfig, ModelConfig
 from cspine_kit.vision.nets.backbone import create_backbone
 
 PIXEL_MEAN, PIXEL_STD = 0.449, 0.226
 """ImageNet statistics averaged over color channels, for any number of channels."""
 
+MASK = "mask"
+"""Name of the mask's head and target."""
 
-class SliceModel(nn.Module):
-    """Backbone, dropout and one linear layer per head."""
 
-    def __init__(self, config: ModelConfig, heads: dict[str, int], *, pretrained: bool) -> None:
+def learns_masks(config: ModelConfig) -> bool:
+    """True where the config gives the mask a weight."""
+    return isinstance(config, MemberConfig) and config.mask_loss > 0
+
+
+class Network(nn.Module, ABC):
+    """A backbone that looks at every patch of a unit, and `heads` that judge what it found.
+
+    Attributes:
+        config: its section of the config.
+        widths: of its heads, as its task names them.
+        heads: everything behind the backbone. Where the config asks for it, "mask" finds C1 to C7
+            on the last feature map: a second target that training alone knows.
+    """
+
+    backbone: Any
+    heads: nn.ModuleDict
+
+    def __init__(self, config: Any, heads: dict[str, int], *, pretrained: bool) -> None:
         super().__init__()
         self.config = config
         self.widths = dict(heads)
-        self.backbone, width = create_backbone(config, pretrained=pretrained)
+        self.backbone, self.width = create_backbone(config, pretrained=pretrained)
         self.drop = nn.Dropout(config.drop_rate)
-        self.heads = nn.ModuleDict({name: nn.Linear(width, n) for name, n in heads.items()})
+        self.heads = nn.ModuleDict()
+        if learns_masks(config):
+            self.heads[MASK] = nn.Conv2d(self.backbone.num_features, 1, 1)
+
+    def features(self, stack: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Map units (b, patches, channels, h, w) in 0..255 to (b, patches, features), and in
+        training to mask logits (b, patches, h', w') where they are learned."""
+        dtype = next(self.parameters()).dtype
+        pixels = (stack.flatten(0, 1).to(dtype) / 255.0 - PIXEL_MEAN) / PIXEL_STD
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        masks = {}
+        if MASK in self.heads and self.training:
+            seen = self.backbone.forward_features(pixels)
+            found = self.backbone.forward_head(seen, pre_logits=True)
+            mask = self.heads[MASK](seen)
+            masks[MASK] = mask.reshape(*stack.shape[:2], *mask.shape[2:])
+        else:
+            found = self.backbone(pixels)
+        return self.drop(found).reshape(*stack.shape[:2], -1), masks
+
+    @abstractmethod
+    def forward(self, stack: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Map units (b, patches, channels, h, w) in 0..255 to head outputs, (b, ...) each."""
+
+
+class SliceModel(Network):
+    """Backbone, dropout and one linear layer per head; a unit is one patch."""
+
+    def __init__(self, config: Any, heads: dict[str, int], *, pretrained: bool) -> None:
+        super().__init__(config, heads, pretrained=pretrained)
+        self.heads.update({name: nn.Linear(self.width, n) for name, n in heads.items()})
 
     def forward(self, stack: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Map stacks (b, channels, h, w) in 0..255 to {head: (b, width)} logits or shares."""
-        dtype = next(self.parameters()).dtype
-        pixels = (stack.to(dtype) / 255.0 - PIXEL_MEAN) / PIXEL_STD
-        pixels = pixels.contiguous(memory_format=torch.channels_last)
-        features = self.drop(self.backbone(pixels))
-        outputs = {name: head(features) for name, head in self.heads.items()}
+        """Map units (b, 1, channels, h, w) in 0..255 to {head: (b, width)} logits or shares."""
+        features, masks = self.features(stack)
+        outputs = {name: self.heads[name](features.squeeze(1)) for name in self.widths}
         if "any_fracture" in outputs:
             # A break looks alike at every level: one shared score learns from all of them, where
             # seven separate ones would see a handful of positives each.
             outputs["fracture"] = outputs["fracture"] + outputs.pop("any_fracture")
-        return outputs
+        return {**outputs, **masks}

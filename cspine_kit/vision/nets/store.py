@@ -2,7 +2,9 @@
 
 In: a network, a folder. Out: `model.json`, `weights.safetensors`; or a network. Example::
 
-    model = SliceModel(config.model, {"visible": 7, "box": 4}, pretrained=False)
+    from cspine_kit.vision.nets.kinds import build_net
+
+    model = build_net(config.vertebra, {"visible": 7, "box": 4}, pretrained=False)
     save_model(model, Path("model"))
     model = load_model(Path("model"))
     take_weights(model, Path("model") / WEIGHTS_FILE)        # "... 54 of 54 tensors ..."
@@ -19,7 +21,8 @@ from cspine_kit.core.errors import ArtifactError
 from cspine_kit.core.runs import publish, read_json, write_json
 from cspine_kit.vision.names import MODEL_FILE, WEIGHTS_FILE
 from cspine_kit.vision.nets.backbone import fit_channels, is_backbone
-from cspine_kit.vision.nets.heads import SliceModel
+from cspine_kit.vision.nets.heads import Network
+from cspine_kit.vision.nets.kinds import build_net
 
 BACKBONE = "backbone."
 """What a backbone's tensors are called by in a network's own file."""
@@ -27,7 +30,7 @@ BACKBONE = "backbone."
 SHOWN = 4
 
 
-def save_model(model: SliceModel, folder: Path, key: str | None = None) -> None:
+def save_model(model: Network, folder: Path, key: str | None = None) -> None:
     """Write `model.json`, then `weights.safetensors` with the key that marks the model done.
 
     Matrices and filters are rounded to half precision, which halves what goes to Kaggle; whoever
@@ -47,7 +50,7 @@ def _rounded(value: torch.Tensor) -> torch.Tensor:
     return half if bool(half.isfinite().all()) else value
 
 
-def load_model(folder: Path) -> SliceModel:
+def load_model(folder: Path) -> Network:
     """Rebuild a saved model in evaluation mode; nothing is downloaded or unpickled.
 
     Raises:
@@ -70,7 +73,7 @@ def load_model(folder: Path) -> SliceModel:
             f"{folder / MODEL_FILE}: {config.backbone!r} is no architecture of timm's registry, "
             "torchvision's or the kit's"
         )
-    model = SliceModel(config, heads, pretrained=False)
+    model = build_net(config, heads, pretrained=False)
     try:
         model.load_state_dict(load_file(folder / WEIGHTS_FILE))
     except (RuntimeError, ValueError) as error:
@@ -80,7 +83,7 @@ def load_model(folder: Path) -> SliceModel:
     return model.eval().to(memory_format=torch.channels_last)
 
 
-def take_weights(model: SliceModel, file: Path) -> str:
+def take_weights(model: Network, file: Path) -> str:
     """Start from somebody's weights: every tensor of the same name and shape is taken.
 
     Args:
@@ -124,7 +127,7 @@ def _fitted(found: torch.Tensor, own: torch.Tensor) -> torch.Tensor | None:
     return None
 
 
-def start_from(model: SliceModel, folders: tuple[Path, ...]) -> list[str]:
+def start_from(model: Network, folders: tuple[Path, ...]) -> list[str]:
     """Start from the kit's own networks that have the same backbone; says what was taken.
 
     Raises:

@@ -9,11 +9,17 @@ from collections.abc import Callable
 from typing import Any
 
 from cspine_kit.core.config import ModelConfig
+from cspine_kit.vision.tasks.levels import LevelsTask, StudyTask
 from cspine_kit.vision.tasks.slices import SlicesTask
 from cspine_kit.vision.tasks.task import Task
 from cspine_kit.vision.tasks.vertebra import VertebraTask
 
-TASKS: dict[str, Callable[[Any], Task]] = {"vertebra": VertebraTask, "slices": SlicesTask}
+TASKS: dict[str, Callable[[Any], Task]] = {
+    "vertebra": VertebraTask,
+    "slices": SlicesTask,
+    "levels": LevelsTask,
+    "study": StudyTask,
+}
 
 
 def task_of(config: ModelConfig) -> Task:

@@ -1,4 +1,4 @@
-"""A member that scores axial slices as a task: fracture of C1..C7 where a slice shows them.
+"""A member that scores slices of one plane as a task: fracture of C1..C7 where a slice shows them.
 
 In: its section of the config. Out: what is seen, learned and said. Example::
 
@@ -8,10 +8,12 @@ In: its section of the config. Out: what is seen, learned and said. Example::
     task.heads["fracture"], len(view)                 # 7, ...
 """
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
@@ -19,13 +21,22 @@ from cspine_kit.core.anatomy import AXIAL, LEVELS, TARGETS
 from cspine_kit.core.config import SlicesConfig
 from cspine_kit.core.errors import StudyError
 from cspine_kit.core.metric import auc, metric
-from cspine_kit.core.numbers import FloatArray, noisy_or, sigmoid
-from cspine_kit.core.tables import FRACTURE_COLUMNS, MASK_COLUMNS, VERTEBRA_COLUMNS
+from cspine_kit.core.numbers import FloatArray, IntArray, noisy_or, sigmoid
+from cspine_kit.core.tables import FRACTURE_COLUMNS, VERTEBRA_COLUMNS
 from cspine_kit.data.spine import shows_spine, spine_centers
 from cspine_kit.data.volumes.volume import Volume
-from cspine_kit.vision.tasks.task import Batch, Grid, Lesson, Outputs, Targets, Task, Term
-from cspine_kit.vision.tasks.vertebra import native_rows, visible_term
-from cspine_kit.vision.views import StudyView, spaced_slices, study_view
+from cspine_kit.vision.tasks.shown import shown_levels
+from cspine_kit.vision.tasks.task import (
+    Batch,
+    Grid,
+    Lesson,
+    Outputs,
+    Targets,
+    Task,
+    Term,
+    mask_terms,
+)
+from cspine_kit.vision.views import StudyView, spaced_slices, standing_view, study_view
 
 
 class SlicesTask(Task):
@@ -42,13 +53,15 @@ class SlicesTask(Task):
     config: SlicesConfig
 
     def view(self, volume: Volume, levels: pd.DataFrame | None, stride: int = 1) -> StudyView:
-        """The slices of C1..C7, along the spine.
+        """The slices along the spine; standing ones from right to left, or front to back.
 
         Raises:
             StudyError: there are no levels, or no slice lies inside them.
         """
         if levels is None:
             raise StudyError(volume.study_uid, "no levels: the vertebra stage said nothing")
+        if self.config.plane != AXIAL:
+            return standing_view(volume, levels, self.config, stride=stride)
         rows = spaced_slices(volume.z_mm, self.config.slice_step_mm * stride)
         rows = rows[shows_spine(levels, volume.z_mm[rows])]
         if len(rows) == 0:
@@ -56,26 +69,45 @@ class SlicesTask(Task):
         return study_view(volume, rows, spine_centers(levels, volume.z_mm[rows]), self.config)
 
     def targets(self, view: StudyView, lesson: Lesson) -> Targets:
-        """ "visible" (n, 7), from the mask where there is one, else the vertebra model's; and
-        "fracture" (n, 7), the study's labels."""
+        """ "visible" (n, 7), NaN where nobody knows, and "fracture" (n, 7), the study's labels."""
         broken = lesson.label[list(LEVELS)].to_numpy(dtype=np.float32)
         return {
-            "visible": _visibility(view, lesson),
+            "visible": shown_levels(view, lesson),
             "fracture": np.tile(broken, (len(view), 1)),
         }
 
+    def draw(self, views: Sequence[StudyView], generator: np.random.Generator) -> list[IntArray]:
+        """Up to `slices_per_study` slices of every study.
+
+        Of a fractured study, `fractured_share` of them are first taken from slices that show a
+        fractured level.
+        """
+        chosen = []
+        for view in views:
+            order = generator.permutation(len(view))
+            seen = np.nan_to_num(view.targets["visible"]) * view.targets["fracture"]
+            shown = seen.max(axis=1)[order] > 0.5
+            reserved = round(self.config.slices_per_study * self.config.fractured_share)
+            first = np.flatnonzero(shown)[:reserved]
+            order = np.concatenate([order[first], np.delete(order, first)])
+            chosen.append(order[: self.config.slices_per_study])
+        return chosen
+
     def losses(self, outputs: Batch, batch: Batch) -> dict[str, Term]:
         """See `Task`."""
-        visible, target = batch["visible"], batch["fracture"]
+        known = torch.isfinite(batch["visible"])
+        visible, target = batch["visible"].nan_to_num(), batch["fracture"]
         loss = F.binary_cross_entropy_with_logits(
             outputs["fracture"],
             target,
             pos_weight=target.new_tensor(self.config.positive_weight),
             reduction="none",
         )
+        seen = F.binary_cross_entropy_with_logits(outputs["visible"], visible, reduction="none")
         return {
             "fracture": ((loss * visible).sum(), visible.sum()),
-            "visible": visible_term(outputs, batch, self.config.visible_loss),
+            "visible": (self.config.visible_loss * (seen * known).sum(), known.sum()),
+            **mask_terms(outputs, batch, self.config.mask_loss),
         }
 
     def figures(
@@ -94,19 +126,14 @@ class SlicesTask(Task):
             np.column_stack([outputs["visible"], outputs["fracture"]]),
             columns=[*VERTEBRA_COLUMNS, *FRACTURE_COLUMNS],
         )
-        place = {"plane": AXIAL, "position": view.slice_idx, "slice_idx": view.slice_idx}
-        place |= {"at_mm": view.at_mm}
+        place: dict[str, object] = {"plane": view.plane}
+        if view.plane == AXIAL:
+            place |= {"position": view.slice_idx, "slice_idx": view.slice_idx, "at_mm": view.at_mm}
+        else:
+            nothing = pd.array([pd.NA] * len(view), dtype="Int64")
+            place |= {"position": np.arange(len(view)), "slice_idx": nothing}
+            place |= {"at_mm": view.offsets_mm}
         return pd.concat([pd.DataFrame(place), rows], axis=1)
-
-
-def _visibility(view: StudyView, lesson: Lesson) -> NDArray[np.float32]:
-    masks = native_rows(view, lesson.slices)[list(MASK_COLUMNS)].to_numpy(dtype=np.float64)
-    if lesson.rows is None or not np.isnan(masks).any():
-        return (masks > 0).astype(np.float32)
-    depth, scored = -view.at_mm, -lesson.rows["at_mm"].to_numpy()
-    logits = lesson.rows[list(VERTEBRA_COLUMNS)].to_numpy()
-    at = [np.interp(depth, scored, column) for column in logits.T]
-    return sigmoid(np.stack(at, axis=1), limit=np.inf).astype(np.float32)
 
 
 def _weighted_mean(outputs: Outputs, group: NDArray[np.int64], studies: int) -> FloatArray:

@@ -12,6 +12,7 @@ To add a kind: its class here, its section in `core.config`, its line in `tasks.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -19,10 +20,12 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from torch.nn import functional as F
 
 from cspine_kit.core.config import ModelConfig
-from cspine_kit.core.numbers import FloatArray
+from cspine_kit.core.numbers import FloatArray, IntArray
 from cspine_kit.data.volumes.volume import Volume
+from cspine_kit.vision.nets.heads import MASK
 from cspine_kit.vision.views import StudyView
 
 Batch = dict[str, torch.Tensor]
@@ -30,7 +33,7 @@ Term = tuple[torch.Tensor, torch.Tensor]
 """A part of a loss: a sum over a batch, and what it is to be divided by."""
 
 Outputs = dict[str, FloatArray]
-"""Of every head, (n, width)."""
+"""Of every head, a row for each unit."""
 
 Targets = dict[str, NDArray[np.float32]]
 
@@ -59,6 +62,7 @@ class Task(ABC):
         grid: which volume of a study it looks at.
         heads: widths of the network's heads.
         sided: True where a head speaks of left and right, so that a mirrored image is another one.
+        tables: further tables that it fills, where it judges more than slices (`SCORES`).
         rows_version: raised when the same network would give other rows of the same volume: another
             choice or cut of patches, other means over views.
         config: the network.
@@ -68,6 +72,7 @@ class Task(ABC):
     grid: ClassVar[Grid]
     heads: ClassVar[dict[str, int]]
     sided: ClassVar[bool]
+    tables: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, config: ModelConfig) -> None:
         self.config = config
@@ -76,6 +81,7 @@ class Task(ABC):
     def sight(self) -> str:
         """Equal for networks that see the same patches of every study."""
         seen = {"in_chans", "stack_step_mm", "slice_step_mm", "field_mm", "size_px", "windows"}
+        seen |= {"plane", "across_mm", "slices_per_level"}
         return f"{type(self).__name__} {self.config.model_dump_json(include=seen)}"
 
     @abstractmethod
@@ -93,7 +99,17 @@ class Task(ABC):
 
     @abstractmethod
     def targets(self, view: StudyView, lesson: Lesson) -> Targets:
-        """What is to be learned, an array for each target with a row for each patch."""
+        """What is to be learned, an array for each target with a row for each unit."""
+
+    @abstractmethod
+    def draw(self, views: Sequence[StudyView], generator: np.random.Generator) -> list[IntArray]:
+        """Units of each study that an epoch of a training shows; as many in every epoch."""
+
+    def blank(self, batch: Batch) -> Batch:
+        """Outputs that say nothing: from them the weights of the losses are known."""
+        some = next(iter(batch.values()))
+        said = {n: torch.zeros(len(some), w, device=some.device) for n, w in self.heads.items()}
+        return said | {name: batch[name].float() for name in (MASK,) if name in batch}
 
     @abstractmethod
     def losses(self, outputs: Batch, batch: Batch) -> dict[str, Term]:
@@ -110,7 +126,7 @@ class Task(ABC):
         """What the network is worth on studies it has not learned from.
 
         Args:
-            outputs: of every head, (n, width).
+            outputs: of every head, a row for each unit.
             targets: of the same rows.
             study: (n,) which study a row belongs to.
         """
@@ -118,3 +134,32 @@ class Task(ABC):
     @abstractmethod
     def rows(self, view: StudyView, outputs: Outputs) -> pd.DataFrame:
         """A study's rows of the table that this kind fills, without its name and folds."""
+
+    def scores(self, view: StudyView, outputs: Outputs) -> dict[str, pd.DataFrame]:
+        """A study's rows of each of `tables`."""
+        return {}
+
+
+def mask_terms(outputs: Batch, batch: Batch, share: float) -> dict[str, Term]:
+    """Cross-entropy and Dice of each patch's mask at the resolution of the feature map; nothing
+    where masks are not learned, or not asked for as in validation."""
+    if MASK not in outputs or MASK not in batch:
+        return {}
+    logits, known = outputs[MASK], batch[f"{MASK}_weight"]
+    target = F.adaptive_avg_pool2d(batch[MASK].float(), (logits.shape[2], logits.shape[3]))
+    both = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(dim=(2, 3))
+    probs = torch.sigmoid(logits)
+    overlap = 2.0 * (probs * target).sum(dim=(2, 3)) + 1.0
+    both = both + 1.0 - overlap / ((probs + target).sum(dim=(2, 3)) + 1.0)
+    return {MASK: (share * (both.mean(dim=1) * known).sum(), known.sum())}
+
+
+SCORES = ("oof_levels", "oof_studies")
+"""Tables in which members speak of more than slices."""
+
+
+def some_of_each(
+    views: Sequence[StudyView], count: int, generator: np.random.Generator
+) -> list[IntArray]:
+    """Up to `count` units of every study, at random."""
+    return [generator.permutation(len(view))[:count] for view in views]

@@ -8,6 +8,7 @@ In: its section of the config. Out: what is seen, learned and said; and the seve
     levels = decode_study(task.rows(view, outputs))
 """
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -16,12 +17,24 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from cspine_kit.core.anatomy import LEVELS
+from cspine_kit.core.config import VertebraConfig
 from cspine_kit.core.metric import auc
+from cspine_kit.core.numbers import IntArray
 from cspine_kit.core.tables import MASK_COLUMNS, SPINE_BOX_COLUMNS, VERTEBRA_COLUMNS
 from cspine_kit.data.levels import decode_levels
 from cspine_kit.data.volumes.patch import from_shares
-from cspine_kit.data.volumes.volume import Volume, nearest_slices
-from cspine_kit.vision.tasks.task import Batch, Grid, Lesson, Outputs, Targets, Task, Term
+from cspine_kit.data.volumes.volume import Volume
+from cspine_kit.vision.tasks.shown import native_rows
+from cspine_kit.vision.tasks.task import (
+    Batch,
+    Grid,
+    Lesson,
+    Outputs,
+    Targets,
+    Task,
+    Term,
+    some_of_each,
+)
 from cspine_kit.vision.views import StudyView, spaced_slices, study_view
 
 BOX_LOSS = 2.0
@@ -35,11 +48,6 @@ def visible_term(outputs: Batch, batch: Batch, share: float = 1.0) -> Term:
     return share * loss, target.new_tensor(target.numel())
 
 
-def native_rows(view: StudyView, slices: pd.DataFrame) -> pd.DataFrame:
-    """Rows of the native slices next to those that a network sees."""
-    return slices.iloc[nearest_slices(slices["z_mm"].to_numpy(np.float64), view.at_mm)]
-
-
 class VertebraTask(Task):
     """Visibility: binary cross-entropy. Box: smooth L1 where a box is known."""
 
@@ -47,6 +55,7 @@ class VertebraTask(Task):
     grid: ClassVar[Grid] = "coarse"
     heads: ClassVar[dict[str, int]] = {"visible": 7, "box": 4}
     sided: ClassVar[bool] = True
+    config: VertebraConfig
 
     def view(
         self, volume: Volume, levels: pd.DataFrame | None = None, stride: int = 1
@@ -62,6 +71,10 @@ class VertebraTask(Task):
             "visible": (shown[list(MASK_COLUMNS)].to_numpy() > 0).astype(np.float32),
             "box": shown[list(SPINE_BOX_COLUMNS)].to_numpy(np.float32),
         }
+
+    def draw(self, views: Sequence[StudyView], generator: np.random.Generator) -> list[IntArray]:
+        """See `Task`."""
+        return some_of_each(views, self.config.slices_per_study, generator)
 
     def losses(self, outputs: Batch, batch: Batch) -> dict[str, Term]:
         """See `Task`."""

@@ -2,7 +2,7 @@
 
 In: a dataset, a seed. Out: batches, on the device, this process's part of each. Example::
 
-    steps = Steps(dataset, config.model.model_copy(update={"epochs": 1}), seed=1)
+    steps = Steps(dataset, dataset.config.model_copy(update={"epochs": 1}), seed=1)
     len(steps.items(0)), steps.total
 
 The order follows from (seed, epoch) alone: a training that goes on from any step meets the batches

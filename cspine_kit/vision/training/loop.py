@@ -29,7 +29,7 @@ from cspine_kit.core.errors import DataError
 from cspine_kit.core.runs import derive_seed, run_record
 from cspine_kit.core.tasks import is_worker, report
 from cspine_kit.vision.dataset import StackDataset
-from cspine_kit.vision.nets.heads import SliceModel
+from cspine_kit.vision.nets.kinds import build_net
 from cspine_kit.vision.nets.store import save_model, start_from, take_weights
 from cspine_kit.vision.tasks.kinds import task_of
 from cspine_kit.vision.training.batches import Steps
@@ -126,7 +126,7 @@ class _Run:
         torch.manual_seed(derive_seed(self.seed, "init"))
         task = task_of(config)
         fresh = state is None and config.weights is None
-        model: Any = SliceModel(config, task.heads, pretrained=config.pretrained and fresh)
+        model: Any = build_net(config, task.heads, pretrained=config.pretrained and fresh)
         if state is None:
             taken = [take_weights(model, config.weights)] if config.weights else []
             self.progress.started_from = taken + start_from(model, start)

@@ -19,12 +19,8 @@ Weights = dict[str, torch.Tensor]
 
 def batch_weights(task: Task, batch: Batch) -> Weights:
     """Weight of each part of the loss on this process's stacks, before any output is known."""
-    some = next(iter(batch.values()))
-    nothing = {
-        name: torch.zeros(len(some), width, device=some.device)
-        for name, width in task.heads.items()
-    }
-    return {name: weight.float() for name, (_, weight) in task.losses(nothing, batch).items()}
+    said = task.blank(batch)
+    return {name: weight.float() for name, (_, weight) in task.losses(said, batch).items()}
 
 
 def loss_of(terms: dict[str, Term], weights: Weights) -> torch.Tensor:

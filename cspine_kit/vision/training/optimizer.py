@@ -2,11 +2,11 @@
 
 In: a network, its config. Out: optimizer, schedule, average. Example::
 
-    from cspine_kit.vision.nets.heads import SliceModel
+    from cspine_kit.vision.nets.kinds import build_net
 
-    net = SliceModel(config.model, {"visible": 7}, pretrained=False)
-    optimizer, schedule = optimizer_of(net, config.model, steps=100)
-    average_of(net, config.model, steps=100).decay           # 0.8: a twentieth of 100 steps
+    net = build_net(config.vertebra, {"visible": 7}, pretrained=False)
+    optimizer, schedule = optimizer_of(net, config.vertebra, steps=100)
+    average_of(net, config.vertebra, steps=100).decay           # 0.8: a twentieth of 100 steps
 """
 
 import torch
@@ -14,7 +14,7 @@ from timm.optim._param_groups import param_groups_weight_decay
 from timm.utils.model_ema import ModelEmaV3
 
 from cspine_kit.core.config import ModelConfig
-from cspine_kit.vision.nets.heads import SliceModel
+from cspine_kit.vision.nets.heads import Network
 
 AVERAGED_SHARE = 0.05
 """The average reaches back over at most this share of all steps: it must not remember the
@@ -22,7 +22,7 @@ beginning of a short training."""
 
 
 def optimizer_of(
-    model: SliceModel, config: ModelConfig, steps: int
+    model: Network, config: ModelConfig, steps: int
 ) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.OneCycleLR]:
     """AdamW over backbone and heads with a learning rate each, norms and biases without decay, and
     the OneCycle schedule of all."""
@@ -50,7 +50,7 @@ def _undecayed(part: torch.nn.Module) -> set[str]:
     return set(named()) if callable(named) else set()
 
 
-def average_of(model: SliceModel, config: ModelConfig, steps: int) -> ModelEmaV3:
+def average_of(model: Network, config: ModelConfig, steps: int) -> ModelEmaV3:
     """The moving average that is kept: it warms up, and its reach follows the steps there are."""
     decay = min(config.ema_decay, max(0.0, 1.0 - 1.0 / (AVERAGED_SHARE * steps)))
     return ModelEmaV3(model, decay=decay, use_warmup=True)

@@ -2,11 +2,11 @@
 
 In: this process's part of a batch. Out: changed weights, the loss of the whole batch. Example::
 
-    from cspine_kit.vision.nets.heads import SliceModel
+    from cspine_kit.vision.nets.kinds import build_net
     from cspine_kit.vision.tasks.kinds import task_of
 
     accelerator, task = Accelerator(cpu=True), task_of(dataset.config)
-    model = SliceModel(dataset.config, task.heads, pretrained=False)
+    model = build_net(dataset.config, task.heads, pretrained=False)
     optimizer = accelerator.prepare(torch.optim.AdamW(model.parameters()))
     stepper = Stepper(accelerator, model, optimizer, task, dataset.config, parts=2)
     loss = stepper(torch.utils.data.default_collate([dataset[0], dataset[1]]), seed=1)

@@ -2,7 +2,7 @@
 
 In: the fold's studies, a network. Out: rows of `history.csv` and its picture. Example::
 
-    held = Validation(dataset, config.model, budget=32)
+    held = Validation(dataset, dataset.config, budget=32)
     draw_history([{"epoch": 1, "loss": 0.7}, {"epoch": 2, "loss": 0.6}], Path("."))
 
 It chooses nothing: the last average is what is kept. The labels of the fold's studies go into
@@ -28,13 +28,13 @@ from cspine_kit.vision.tasks.kinds import task_of
 from cspine_kit.vision.training.losses import batch_weights
 
 SHARE = 0.1
-"""Slices looked at for each slice trained on."""
+"""Units looked at for each one trained on."""
 
 Row = dict[str, float]
 
 
 class Validation:
-    """Slices of the studies of a fold, and how a network does on them.
+    """Units of the studies of a fold, and how a network does on them.
 
     Attributes:
         items: of the dataset, evenly over its studies; at most `budget` of them where there are as

@@ -1,0 +1,20 @@
+"""The network of every kind of task.
+
+In: a network's section of the config, its task's heads. Out: a `Network`. Example::
+
+    build_net(config.vertebra, {"visible": 7, "box": 4}, pretrained=False)
+"""
+
+from cspine_kit.core.config import LevelsConfig, ModelConfig
+from cspine_kit.vision.nets.heads import Network, SliceModel
+from cspine_kit.vision.nets.sequence import SequenceModel
+
+
+def build_net(config: ModelConfig, heads: dict[str, int], *, pretrained: bool) -> Network:
+    """A new network.
+
+    Raises:
+        DataError: pretrained weights cannot be had.
+    """
+    net = SequenceModel if isinstance(config, LevelsConfig) else SliceModel
+    return net(config, heads, pretrained=pretrained)

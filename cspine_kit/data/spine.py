@@ -22,7 +22,9 @@ def spine_centers(levels: pd.DataFrame, z_mm: FloatArray) -> FloatArray:
 
 
 def shows_spine(levels: pd.DataFrame, z_mm: FloatArray) -> BoolArray:
-    """True for positions between the top of the highest level and the bottom of the lowest."""
+    """True for positions between the top of the highest level and the bottom of the lowest that are
+    there; nowhere where none is."""
+    levels = levels[levels["present"]]
     top, bottom = levels["z_top_mm"].max(), levels["z_bottom_mm"].min()
     inside: BoolArray = (z_mm <= top) & (z_mm >= bottom)
     return inside

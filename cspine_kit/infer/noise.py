@@ -34,7 +34,7 @@ def levels_everywhere(volume: Volume) -> pd.DataFrame:
     z, (y, x) = volume.z_mm, volume.middle_mm
     place = {"center_z_mm": float(z.mean()), "center_y_mm": y, "center_x_mm": x}
     ends = {"z_top_mm": float(z[0]), "z_bottom_mm": float(z[-1])}
-    return pd.DataFrame([{"level": level, **place, **ends} for level in LEVELS])
+    return pd.DataFrame([{"level": level, "present": True, **place, **ends} for level in LEVELS])
 
 
 def _noise(config: VolumesConfig, spacing_mm: float, side_px: int) -> Volume:

@@ -52,7 +52,7 @@ class SlicesTask(Task):
         rows = spaced_slices(volume.z_mm, self.config.slice_step_mm * stride)
         rows = rows[shows_spine(levels, volume.z_mm[rows])]
         if len(rows) == 0:
-            raise StudyError(volume.study_uid, "its scan shows none of C1..C7")
+            raise StudyError(volume.study_uid, "no slice lies inside the decoded levels")
         return study_view(volume, rows, spine_centers(levels, volume.z_mm[rows]), self.config)
 
     def targets(self, view: StudyView, lesson: Lesson) -> Targets:

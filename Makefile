@@ -8,7 +8,7 @@ CSPINE = $(VENV)/bin/cspine
 READY = $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test oof stack kernel rehearse push score report leaderboard info lint bench
+.PHONY: help demo test oof stack kernel rehearse push score report leaderboard info lint backbones bench
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -57,6 +57,9 @@ score: $(READY)  ## results of CONFIG's submission: table, hidden truth where kn
 
 report: $(READY)  ## one page that shows CONFIG's run, whatever its state: oof/<name>/report.html
 	$(CSPINE) report --config $(CONFIG)
+
+backbones: $(READY)  ## accuracy and time of backbones on CONFIG's masked studies; ARGS='--names ...'
+	$(CSPINE) backbones --config $(CONFIG) $(ARGS)
 
 bench: $(READY)  ## every benchmark, side by side in one run, and one table with the goals; ARGS='--only reader kernel'
 	$(VENV)/bin/python tests/benchmarks/bench_all.py $(ARGS)

@@ -76,12 +76,15 @@ def _levels(args: argparse.Namespace) -> int:
     else:
         print(f"{'level':6s} {'slices':>11s} {'center z mm':>12s} {'confidence':>11s}  source")
         for level, row in result["levels"].items():
+            if not row["present"]:
+                print(f"{level:6s} {'absent':>11s}")
+                continue
             slices = f"{row['first_slice']}..{row['last_slice']}"
             print(
                 f"{level:6s} {slices:>11s} {row['center_z_mm']:12.1f} {row['confidence']:11.3f}"
                 f"  {row['source']}"
             )
-        for level in found.unseen:
+        for level in found.counted:
             print(f"{level}: no slice shows it; placed by counting")
         for line in explain(found.geometry.problems):
             print(line)

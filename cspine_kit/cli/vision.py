@@ -61,12 +61,44 @@ def _oof(args: argparse.Namespace) -> int:
     return 0
 
 
+def _backbones_arguments(parser: argparse.ArgumentParser) -> None:
+    config_argument(parser)
+    parser.add_argument(
+        "--names", nargs="+", metavar="NAME", help="of timm or torchvision; fourteen by default"
+    )
+    parser.add_argument("--best", type=int, default=5, help="cross-validated (default 5)")
+
+
+def _backbones(args: argparse.Namespace) -> int:
+    from cspine_kit.core.execution import tune_process
+
+    tune_process()
+    from cspine_kit.data.stages import prepare
+    from cspine_kit.vision.backbones import FOURTEEN, PUBLISHED, compare, summary
+
+    config, paths = open_run(args, makes="oof")
+    ensure_competition(config)
+    prepare(config, paths)
+    table = compare(config, paths, args.names or FOURTEEN, best=args.best)
+    print(summary(table).to_string(float_format="{:.4g}".format))
+    for name, value in PUBLISHED.items():
+        print(f"published, on other data: {name}: {value:.4f}")
+    print(f"by fold and level in {paths.root / 'backbones' / 'backbones.csv'}")
+    return 0
+
+
 VERBS = {
     "train": Verb(
         "train one fold model, resumable",
         f"cspine train {DEMO} --member vertebra --fold 0",
         _train_arguments,
         _train,
+    ),
+    "backbones": Verb(
+        "accuracy and time of backbones as vertebra networks",
+        f"cspine backbones {DEMO} --names basic_cnn test_resnet test_efficientnet --best 2",
+        _backbones_arguments,
+        _backbones,
     ),
     "oof": Verb(
         "everything missing up to the out-of-fold slice table",

@@ -1,4 +1,4 @@
-"""The ordered decode: seven levels of one study from per-slice scores.
+"""The ordered decode: seven levels of one study from per-slice scores, and which are not there.
 
 In: visibility logits and spine boxes on some slices of one study. Out: the seven rows of the
 `levels` table. Example::
@@ -10,151 +10,50 @@ In: visibility logits and spine boxes on some slices of one study. Out: the seve
     >>> levels = decode_levels(z_mm, logits, boxes)
     >>> levels.loc[[0, 6], ["level", "z_top_mm", "z_bottom_mm"]].values.tolist()
     [['C1', -32.0, -48.0], ['C7', -128.0, -144.0]]
+    >>> decode_levels(z_mm[40:], logits[40:], boxes[40:])["present"].tolist()
+    [False, False, False, True, True, True, True]
 
-The decode is a chain of seven centers. A level whose center lies at z is seen on the slices around
-z, so the log-odds of those slices speak for it; two neighbors lie about one pitch apart, all
-pitches scaled by the size of the neck. Forward-backward sums over all chains give each center's
-distribution, and its mean is the center: levels are ordered and well spaced whatever the network
-says, and a level that looks like the next one is placed by counting.
+Where the centers lie is what `data.centers` says. A level that the scan does not show has its place
+all the same, outside of the scan or at its end: only its `present` says that nobody is to look.
 """
-
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from cspine_kit.core.anatomy import LEVELS
 from cspine_kit.core.errors import DataError
-from cspine_kit.core.numbers import FloatArray, sigmoid
+from cspine_kit.core.numbers import BoolArray, FloatArray, sigmoid
+from cspine_kit.data.centers import LEVEL_EXTENT_MM, place_centers
 
-LEVEL_PITCH_MM: FloatArray = np.array([12.4, 23.5, 16.2, 15.0, 14.2, 15.3])
-LEVEL_EXTENT_MM: FloatArray = np.array([27.0, 46.0, 27.0, 27.5, 28.5, 28.0, 32.0])
-PITCH_SPREAD: FloatArray = np.array([0.17, 0.17, 0.14, 0.13, 0.13, 0.13])
-SIZE_SPREAD = 0.12
-"""Distance of a level's center below the one above it, and the length over which slices show it:
-medians of 54 masked studies of the competition whose seven levels are in order. Spread of a pitch's
-logarithm beyond what the neck's size explains, and of the size (there 0.10; patients of other scans
-are not all trauma patients in collars)."""
-
-SIZES: FloatArray = np.exp(np.linspace(-0.3, 0.36, 12))
-"""Neck sizes that are weighed against each other."""
-
-DECODE_VERSION = 1
+DECODE_VERSION = 2
 """Raised when the same rows would give other levels."""
 
-GRID_MM = 1.0
-BEYOND_MM = 150.0
-"""Centers may lie this far outside the scan: a level need not be in view."""
+MODEL, INTERPOLATED, ABSENT = "model", "interpolated", "absent"
+"""Where a level's place comes from: its own slices, its neighbors, or nothing: it is not there."""
 
-OUTSIDE_COST_PER_MM = 0.2
-"""Log-odds paid per millimeter that a center lies outside the scan: scans of the neck are planned
-to show every level. Slices that were not scanned speak neither for a level nor against it."""
+PRESENT = 0.5
+"""A level that the scan shows with this probability is there."""
 
-EVIDENCE_PER_MM = 0.1
-"""Weight of a millimeter of log-odds. Neighboring slices repeat each other, so that they count as
-about one independent look per centimeter; chosen on phantom validation studies."""
+MIN_SEEN = 0.2
+"""A level whose own slices show it with a lower mean probability is placed by its neighbors."""
 
-LOGIT_LIMIT = 5.0
-"""Log-odds beyond this say no more: one overconfident slice cannot outvote its neighbors."""
+SURE_LOGIT = 2.0
+"""Logits of a scan that shows some level are lifted to this at their best before decoding: a
+network far from what it was trained on is unsure everywhere, yet still right about where."""
+
+FREE_LIFT = 1.0
+UNSEEN_LOGIT, UNSEEN_SHARE = -2.0, 0.75
+"""By this at most, or as far as this share of the logits stays below that: a level is seen on few
+slices of a scan, and what looks a little like every level everywhere is none of them."""
 
 NECK_PROBABILITY = 0.05
 """A scan in which no slice shows any level with this probability is not taken for a neck."""
 
-SURE_LOGIT = 2.0
-"""Logits of a scan whose best one lies below this are lifted to it before decoding: a network far
-from what it was trained on is unsure everywhere, yet still right about where. Confidence stays raw.
-"""
 
-MIN_CONFIDENCE = 0.2
-"""A level whose own slices show it with a lower mean probability counts as unseen."""
-
-
-@dataclass(frozen=True)
-class Chain:
-    """Where the seven centers lie.
-
-    Attributes:
-        center_mm: (7,) means, strictly descending.
-        spread_mm: (7,) standard deviations.
-        size: mean size of the neck; 1 is typical.
-    """
-
-    center_mm: FloatArray
-    spread_mm: FloatArray
-    size: float
-
-
-def _pitch_kernels(size: float) -> list[FloatArray]:
-    """Probability of each distance 0, 1, ... grid steps from a level to the next, six arrays."""
-    reach = LEVEL_PITCH_MM * size * np.exp(3.5 * PITCH_SPREAD)
-    kernels = []
-    for pitch, spread, longest in zip(LEVEL_PITCH_MM * size, PITCH_SPREAD, reach, strict=True):
-        distance = np.arange(1, int(longest / GRID_MM) + 2) * GRID_MM
-        density = np.exp(-0.5 * (np.log(distance / pitch) / spread) ** 2) / distance
-        kernels.append(np.concatenate([[0.0], density / density.sum()]))
-    return kernels
-
-
-def _chain_of_size(
-    cumulated: FloatArray, cost: FloatArray, size: float
-) -> tuple[FloatArray, float]:
-    """Distribution of each center over the grid, (n, 7), and the log weight of this size.
-
-    Args:
-        cumulated: (n + 1, 7) evidence summed from the top of the grid.
-        cost: (n,) log-odds against a center at each place.
-        size: of the neck.
-    """
-    n = len(cumulated) - 1
-    half = np.rint(LEVEL_EXTENT_MM * size / (2.0 * GRID_MM)).astype(int)
-    at, column = np.arange(n)[:, None], np.arange(len(LEVELS))
-    evidence = cumulated[np.minimum(at + half + 1, n), column]
-    evidence = evidence - cumulated[np.maximum(at - half, 0), column] - cost[:, None]
-    best = evidence.max(axis=0)
-    shown = np.exp(evidence - best)
-    kernels = _pitch_kernels(size)
-    log_weight = best.sum() - 0.5 * (np.log(size) / SIZE_SPREAD) ** 2
-    down = [shown[:, 0]]
-    for kernel, own in zip(kernels, shown[:, 1:].T, strict=True):
-        reached = np.convolve(down[-1], kernel)[:n] * own
-        top = max(float(reached.max()), np.finfo(float).tiny)
-        log_weight += np.log(top)
-        down.append(reached / top)
-    up = [np.ones(n)]
-    for kernel, own in zip(kernels[::-1], shown[:, :0:-1].T, strict=True):
-        reached = np.convolve((up[-1] * own)[::-1], kernel)[:n][::-1]
-        up.append(reached / max(float(reached.max()), np.finfo(float).tiny))
-    marginal = np.stack(down, axis=1) * np.stack(up[::-1], axis=1)
-    log_weight += np.log(max(float(down[-1].sum()), np.finfo(float).tiny))
-    return marginal / np.maximum(marginal.sum(axis=0), np.finfo(float).tiny), log_weight
-
-
-def decode_chain(z_mm: FloatArray, logits: FloatArray) -> Chain:
-    """Centers of C1..C7.
-
-    Args:
-        z_mm: (n,) positions of the scored slices, descending (cranial first).
-        logits: (n, 7) visibility log-odds.
-    """
-    step = float(np.median(-np.diff(z_mm))) if len(z_mm) > 1 else GRID_MM
-    grid = np.arange(z_mm[0] + BEYOND_MM, z_mm[-1] - BEYOND_MM - GRID_MM, -GRID_MM)
-    scanned = (grid <= z_mm[0] + step / 2) & (grid >= z_mm[-1] - step / 2)
-    scores = np.clip(np.asarray(logits, dtype=np.float64), -LOGIT_LIMIT, LOGIT_LIMIT)
-    evidence = np.zeros((len(grid), len(LEVELS)))
-    for level, column in enumerate(scores.T):
-        evidence[scanned, level] = np.interp(-grid[scanned], -z_mm, column)
-    evidence *= EVIDENCE_PER_MM * GRID_MM
-    cumulated = np.vstack([np.zeros(len(LEVELS)), evidence.cumsum(axis=0)])
-    beyond = np.maximum(np.maximum(grid - z_mm[0], z_mm[-1] - grid), 0.0)
-    cost = OUTSIDE_COST_PER_MM * beyond
-    found = [_chain_of_size(cumulated, cost, float(size)) for size in SIZES]
-    log_weight = np.array([weight for _, weight in found])
-    weight = np.exp(log_weight - log_weight.max())
-    weight /= weight.sum()
-    marginal = np.einsum("s,snk->nk", weight, np.stack([m for m, _ in found]))
-    center = grid @ marginal
-    variance = ((grid[:, None] - center) ** 2 * marginal).sum(axis=0)
-    return Chain(center, np.sqrt(variance), float(weight @ SIZES))
+def _lift(logits: FloatArray) -> float:
+    """How much logits are lifted: 0 where some slice shows a level for sure."""
+    room = UNSEEN_LOGIT - float(np.quantile(logits, UNSEEN_SHARE))
+    return max(0.0, min(SURE_LOGIT - float(logits.max()), max(room, FREE_LIFT)))
 
 
 def _own_rows(z_mm: FloatArray, visible: FloatArray, center: float, extent: float) -> slice:
@@ -173,6 +72,24 @@ def _own_rows(z_mm: FloatArray, visible: FloatArray, center: float, extent: floa
     return slice(first, last + 1)
 
 
+def _in_plane(
+    visible: FloatArray, boxes: FloatArray, own: list[slice], seen: BoolArray
+) -> dict[str, FloatArray]:
+    """Columns center_y_mm and center_x_mm: the middles of the boxes on a level's own slices, or on
+    those of the nearest level that is seen."""
+    middle = np.column_stack([boxes[:, [0, 2]].mean(axis=1), boxes[:, [1, 3]].mean(axis=1)])
+    yx = np.array(
+        [
+            np.average(middle[rows], axis=0, weights=visible[rows, k] + 1e-6)
+            for k, rows in enumerate(own)
+        ]
+    )
+    known = np.flatnonzero(seen)
+    for level in np.flatnonzero(~seen) if len(known) else ():
+        yx[level] = yx[known[np.abs(known - level).argmin()]]
+    return {"center_y_mm": yx[:, 0], "center_x_mm": yx[:, 1]}
+
+
 def decode_levels(z_mm: FloatArray, logits: FloatArray, boxes: FloatArray) -> pd.DataFrame:
     """The seven levels of one study.
 
@@ -183,47 +100,38 @@ def decode_levels(z_mm: FloatArray, logits: FloatArray, boxes: FloatArray) -> pd
 
     Returns:
         Seven rows: level, present, z_top_mm, z_bottom_mm (of the first and the last scored slice
-        that shows the level: z_bottom_mm <= z <= z_top_mm are its slices), center_z_mm,
-        center_y_mm, center_x_mm, confidence in [0, 1] (mean probability on its own slices), source
-        ("model", or "interpolated" where no slice shows the level: confidence 0).
+        that shows the level: z_bottom_mm <= z <= z_top_mm are its slices; of an absent level its
+        usual length), center_z_mm, center_y_mm, center_x_mm, confidence in [0, 1] (the chain's
+        belief that the scan shows it and that its center is right to half a vertebra, which
+        `data.confidence` calibrates; 0 where it is absent), source (`MODEL`, `INTERPOLATED` or
+        `ABSENT`).
 
     Raises:
-        DataError: no slice, or a scan that shows no level at all.
+        DataError: no slice.
     """
     if len(z_mm) == 0:
         raise DataError("no slice to decode levels from")
-    if sigmoid(logits.max(), limit=np.inf) < NECK_PROBABILITY:
-        raise DataError("no slice shows a cervical level; is this a scan of the neck?")
-    lifted = logits + max(0.0, SURE_LOGIT - float(logits.max()))
-    chain = decode_chain(z_mm, lifted)
-    visible, raw = sigmoid(lifted, limit=np.inf), sigmoid(logits, limit=np.inf)
-    extents = LEVEL_EXTENT_MM * chain.size
+    neck = sigmoid(logits.max(), limit=np.inf) >= NECK_PROBABILITY
+    lifted = logits + (_lift(logits) if neck else 0.0)
+    centers = place_centers(z_mm, lifted)
+    visible = sigmoid(lifted, limit=np.inf)
+    extents = LEVEL_EXTENT_MM * centers.size
     own = [
         _own_rows(z_mm, visible[:, k], center, extent)
-        for k, (center, extent) in enumerate(zip(chain.center_mm, extents, strict=True))
+        for k, (center, extent) in enumerate(zip(centers.center_mm, extents, strict=True))
     ]
-    shown = np.array([visible[rows, k].mean() for k, rows in enumerate(own)])
-    seen = shown >= min(MIN_CONFIDENCE, shown.max())
-    middle = np.column_stack([boxes[:, [0, 2]].mean(axis=1), boxes[:, [1, 3]].mean(axis=1)])
-    yx = np.array(
-        [
-            np.average(middle[rows], axis=0, weights=visible[rows, k] + 1e-6)
-            for k, rows in enumerate(own)
-        ]
-    )
-    known = np.flatnonzero(seen)
-    for level in np.flatnonzero(~seen):
-        yx[level] = yx[known[np.abs(known - level).argmin()]]
+    present = (centers.shown >= PRESENT) & neck
+    seen = present & (np.array([visible[rows, k].mean() for k, rows in enumerate(own)]) >= MIN_SEEN)
+    top, bottom = centers.center_mm + extents / 2, centers.center_mm - extents / 2
     return pd.DataFrame(
         {
             "level": list(LEVELS),
-            "present": True,
-            "z_top_mm": [float(z_mm[rows.start]) for rows in own],
-            "z_bottom_mm": [float(z_mm[rows.stop - 1]) for rows in own],
-            "center_z_mm": chain.center_mm,
-            "center_y_mm": yx[:, 0],
-            "center_x_mm": yx[:, 1],
-            "confidence": np.where(seen, [raw[r, k].mean() for k, r in enumerate(own)], 0.0),
-            "source": np.where(seen, "model", "interpolated"),
+            "present": present,
+            "z_top_mm": np.where(present, [z_mm[rows.start] for rows in own], top),
+            "z_bottom_mm": np.where(present, [z_mm[rows.stop - 1] for rows in own], bottom),
+            "center_z_mm": centers.center_mm,
+            **_in_plane(visible, boxes, own, seen),
+            "confidence": np.where(present, centers.sure, 0.0),
+            "source": np.select([seen, present], [MODEL, INTERPOLATED], ABSENT),
         }
     )

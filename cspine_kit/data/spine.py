@@ -22,12 +22,14 @@ def spine_centers(levels: pd.DataFrame, z_mm: FloatArray) -> FloatArray:
 
 
 def neck_middle(levels: pd.DataFrame) -> float:
-    """z half-way between the centers of the highest and the lowest level."""
+    """z half-way between the centers of the highest and the lowest of these levels."""
     return float(levels["center_z_mm"].max() + levels["center_z_mm"].min()) / 2
 
 
 def shows_spine(levels: pd.DataFrame, z_mm: FloatArray) -> BoolArray:
-    """True for positions between the top of the highest level and the bottom of the lowest."""
+    """True for positions between the top of the highest level and the bottom of the lowest that are
+    there; nowhere where none is."""
+    levels = levels[levels["present"]]
     top, bottom = levels["z_top_mm"].max(), levels["z_bottom_mm"].min()
     inside: BoolArray = (z_mm <= top) & (z_mm >= bottom)
     return inside

@@ -189,7 +189,7 @@ def run_coarse(config: Config, paths: RunPaths) -> None:
 
 
 def run_fine(config: Config, paths: RunPaths) -> None:
-    """Make one fine volume per training study with levels and the table `fine`.
+    """Make one fine volume per training study that shows a level, and the table `fine`.
 
     A file that holds what all folds look at is kept, though their levels may have moved.
 
@@ -207,7 +207,7 @@ def run_fine(config: Config, paths: RunPaths) -> None:
         coarse = read_table(paths.table("coarse"), "coarse").set_index("study_uid")["path"]
         found: Cuts = {}
         for uid, levels in read_table(table, "levels").groupby("study_uid", sort=True):
-            if uid in coarse.index:
+            if uid in coarse.index and levels["present"].any():
                 volume, _ = open_volume(Path(coarse[uid]))
                 needs = (levels, volume, slices[str(uid)], fine, sight)
                 found[str(uid)] = needed_cut(*needs), generous_cut(*needs)

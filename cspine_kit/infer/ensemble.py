@@ -25,6 +25,7 @@ from cspine_kit.core.config import Config, load_config
 from cspine_kit.core.errors import ArtifactError, StudyError
 from cspine_kit.core.runs import read_json
 from cspine_kit.core.tables import SPINE_BOX_COLUMNS, VERTEBRA_COLUMNS
+from cspine_kit.data.confidence import PLAIN, Calibration
 from cspine_kit.data.reader.dicom import read_geometry
 from cspine_kit.data.volumes.volume import Volume, Volumes
 from cspine_kit.infer.answer import cause_of
@@ -95,12 +96,16 @@ class Ensemble:
         self.config: Config = load_config(root / "config.yaml")
         place = device or set_device_threads(self.config)
         self.models: dict[tuple[str, int], Network] = {}
+        self.calibrations: dict[int, Calibration] = {}
         for name in (VERTEBRA, *self.config.members):
             for k in range(self.config.folds.n):
                 folder = root / "models" / name / f"fold_{k}"
                 model = self._load(f"{name} fold {k}", partial(_load_on, place, folder))
                 if model is not None:
                     self.models[name, k] = model
+                    if name == VERTEBRA:
+                        line = self._load(f"calibration {k}", partial(Calibration.load, folder))
+                        self.calibrations[k] = line or PLAIN
         self.headers = self._load(
             "headers", lambda: HeaderFallback.load(root / "stack" / "header", noted)
         )
@@ -190,7 +195,7 @@ class Ensemble:
         found: dict[int, pd.DataFrame | Exception] = {}
         for k, said in predict(models, volume, None, batch, stride=stride).items():
             try:
-                found[k] = decode_study(said.require())
+                found[k] = self.calibrations[k].applied(decode_study(said.require()))
             except Exception as error:  # noqa: BLE001 - another fold's levels will do
                 found[k] = error
         return found

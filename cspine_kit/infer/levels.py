@@ -16,6 +16,8 @@ import numpy as np
 import pandas as pd
 
 from cspine_kit.core.anatomy import LEVELS
+from cspine_kit.data.confidence import mean_of
+from cspine_kit.data.levels import INTERPOLATED
 from cspine_kit.data.reader.problems import PROBLEMS, explain, falls_back
 from cspine_kit.data.reader.scans.geometry import Geometry
 from cspine_kit.data.volumes.read import read_both
@@ -34,26 +36,43 @@ class StudyLevels:
     levels: pd.DataFrame
     geometry: Geometry
 
+    def _named(self, rows: "pd.Series[bool]") -> list[str]:
+        return [str(level) for level in self.levels.loc[rows, "level"]]
+
     @property
-    def unseen(self) -> list[str]:
-        """Levels that no slice shows: placed by counting, confidence 0."""
-        return [str(level) for level in self.levels.loc[self.levels["confidence"] <= 0, "level"]]
+    def absent(self) -> list[str]:
+        """Levels that the scan does not show."""
+        return self._named(~self.levels["present"])
+
+    @property
+    def counted(self) -> list[str]:
+        """Levels that no slice shows though they must be there: placed by counting."""
+        return self._named(self.levels["source"] == INTERPOLATED)
+
+    @property
+    def upside_down(self) -> bool:
+        """True where C1 lies at the end that the headers call caudal."""
+        z_mm = self.levels.loc[self.levels["present"], "center_z_mm"].to_numpy()
+        return len(z_mm) > 1 and bool(z_mm[0] < z_mm[-1])
 
     @property
     def warnings(self) -> list[str]:
         """Why these levels are not to be relied on, in words; empty where nothing says so."""
         worst = falls_back(self.geometry.problems)
         told = explain(worst)
-        if len(self.unseen) == len(LEVELS):
-            told.append("no level is seen on any slice; is this a scan of the neck?")
+        if len(self.absent) == len(LEVELS):
+            told.append("it shows none of C1..C7; is this a scan of the neck?")
+        if self.upside_down:
+            told.append("its levels run from the feet to the head: its headers tell the wrong end")
         return told
 
-    def _slice(self, z_mm: float) -> int:
-        """The slice nearest to a position."""
-        return int(np.abs(self.geometry.z_mm - z_mm).argmin())
+    def _slice(self, level: str, end: str) -> int | None:
+        """The slice nearest to an end of a level; None where the level is absent."""
+        row = self.levels.loc[self.levels["level"] == level].iloc[0]
+        return int(np.abs(self.geometry.z_mm - row[end]).argmin()) if row["present"] else None
 
     def as_dict(self) -> dict[str, Any]:
-        """Slice 0 is the most cranial; confidence in [0, 1].
+        """Slice 0 is the most cranial; confidence in [0, 1]. A level that is absent has no slices.
 
         `center_mm` is x, y, z in patient coordinates; `center_z_mm` is z of ImagePositionPatient at
         the slice of the center, which differs from its z where the gantry is tilted.
@@ -68,8 +87,9 @@ class StudyLevels:
             "n_slices": len(self.geometry.z_mm),
             "levels": {
                 level: {
-                    "first_slice": self._slice(rows.loc[level, "z_top_mm"]),
-                    "last_slice": self._slice(rows.loc[level, "z_bottom_mm"]),
+                    "present": bool(rows.loc[level, "present"]),
+                    "first_slice": self._slice(level, "z_top_mm"),
+                    "last_slice": self._slice(level, "z_bottom_mm"),
                     "center_z_mm": round(float(place(rows.loc[level, "center_z_mm"])[2]), 2),
                     "center_mm": [round(float(v), 2) for v in center[level]],
                     "confidence": round(float(rows.loc[level, "confidence"]), 4),
@@ -86,7 +106,7 @@ def study_levels(folder: Path, bundle: Path) -> StudyLevels:
     """Levels of one study: the ensemble's vertebra models averaged on their logits, decoded once.
 
     Raises:
-        StudyError: nothing in the folder can be read, or no slice shows a cervical level.
+        StudyError: nothing in the folder can be read, or it has no slice.
         ArtifactError: the bundle is damaged.
     """
     from cspine_kit.infer.ensemble import Ensemble
@@ -103,4 +123,5 @@ def study_levels(folder: Path, bundle: Path) -> StudyLevels:
     mean = sum(frame.to_numpy(dtype=np.float64) for frame in rows) / len(rows)
     averaged = pd.DataFrame(mean, columns=rows[0].columns)
     averaged["at_mm"] = rows[0]["at_mm"].to_numpy()
-    return StudyLevels(volumes.fine, decode_study(averaged), geometry)
+    line = mean_of(list(ensemble.calibrations.values()))
+    return StudyLevels(volumes.fine, line.applied(decode_study(averaged)), geometry)

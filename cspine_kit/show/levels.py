@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cspine_kit.core.anatomy import LEVELS
 from cspine_kit.core.runs import publish
 from cspine_kit.data.reader.problems import falls_back
 from cspine_kit.data.volumes.patch import Patch, draw
@@ -26,32 +27,41 @@ def draw_levels(found: StudyLevels, path: Path) -> None:
     from matplotlib import pyplot as plt
 
     volume = found.volume
-    rows = found.levels
+    rows = found.levels[found.levels["present"]]
     z, spacing = volume.z_mm, volume.spacing_mm[1]
     top, bottom = z[0] + volume.step_mm / 2, z[-1] - volume.step_mm / 2
     height, width = top - bottom, volume.box.shape[0] * spacing
-    middle = ((top + bottom) / 2, volume.middle_mm[0], float(rows["center_x_mm"].median()))
+    across = float(found.levels["center_x_mm"].median())
+    middle = ((top + bottom) / 2, volume.middle_mm[0], across)
     size_px = (max(1, round(height / spacing)), volume.box.shape[0])
     (sagittal,) = draw(volume, Patch("sagittal", middle, (height, width), size_px), [WINDOW_HU])
     figure, axis = plt.subplots(figsize=(7, 7 * max(0.3, height / width)), dpi=120)
     axis.imshow(sagittal, cmap="gray", extent=(0, width, bottom, top), interpolation="none")
     left = volume.to_mm(np.array([[-0.5, 0.0]]))[0, 0]
     colors = plt.get_cmap("tab10")
-    for i, row in enumerate(rows.itertuples()):
+    for row in rows.itertuples():
+        color = colors(LEVELS.index(row.level))
         y = row.center_y_mm - left
-        axis.plot([y - 30, y - 30], [row.z_top_mm, row.z_bottom_mm], color=colors(i), lw=3)
-        axis.plot(y, row.center_z_mm, "o", color=colors(i), ms=4)
+        axis.plot([y - 30, y - 30], [row.z_top_mm, row.z_bottom_mm], color=color, lw=3)
+        axis.plot(y, row.center_z_mm, "o", color=color, ms=4)
         axis.annotate(
             f"{row.level} {row.confidence:.2f}",
             (y - 33, row.center_z_mm),
-            color=colors(i),
+            color=color,
             ha="right",
             va="center",
             fontsize=9,
         )
-    worst = ", ".join(falls_back(found.geometry.problems))
-    title = f"{volume.study_uid}\nnot to be relied on: {worst}" if worst else volume.study_uid
-    axis.set(xlabel="anterior to posterior, mm", ylabel="z along the slices, mm", title=title)
+    lines = [volume.study_uid]
+    if worst := ", ".join(falls_back(found.geometry.problems)):
+        lines.append(f"not to be relied on: {worst}")
+    if found.absent:
+        lines.append(f"not in this scan: {', '.join(found.absent)}")
+    if found.upside_down:
+        lines.append("upside down")
+    axis.set(
+        xlabel="anterior to posterior, mm", ylabel="z along the slices, mm", title="\n".join(lines)
+    )
     figure.tight_layout()
     with publish(path) as temporary:
         figure.savefig(temporary, format="png")

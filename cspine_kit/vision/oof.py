@@ -12,6 +12,7 @@ k looks at in them follows from levels k alone.
 """
 
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import pandas as pd
 
@@ -24,6 +25,7 @@ from cspine_kit.core.tables import CONTRACTS, write_table
 from cspine_kit.core.tasks import Task, run_tasks
 from cspine_kit.data.stages import run_fine
 from cspine_kit.vision.attempts import Attempts
+from cspine_kit.vision.calibration import calibrate
 from cspine_kit.vision.chain import FoldChain
 from cspine_kit.vision.check import check_config
 from cspine_kit.vision.inputs import Inputs, open_inputs
@@ -107,7 +109,7 @@ def _make_levels(config: Config, paths: RunPaths) -> None:
         chains = [FoldChain(config, paths, inputs, fold) for fold in folds]
         check_lineages(paths, (), inputs.fold_of)
         _collect([chain.vertebra_rows for chain in chains], inputs, paths, VERTEBRA)
-        _collect([chain.levels for chain in chains], inputs, paths, "levels")
+        _collect_levels(chains, paths)
         run_fine(config, paths)
 
 
@@ -123,6 +125,15 @@ def _collect(
     if "fold" in CONTRACTS[name].columns:
         frame["fold"] = frame["study_uid"].map(inputs.fold_of)
     write_table(frame, path, name, key)
+
+
+def _collect_levels(chains: Sequence[FoldChain], paths: RunPaths) -> None:
+    """Table `levels`, each fold's confidence calibrated."""
+    lines, parts = calibrate(chains), [chain.levels for chain in chains]
+    key = fingerprint([[part.fold, part.content(), asdict(lines[part.fold])] for part in parts])
+    if not is_fresh(paths.table("levels"), key):
+        frames = [lines[part.fold].applied(part.frame()) for part in parts]
+        write_table(pd.concat(frames, ignore_index=True), paths.table("levels"), "levels", key)
 
 
 def run_oof(config: Config, paths: RunPaths) -> list[Failure]:

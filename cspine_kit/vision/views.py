@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from cspine_kit.core.anatomy import LEVELS
 from cspine_kit.core.config import LevelsConfig, ModelConfig, SlicesConfig
+from cspine_kit.core.errors import StudyError
 from cspine_kit.core.numbers import BoolArray, FloatArray, IntArray
 from cspine_kit.data.spine import neck_middle
 from cspine_kit.data.volumes.curve import Grey
@@ -126,7 +127,13 @@ def standing_view(
         levels: its seven levels.
         config: of the network.
         stride: steps between patches.
+
+    Raises:
+        StudyError: the scan shows none of them.
     """
+    levels = levels[levels["present"]]
+    if levels.empty:
+        raise StudyError(volume.study_uid, "no level lies inside the scan")
     step = config.slice_step_mm * stride
     across = parallel(2 * int(config.across_mm // step) + 1, step)
     z, (y, x) = neck_middle(levels), levels[list(CENTER_COLUMNS[1:])].mean()

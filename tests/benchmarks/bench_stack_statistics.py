@@ -52,7 +52,9 @@ def draw_tables(
             slices.append(rows.assign(**own))
         places = {"z_top_mm": 50.0 - bottom + height, "z_bottom_mm": 50.0 - bottom}
         seven = pd.DataFrame({"level": LEVELS, **places, "center_z_mm": 50.0 - middle})
-        levels.append(seven.assign(**key, confidence=rng.uniform(0.5, 1.0, len(LEVELS))))
+        levels.append(
+            seven.assign(**key, confidence=rng.uniform(0.5, 1.0, len(LEVELS)), present=True)
+        )
     table = pd.concat(slices, ignore_index=True)
     table = table.sort_values(["member", "study_uid", "position"], ignore_index=True)
     return table, pd.concat(levels, ignore_index=True)

@@ -5,7 +5,8 @@ import pytest
 
 from cspine_kit.core.anatomy import LEVELS
 from cspine_kit.core.errors import DataError
-from cspine_kit.data.levels import LEVEL_EXTENT_MM, LEVEL_PITCH_MM, decode_chain, decode_levels
+from cspine_kit.data.centers import LEVEL_EXTENT_MM, LEVEL_PITCH_MM, place_centers
+from cspine_kit.data.levels import decode_levels
 from cspine_kit.data.spine import shows_spine, spine_centers
 
 TOP_MM = 100.0
@@ -44,7 +45,7 @@ def test_levels_that_look_alike_are_placed_by_counting():
     z, logits, centers = neck(1.15)
     alike = logits[:, 2:6].max(axis=1)
     logits[:, 2:6] = 0.3 * alike[:, None]
-    assert np.abs(decode_chain(z, logits).center_mm - centers).max() < 5.0
+    assert np.abs(place_centers(z, logits).center_mm - centers).max() < 5.0
 
 
 def test_order_survives_a_confident_lie():
@@ -59,27 +60,77 @@ def test_noise_alone_still_gives_ordered_levels():
     noise = np.random.default_rng(3)
     z = np.arange(0.0, -200.0, -2.5)
     for _ in range(20):
-        chain = decode_chain(z, noise.normal(0, 4, (len(z), 7)))
+        chain = place_centers(z, noise.normal(0, 4, (len(z), 7)))
         assert np.isfinite(chain.center_mm).all()
-        assert (np.diff(chain.center_mm) < -3.0).all()
+        steps = np.diff(chain.center_mm) * (-1 if not chain.upside_down else 1)
+        assert (steps > 3.0).all()
         assert (chain.spread_mm > 0).all()
 
 
 def test_a_clear_study_is_surer_than_a_vague_one():
     z, logits, _ = neck()
-    assert (decode_chain(z, logits).spread_mm < decode_chain(z, 0.2 * logits).spread_mm).all()
+    assert (place_centers(z, logits).spread_mm < place_centers(z, 0.2 * logits).spread_mm).all()
 
 
-def test_a_scan_that_ends_below_c5_has_interpolated_levels_below():
+def test_a_scan_that_ends_below_c5_lacks_c6_and_c7():
     z, logits, centers = neck()
-    kept = z > centers[4] - 4.0
+    kept = z > centers[4] - 6.0
     levels = decode(z[kept], logits[kept])
-    assert (levels["source"][:4] == "model").all()
-    assert levels["source"][6] == "interpolated"
-    assert levels["confidence"][6] == 0
+    assert levels["present"].tolist() == [True] * 5 + [False] * 2
+    assert levels["source"].tolist() == ["model"] * 5 + ["absent"] * 2
+    assert (levels["confidence"][5:] == 0).all() and (levels["confidence"][:5] > 0.8).all()
     assert (np.diff(levels["center_z_mm"]) < 0).all()
     assert np.abs(levels["center_z_mm"] - centers).max() < 8.0
-    assert levels["z_bottom_mm"].min() >= z[kept][-1]
+    assert levels.loc[:4, "z_bottom_mm"].min() >= z[kept][-1]
+    assert (levels["z_top_mm"] > levels["z_bottom_mm"]).all()
+
+
+def test_a_scan_that_starts_inside_c2_lacks_c1():
+    z, logits, centers = neck()
+    kept = z < centers[1] + 2.0
+    levels = decode(z[kept], logits[kept])
+    assert levels["present"].tolist() == [False] + [True] * 6
+    assert np.abs(levels["center_z_mm"] - centers).max() < 5.0
+
+
+@pytest.mark.parametrize("part", ["head", "chest"])
+def test_a_scan_of_something_else_shows_no_level(part):
+    centers = neck()[2]
+    top = centers[0] + 158.0 if part == "head" else centers[6] - 30.0
+    far = top - 2.0 * np.arange(70)
+    for logit in (-4.0, -2.0):
+        levels = decode(far, np.full((len(far), 7), logit))
+        assert len(levels) == 7 and not levels["present"].any()
+        assert (levels["confidence"] == 0).all() and np.isfinite(levels["center_z_mm"]).all()
+
+
+def test_the_whole_trunk_has_its_neck_at_its_upper_end():
+    z, logits, centers = neck()
+    step = z[0] - z[1]
+    long_z = z[0] - step * np.arange(300)
+    long = np.full((300, 7), -4.0)
+    long[: len(z)] = logits
+    long[len(z) :, 5:] = -0.5  # the thorax looks a little like C6 and C7
+    levels = decode(long_z, long)
+    assert levels["present"].all()
+    assert np.abs(levels["center_z_mm"] - centers).max() < 3.0
+
+
+def test_levels_of_a_scan_upside_down_are_where_they_are():
+    z, logits, centers = neck()
+    turned = z[0] + z[-1] - centers
+    levels = decode(z, logits[::-1])
+    assert levels["present"].all()
+    assert np.abs(levels["center_z_mm"] - turned).max() < 3.0
+    assert place_centers(z, logits[::-1]).upside_down and not place_centers(z, logits).upside_down
+
+
+def test_confidence_tells_a_clear_scan_from_a_vague_one():
+    z, logits, _ = neck()
+    rng = np.random.default_rng(1)
+    clear = decode(z, logits)["confidence"]
+    vague = decode(z, 0.1 * logits + rng.normal(0, 1.0, logits.shape))["confidence"]
+    assert clear.min() > 0.9 and vague.mean() < clear.mean() - 0.05
 
 
 def test_a_hidden_level_is_put_between_its_neighbors():
@@ -91,21 +142,18 @@ def test_a_hidden_level_is_put_between_its_neighbors():
 
 
 @pytest.mark.parametrize("n", [1, 3])
-def test_tiny_studies_still_have_seven_levels(n):
+def test_tiny_studies_show_what_they_show(n):
     z = 100.0 - 2.0 * np.arange(n)
-    logits = np.full((n, 7), -3.0)
-    logits[:, 4] = 2.0
+    logits = np.full((n, 7), -5.0)
+    logits[:, 4] = 5.0
     levels = decode(z, logits)
-    assert len(levels) == 7
-    assert levels["source"][4] == "model"
+    assert levels["source"].tolist() == ["absent"] * 4 + ["model"] + ["absent"] * 2
     assert abs(levels["center_z_mm"][4] - z.mean()) < LEVEL_EXTENT_MM[4] / 2
     assert np.isfinite(levels["center_z_mm"]).all()
-    assert levels["z_top_mm"].max() <= z[0] and levels["z_bottom_mm"].min() >= z[-1]
+    assert levels["z_top_mm"][4] == z[0] and levels["z_bottom_mm"][4] == z[-1]
 
 
-def test_no_neck_is_an_error():
-    with pytest.raises(DataError, match="neck"):
-        decode(np.arange(0.0, -20.0, -2.0), np.full((10, 7), -4.0))
+def test_no_slice_is_an_error():
     with pytest.raises(DataError, match="no slice"):
         decode(np.zeros(0), np.zeros((0, 7)))
 
@@ -121,8 +169,8 @@ def test_centers_follow_the_spine_and_slices_stay_inside():
     assert chosen[0] == levels["z_top_mm"][0] and chosen[-1] == levels["z_bottom_mm"][6]
 
 
-def test_an_unsure_network_is_still_decoded_with_low_confidence():
+def test_an_unsure_network_is_still_decoded():
     z, logits, _ = neck()
     unsure, sure = decode(z, logits - 4.0), decode(z, logits)
     assert np.abs(unsure["center_z_mm"] - sure["center_z_mm"]).max() < 3.0
-    assert (unsure["confidence"] < 0.5).all() and (unsure["source"] == "model").all()
+    assert unsure["present"].all() and (unsure["source"] == "model").all()

@@ -49,7 +49,9 @@ def levels_of(folds=1, *, y_mm=80.0, x_mm=72.0, top_mm=90.0, height_mm=5.0) -> p
     """Seven levels one below the other, the same in each fold."""
     k = np.arange(7)
     own = pd.DataFrame({"level": LEVELS, "center_y_mm": y_mm + k, "center_x_mm": x_mm})
-    own = own.assign(z_top_mm=top_mm - height_mm * k, z_bottom_mm=top_mm - height_mm * (k + 1))
+    own = own.assign(
+        present=True, z_top_mm=top_mm - height_mm * k, z_bottom_mm=top_mm - height_mm * (k + 1)
+    )
     own = own.assign(center_z_mm=top_mm - height_mm * (k + 0.5))
     return pd.concat([own.assign(model_fold=fold) for fold in range(folds)], ignore_index=True)
 

@@ -26,16 +26,18 @@ CONFIG = VolumesConfig(
 def levels_of(volume, confidence):
     """Seven levels, one on each third slice."""
     at = 3 * np.arange(len(LEVELS))
+    confidence = np.broadcast_to(confidence, len(LEVELS))
     return pd.DataFrame(
         {
             "level": LEVELS,
+            "present": np.atleast_1d(confidence) > 0,
             "z_top_mm": volume.z_mm[at],
             "z_bottom_mm": volume.z_mm[at + 2],
             "center_z_mm": volume.z_mm[at],
             "center_y_mm": 60.0,
             "center_x_mm": 30.0,
             "confidence": confidence,
-            "source": "model",
+            "source": np.where(np.atleast_1d(confidence) > 0, "model", "absent"),
         }
     )
 
@@ -76,9 +78,9 @@ def test_what_is_not_to_be_relied_on_says_so(found, tmp_path, monkeypatch, capsy
     status, said = run(found(RescaleIntercept=1024))
     assert status == 0 and "offset_repaired: a constant offset" in said.out
     status, said = run(found(confidence=[0.0] * 2 + [0.9] * 5))
-    assert status == 0 and "C2: no slice shows it" in said.out and "C3: no" not in said.out
+    assert status == 0 and "C2          absent" in said.out and "C3          absent" not in said.out
     status, said = run(found(confidence=0.0))
-    assert status == 1 and "no level is seen on any slice" in said.err
+    assert status == 1 and "it shows none of C1..C7" in said.err
     blind = found(PixelSpacing=None)
     status, said = run(blind)
     assert status == 1 and "not to be relied on: assumed_spacing: no file tells" in said.err

@@ -8,6 +8,7 @@ import pytest
 
 from cspine_kit.core.anatomy import TARGETS
 from cspine_kit.core.errors import StudyError
+from cspine_kit.data.confidence import PLAIN
 from cspine_kit.data.reader.problems import PROBLEMS, WORST
 from cspine_kit.data.volumes.curve import HuCurve
 from cspine_kit.data.volumes.lattice import Lattice
@@ -144,11 +145,12 @@ def ensemble_of(
     def levels_of(source):
         return pd.DataFrame(
             {"level": ["C1"], "z_top_mm": [2.0], "z_bottom_mm": [0.0], "source": source}
-        )
+        ).assign(present=True, confidence=0.9)
 
     monkeypatch.setattr(module, "predict", predict)
     monkeypatch.setattr(module, "decode_study", levels_of)
     made = Ensemble.__new__(Ensemble)
+    made.calibrations = dict.fromkeys(range(folds), PLAIN)
     made.config = SimpleNamespace(
         kernel=SimpleNamespace(batch_size=4),
         folds=SimpleNamespace(n=folds),

@@ -141,3 +141,19 @@ def test_segments_by_hand() -> None:
     assert s.longest_run(values > 0.0).tolist() == [3, 1, 2]
     rolled = s.rolling_mean(values, np.array([1, 1, 1]))
     assert rolled.tolist() == pytest.approx([0.5, 0.5, 0.7, 0.3, 0.7, 0.7])
+
+
+def test_a_level_that_the_scan_does_not_show_is_described_as_sound_and_unseen(world):
+    uid = world.labels.loc[world.labels["C7"] == 1, "study_uid"].iloc[0]
+    cut = world.levels.copy()
+    row = (cut["study_uid"] == uid) & (cut["level"] == "C7")
+    cut.loc[row, "present"] = False
+    cut.loc[row, ["z_top_mm", "z_bottom_mm"]] -= 500.0
+    before = aggregate(world.slices, world.levels).set_index(["study_uid", "level"]).loc[uid]
+    after = aggregate(world.slices, cut).set_index(["study_uid", "level"]).loc[uid]
+    members = [c for c in after if "__fracture__" in c or c.endswith("__weighted")]
+    seen = [c for c in members if c.split("__")[0] in set(world.slices["member"])]
+    assert np.isfinite(after.loc["C7"].drop(["model_fold", "fold"]).astype(float)).all()
+    assert after.loc["C7", "all__fracture__odds"] < before["all__fracture__odds"].min()
+    assert seen and after.loc["C7", "all__patient__rank"] == 6
+    pd.testing.assert_frame_equal(after.loc["C1":"C5", seen], before.loc["C1":"C5", seen])

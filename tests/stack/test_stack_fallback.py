@@ -11,7 +11,8 @@ from cspine_kit.core.config import load_config
 from cspine_kit.core.errors import ArtifactError, TableError
 from cspine_kit.core.metric import auc, best_constant, metric
 from cspine_kit.core.tables import MASK_COLUMNS
-from cspine_kit.data.levels import LEVEL_EXTENT_MM, LEVEL_PITCH_MM, decode_levels
+from cspine_kit.data.centers import LEVEL_EXTENT_MM, LEVEL_PITCH_MM
+from cspine_kit.data.levels import decode_levels
 from cspine_kit.stack.fallback.headers import (
     HeaderFallback,
     Headers,

@@ -88,7 +88,7 @@ def wide_cut(coarse: Volume, lattice: Lattice, slices: int) -> Cut:
 
 
 def _around(levels: pd.DataFrame, sight: Sight, lattice: Lattice, z_mm: FloatArray) -> Cut:
-    """The cut that holds what is looked at anywhere on the path through seven levels."""
+    """The cut that holds what is looked at anywhere on the path through levels."""
     path = levels[["center_y_mm", "center_x_mm"]].to_numpy(np.float64)
     # A pixel more to each side: squares are drawn to whole pixels.
     half = sight.field_mm / 2 + np.array(lattice.spacing_mm)
@@ -110,7 +110,7 @@ def needed_cut(
     """What the members of any fold look at, as far as the coarse volume goes.
 
     Args:
-        levels: rows of `levels` of one study, of some folds.
+        levels: rows of `levels` of one study, of some folds; at least one level is there.
         coarse: its coarse volume.
         z_mm: of its native slices, descending.
         config: of fine volumes.
@@ -118,7 +118,8 @@ def needed_cut(
     """
     lattice = fine_lattice(coarse, config)
     folds = [
-        _around(own, sight, lattice, z_mm) for _, own in levels.groupby("model_fold", sort=True)
+        _around(own, sight, lattice, z_mm)
+        for _, own in levels[levels["present"]].groupby("model_fold", sort=True)
     ]
     return _inside(_union(folds), coarse, lattice)
 
@@ -129,7 +130,7 @@ def generous_cut(
     """What is cut once for all folds: around the mean of their levels with the config's field and
     margin, and whatever a fold needs besides. Arguments as those of `needed_cut`."""
     lattice = fine_lattice(coarse, config)
-    mean = levels.groupby("level", sort=True).mean(numeric_only=True)
+    mean = levels[levels["present"]].groupby("level", sort=True).mean(numeric_only=True)
     around = _around(mean, Sight(config.field_mm, config.margin_mm), lattice, z_mm)
     needed = needed_cut(levels, coarse, z_mm, config, sight)
     return _inside(around, coarse, lattice).union(needed)

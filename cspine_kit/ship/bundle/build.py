@@ -35,6 +35,7 @@ from cspine_kit.core.runs import (
     write_json,
 )
 from cspine_kit.core.tables import read_table
+from cspine_kit.data.confidence import FILE as CALIBRATION
 from cspine_kit.data.folds import load_folds
 from cspine_kit.data.labels import training_labels
 from cspine_kit.infer.manifest import (
@@ -142,7 +143,7 @@ def _contents(config: Config, paths: RunPaths) -> dict[str, Path]:
         f"models/{member}/fold_{fold}/{name}": paths.model(member, fold) / name
         for member in (VERTEBRA, *config.members)
         for fold in range(config.folds.n)
-        for name in (MODEL_FILE, WEIGHTS_FILE)
+        for name in (MODEL_FILE, WEIGHTS_FILE, *((CALIBRATION,) if member == VERTEBRA else ()))
     }
     for source in files.values():
         if not source.exists():

@@ -162,10 +162,10 @@ def level_bands(axes: Any, spans: Any, fractured: Sequence[str] = ()) -> None:
 
     Args:
         axes: x is z in mm, y runs from 0 to 1.
-        spans: rows with level, z_top_mm, z_bottom_mm.
+        spans: rows with level, present, z_top_mm, z_bottom_mm.
         fractured: levels with a fracture.
     """
-    for i, row in enumerate(spans.itertuples()):
+    for i, row in enumerate(spans[spans["present"]].itertuples()):
         low, high = sorted((row.z_top_mm, row.z_bottom_mm))
         bottom, height = 1.04 + 0.15 * (i % 2), 0.13
         axes.barh(

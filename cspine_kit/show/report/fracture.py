@@ -272,6 +272,7 @@ def study_curves(
         broken: fractured levels.
     """
     upper, lower = sheet_panels
+    spans = spans[spans["present"]]
     curves(upper, rows, "at_mm")
     ordered = rows.sort_values("at_mm")
     for level, column in zip(LEVELS, FRACTURE_COLUMNS, strict=True):

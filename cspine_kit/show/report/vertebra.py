@@ -154,7 +154,7 @@ def center_errors(levels: pd.DataFrame, masked: pd.DataFrame) -> pd.DataFrame:
             if area.sum() > 0.0 and area[0] == 0.0 and area[-1] == 0.0:
                 rows.append((uid, level, float(z @ area / area.sum())))
     truth = pd.DataFrame(rows, columns=["study_uid", "level", "truth_mm"])
-    joined = levels.merge(truth, on=["study_uid", "level"])
+    joined = levels[levels["present"]].merge(truth, on=["study_uid", "level"])
     return joined.assign(error_mm=joined["center_z_mm"] - joined["truth_mm"])[
         ["study_uid", "level", "error_mm"]
     ]

@@ -24,7 +24,7 @@ from cspine_kit.core.errors import ArtifactError, TableError
 from cspine_kit.core.numbers import FloatArray, IntArray, logit
 from cspine_kit.core.runs import derive_seed, publish, read_json, write_json
 from cspine_kit.core.tables import MASK_COLUMNS
-from cspine_kit.data.levels import LEVEL_EXTENT_MM, LEVEL_PITCH_MM
+from cspine_kit.data.centers import LEVEL_EXTENT_MM, LEVEL_PITCH_MM
 from cspine_kit.data.reader.scans.geometry import Geometry
 from cspine_kit.stack.fallback.ends import EndsModel, Scan, one_peak
 from cspine_kit.stack.features.names import ALL, SITE

@@ -12,15 +12,18 @@ Example::
     statistics[feature_columns(statistics.columns)]
 
 Out-of-fold rows and the kernel's test rows go through this one function. A level without a slice in
-its range is described by the slice nearest to the range's middle.
+its range is described by the slice nearest to the range's middle. A level that the scan does not
+show is described as one that is not seen, with the lowest fracture probability of the study.
 """
+
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
 from cspine_kit.core.anatomy import LEVELS, N_LEVELS
 from cspine_kit.core.errors import TableError
-from cspine_kit.core.numbers import FloatArray, logit, sigmoid
+from cspine_kit.core.numbers import BoolArray, FloatArray, logit, sigmoid
 from cspine_kit.core.tables import FRACTURE_COLUMNS, VERTEBRA_COLUMNS
 from cspine_kit.stack.features.inside import rows_inside
 from cspine_kit.stack.features.names import ALL, SITE
@@ -32,9 +35,12 @@ from cspine_kit.stack.features.statistics import MAX_STEP_MM, MIN_STEP_MM, STATI
 from cspine_kit.stack.features.units import SHOWN, Levels, find_levels, find_units
 
 LEVEL_COLUMNS = (
-    *("study_uid", "level", "model_fold", "z_top_mm", "z_bottom_mm"),
+    *("study_uid", "level", "model_fold", "present", "z_top_mm", "z_bottom_mm"),
     *("center_z_mm", "confidence"),
 )
+
+UNSEEN = float(sigmoid(np.array(-np.inf)))
+"""Visibility of a level that the scan does not show."""
 
 
 def _require(frame: pd.DataFrame, columns: tuple[str, ...], name: str) -> None:
@@ -72,7 +78,7 @@ def _level_slices(rows: MemberRows, levels: Levels) -> LevelSlices:
     at += picked
     joint = p_all * v_all
     visible = unit.sum(v_all)
-    return LevelSlices(
+    slices = LevelSlices(
         inside=inside,
         p=p_all.ravel("F")[at],
         v=v_all.ravel("F")[at],
@@ -83,6 +89,28 @@ def _level_slices(rows: MemberRows, levels: Levels) -> LevelSlices:
         study_min=unit.min(p_all).ravel(),
         study_max=unit.max(p_all).ravel(),
         study_peak=unit.max(joint).ravel(),
+    )
+    return slices if levels.present.all() else _unseen(slices, ~levels.present)
+
+
+def _unseen(slices: LevelSlices, absent: BoolArray) -> LevelSlices:
+    """The same where levels that are absent show nothing that speaks for a fracture."""
+    lowest = np.repeat(slices.study_min.reshape(-1, N_LEVELS).min(axis=1), N_LEVELS)
+    rows = absent[slices.inside.of_row]
+
+    def least(value: FloatArray) -> FloatArray:
+        return np.where(absent, lowest, value)
+
+    return replace(
+        slices,
+        p=np.where(rows, lowest[slices.inside.of_row], slices.p),
+        v=np.where(rows, UNSEEN, slices.v),
+        study_weighted=least(slices.study_weighted),
+        study_visible=np.where(absent, UNSEEN, slices.study_visible),
+        study_mean=least(slices.study_mean),
+        study_min=least(slices.study_min),
+        study_max=least(slices.study_max),
+        study_peak=least(slices.study_peak),
     )
 
 
@@ -137,8 +165,8 @@ def aggregate(
     Args:
         slices: rows (member, study_uid, plane, position, model_fold), fold, at_mm and the logits
             vertebra_C1..C7, fracture_C1..C7. Infinite logits are cut, NaN is an error.
-        levels: rows (study_uid, level, model_fold), z_top_mm, z_bottom_mm (inclusive), center_z_mm,
-            confidence; rows of other studies are ignored.
+        levels: rows (study_uid, level, model_fold), present, z_top_mm, z_bottom_mm (inclusive),
+            center_z_mm, confidence; rows of other studies are ignored.
         scores: what members say of levels, studies and boxes; rows of other studies are ignored.
 
     Returns:

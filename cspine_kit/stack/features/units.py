@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from cspine_kit.core.anatomy import LEVELS, N_LEVELS
 from cspine_kit.core.errors import TableError
-from cspine_kit.core.numbers import FloatArray, IntArray
+from cspine_kit.core.numbers import BoolArray, FloatArray, IntArray
 
 KEY = ("study_uid", "level", "model_fold")
 SHOWN = 5
@@ -94,6 +94,7 @@ def find_units(slices: pd.DataFrame) -> Units:
 class Levels:
     """Levels as arrays (units x 7,) in mm: unit by unit, C1..C7 inside each."""
 
+    present: BoolArray
     z_top_mm: FloatArray
     z_bottom_mm: FloatArray
     center_z_mm: FloatArray
@@ -131,4 +132,4 @@ def find_levels(levels: pd.DataFrame, units: Units) -> Levels:
         if not np.isfinite(column).all():
             at = levels.iloc[source[~np.isfinite(column)][:SHOWN]][list(KEY)].to_dict("records")
             raise TableError(f"table levels: {name} is not finite at {at}")
-    return Levels(**values)
+    return Levels(levels["present"].to_numpy(bool)[source], **values)

@@ -1,0 +1,267 @@
+"""The chain of seven centers: where C1..C7 may lie, inside a scan and beyond its ends.
+
+In: visibility logits on some slices of one study. Out: `Centers`, a distribution for each level.
+Example::
+
+    >>> z_mm = -2.0 * np.arange(100)                            # from the head down
+    >>> middle = -40.0 - 16.0 * np.arange(7)                    # of C1..C7
+    >>> logits = 4.0 - 0.4 * np.abs(z_mm[:, None] - middle)
+    >>> found = place_centers(z_mm, logits)
+    >>> bool(np.abs(found.center_mm - middle).max() < 2.0), found.upside_down
+    (True, False)
+    >>> place_centers(z_mm[30:], logits[30:]).shown.round().tolist()     # cut below C2
+    [0.0, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0]
+
+A level whose center lies at z is seen on the slices around z, so the log-odds of those slices speak
+for it; two neighbors lie about one pitch apart, all pitches scaled by the size of the neck. Slices
+that were not scanned speak neither for a level nor against it: a level that no slice shows is
+pushed beyond an end of the scan. Forward-backward sums over all chains, all sizes and both ways
+round give each center's distribution: levels are ordered and well spaced whatever the network says,
+and a level that looks like the next one is placed by counting.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cspine_kit.core.anatomy import LEVELS
+from cspine_kit.core.numbers import FloatArray
+
+LEVEL_PITCH_MM: FloatArray = np.array([12.2, 23.2, 15.6, 15.1, 14.6, 14.8])
+LEVEL_EXTENT_MM: FloatArray = np.array([26.0, 43.0, 26.0, 27.1, 29.0, 29.0, 31.2])
+PITCH_SPREAD: FloatArray = np.array([0.17, 0.17, 0.16, 0.16, 0.16, 0.16])
+SIZE_SPREAD = 0.12
+"""Distance of a level's center below the one above it, and the length over which slices show it:
+between the medians of 54 masked studies of the competition and those of 1,922 studies that a public
+3D U-Net placed. Spread of a pitch's logarithm beyond what the neck's size explains, and of the size
+(there 0.10; patients of other scans are not all trauma patients in collars)."""
+
+SIZES: FloatArray = np.exp(np.linspace(-0.3, 0.36, 9))
+"""Neck sizes that are weighed against each other."""
+
+GRID_MM = 1.0
+BEYOND_MM = 240.0
+"""Centers may lie this far outside the scan: the chain of a scan of the chest lies above it."""
+
+CUT_COST, CUT_COST_PER_MM = 1.5, 0.02
+"""Log-odds paid where a scan starts below C1's center or ends above C7's, and for each millimeter
+of it: scans of the neck are planned to show every level, others are not."""
+
+NONE_COST = 3.0
+"""Log-odds paid besides where a scan shows none of the levels."""
+
+NECK_MM = 140.0
+"""A scan that is shorter than this has less choice of what to show: cutting costs it less."""
+
+UPSIDE_DOWN_COST = 7.0
+"""Log-odds paid for a scan whose headers tell the wrong end."""
+
+EVIDENCE_PER_MM = 0.07
+"""Weight of a millimeter of log-odds. Neighboring slices repeat each other, so that they count as
+about one independent look per 14 mm, and a scan as one at least; chosen on phantoms out-of-fold."""
+
+BASE_LOGIT = -0.5
+"""Log-odds that speak neither for a level nor against it: below even, since a slice shows one or
+two levels of seven; chosen on phantoms out-of-fold."""
+
+LOGIT_LIMIT = 5.0
+"""Log-odds beyond this say no more: one overconfident slice cannot outvote its neighbors."""
+
+SHOWN_SHARE = 0.36
+"""A level is in a scan where this share of its length is: then 30 % of its volume are, since its
+ends are its thin parts. Or where it fills half of a scan that is shorter than that."""
+
+LEAST_PITCH_MM = 4.0
+"""No two centers lie closer together."""
+
+HALF_VERTEBRA_MM = 7.5
+"""Half the distance of two levels: a center that is off by more may be that of the next one."""
+
+
+@dataclass(frozen=True)
+class Centers:
+    """Where the seven centers lie.
+
+    Attributes:
+        center_mm: (7,) strictly descending, ascending where `upside_down`.
+        spread_mm: (7,) standard deviations.
+        shown: (7,) probabilities that the scan shows the level.
+        sure: (7,) probabilities that it does, and that the center is right to half a vertebra.
+        visible: (n, 7) probabilities that each scored slice shows each level: that it lies within
+            half a length of the center.
+        size: mean size of the neck; 1 is typical.
+        upside_down: True where the levels run from the feet to the head.
+    """
+
+    center_mm: FloatArray
+    spread_mm: FloatArray
+    shown: FloatArray
+    sure: FloatArray
+    visible: FloatArray
+    size: float
+    upside_down: bool
+
+
+def _pitch_kernels(size: float) -> list[FloatArray]:
+    """Probability of each distance 0, 1, ... grid steps from a level to the next, six arrays."""
+    reach = LEVEL_PITCH_MM * size * np.exp(3.5 * PITCH_SPREAD)
+    kernels = []
+    for pitch, spread, longest in zip(LEVEL_PITCH_MM * size, PITCH_SPREAD, reach, strict=True):
+        distance = np.arange(1, int(longest / GRID_MM) + 2) * GRID_MM
+        density = np.exp(-0.5 * (np.log(distance / pitch) / spread) ** 2) / distance
+        kernels.append(np.concatenate([[0.0], density / density.sum()]))
+    return kernels
+
+
+@dataclass(frozen=True)
+class _Field:
+    """Evidence on the grid, from the first slice's end on.
+
+    Attributes:
+        cumulated: (n + 1, 7) evidence summed from the top of the grid.
+        covered: (n + 1,) millimeters of scan, summed in the same way.
+        cost: (n, 7) log-odds against a center at each place.
+    """
+
+    cumulated: FloatArray
+    covered: FloatArray
+    cost: FloatArray
+
+    @classmethod
+    def of(cls, evidence: FloatArray, scanned: FloatArray) -> "_Field":
+        """Of evidence (n, 7) and of which places (n,) were scanned."""
+        inside = np.flatnonzero(scanned)
+        at = np.arange(len(scanned))
+        above = np.maximum(inside[0] - at, 0) * GRID_MM
+        below = np.maximum(at - inside[-1], 0) * GRID_MM
+        choice = min(1.0, len(inside) * GRID_MM / NECK_MM)
+        cost, first, last = np.zeros(evidence.shape), 0, len(LEVELS) - 1
+        for near, far, beyond in ((first, last, above), (last, first, below)):
+            cost[:, near] += np.where(beyond > 0, choice * CUT_COST + CUT_COST_PER_MM * beyond, 0.0)
+            cost[:, far] += np.where(beyond > 0, choice * NONE_COST, 0.0)
+        covered = np.concatenate([[0.0], np.cumsum(scanned * GRID_MM)])
+        return cls(np.vstack([np.zeros(len(LEVELS)), evidence.cumsum(axis=0)]), covered, cost)
+
+    def window(self, summed: FloatArray, half: FloatArray) -> FloatArray:
+        """(n, 7) sums over windows of each level's length around every place."""
+        n = len(self.cost)
+        at = np.arange(n)[:, None]
+        columns = summed if summed.ndim == 2 else np.tile(summed[:, None], (1, len(LEVELS)))
+        level = np.arange(len(LEVELS))
+        upper = columns[np.minimum(at + half + 1, n), level]
+        return np.asarray(upper - columns[np.maximum(at - half, 0), level])
+
+
+def _chain_of_size(field: _Field, size: float) -> tuple[FloatArray, FloatArray, float]:
+    """Distribution of each center over the grid (n, 7), whether each place lets the level be seen
+    (n, 7), and the log weight of this size."""
+    half = np.rint(LEVEL_EXTENT_MM * size / (2.0 * GRID_MM)).astype(int)
+    evidence = field.window(field.cumulated, half) - field.cost
+    needed = SHOWN_SHARE * (2 * half + 1) * GRID_MM
+    needed = np.minimum(needed, field.covered[-1] / 2)
+    inside = field.window(field.covered, half)
+    n, best = len(evidence), evidence.max(axis=0)
+    shown = np.exp(evidence - best)
+    kernels, tiny = _pitch_kernels(size), np.finfo(float).tiny
+    log_weight = best.sum() - 0.5 * (np.log(size) / SIZE_SPREAD) ** 2
+    down = [shown[:, 0]]
+    for kernel, own in zip(kernels, shown[:, 1:].T, strict=True):
+        reached = np.convolve(down[-1], kernel)[:n] * own
+        top = max(float(reached.max()), tiny)
+        log_weight += np.log(top)
+        down.append(reached / top)
+    up = [np.ones(n)]
+    for kernel, own in zip(kernels[::-1], shown[:, :0:-1].T, strict=True):
+        reached = np.convolve((up[-1] * own)[::-1], kernel)[:n][::-1]
+        up.append(reached / max(float(reached.max()), tiny))
+    marginal = np.stack(down, axis=1) * np.stack(up[::-1], axis=1)
+    log_weight += np.log(max(float(down[-1].sum()), tiny))
+    return marginal / np.maximum(marginal.sum(axis=0), tiny), inside >= needed, log_weight
+
+
+@dataclass(frozen=True)
+class _Way:
+    """One way round: marginals (n, 7) of centers, the part of them that is shown, log weight."""
+
+    marginal: FloatArray
+    shown: FloatArray
+    size: float
+    log_weight: float
+
+    @classmethod
+    def of(cls, field: _Field) -> "_Way":
+        parts = [_chain_of_size(field, float(size)) for size in SIZES]
+        logs = np.array([log_weight for *_, log_weight in parts])
+        weight = np.exp(logs - logs.max())
+        total = float(weight.sum())
+        weight /= total
+        marginal = sum(w * m for w, (m, *_) in zip(weight, parts, strict=True))
+        shown = sum(w * m * s for w, (m, s, _) in zip(weight, parts, strict=True))
+        size = float(weight @ SIZES)
+        return cls(np.asarray(marginal), np.asarray(shown), size, float(logs.max() + np.log(total)))
+
+    def turned(self) -> "_Way":
+        """The same on the grid from its other end."""
+        return _Way(self.marginal[::-1], self.shown[::-1], self.size, self.log_weight)
+
+
+def place_centers(z_mm: FloatArray, logits: FloatArray) -> Centers:
+    """Centers of C1..C7.
+
+    Args:
+        z_mm: (n,) positions of the scored slices, descending (cranial first).
+        logits: (n, 7) visibility log-odds.
+    """
+    step = float(np.median(-np.diff(z_mm))) if len(z_mm) > 1 else GRID_MM
+    grid = np.arange(z_mm[0] + BEYOND_MM, z_mm[-1] - BEYOND_MM - GRID_MM, -GRID_MM)
+    scanned = (grid <= z_mm[0] + step / 2) & (grid >= z_mm[-1] - step / 2)
+    scores = np.clip(np.asarray(logits, dtype=np.float64), -LOGIT_LIMIT, LOGIT_LIMIT) - BASE_LOGIT
+    evidence = np.zeros((len(grid), len(LEVELS)))
+    for level, column in enumerate(scores.T):
+        evidence[scanned, level] = np.interp(-grid[scanned], -z_mm, column)
+    evidence *= max(EVIDENCE_PER_MM * GRID_MM, 1.0 / scanned.sum())
+    plain = _Way.of(_Field.of(evidence, scanned))
+    other = _Way.of(_Field.of(evidence[::-1], scanned[::-1])).turned()
+    gain = other.log_weight - UPSIDE_DOWN_COST - plain.log_weight
+    upside_down = gain > 0
+    way = other if upside_down else plain
+    belief = 1.0 / (1.0 + np.exp(-min(abs(gain), 50.0)))
+    mean, spread = _moments(grid, way.marginal)
+    center = _settled(grid, way.marginal)
+    steps = np.diff(center) if upside_down else -np.diff(center)
+    if not (steps > LEAST_PITCH_MM).all():  # stretches of different chains: their mean is in order
+        center = mean
+    near = np.abs(grid[:, None] - center) <= HALF_VERTEBRA_MM
+    return Centers(
+        center_mm=center,
+        spread_mm=spread,
+        shown=way.shown.sum(axis=0),
+        sure=belief * (way.shown * near).sum(axis=0),
+        visible=_visible(z_mm, grid, way),
+        size=way.size,
+        upside_down=upside_down,
+    )
+
+
+def _visible(z_mm: FloatArray, grid: FloatArray, way: _Way) -> FloatArray:
+    """See `Centers.visible`."""
+    half = np.rint(LEVEL_EXTENT_MM * way.size / (2.0 * GRID_MM)).astype(int)
+    columns = [
+        np.interp(-z_mm, -grid, np.convolve(own, np.ones(2 * reach + 1), mode="same"))
+        for own, reach in zip(way.marginal.T, half, strict=True)
+    ]
+    return np.clip(np.stack(columns, axis=1), 0.0, 1.0)
+
+
+def _moments(grid: FloatArray, marginal: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Means (7,) and standard deviations (7,)."""
+    mean = grid @ marginal
+    return mean, np.sqrt(((grid[:, None] - mean) ** 2 * marginal).sum(axis=0))
+
+
+def _settled(grid: FloatArray, marginal: FloatArray) -> FloatArray:
+    """(7,) means inside the most probable stretch of a vertebra's height."""
+    box = np.ones(2 * int(HALF_VERTEBRA_MM / GRID_MM) + 1)
+    mass = np.stack([np.convolve(own, box, mode="same") for own in marginal.T], axis=1)
+    held = marginal * (np.abs(grid[:, None] - grid[mass.argmax(axis=0)]) <= HALF_VERTEBRA_MM)
+    return np.asarray((grid @ held) / held.sum(axis=0))

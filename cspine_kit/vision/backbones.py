@@ -1,0 +1,200 @@
+"""Backbones beside each other as vertebra networks: accuracy on slices, and what it costs.
+
+In: a config, its run folder, names. Out: `oof/<name>/backbones/backbones.csv` and a picture.
+Example::
+
+    brief = config.vertebra.model_copy(update={"epochs": 1})
+    once = config.model_copy(update={"vertebra": brief})
+    rows = compare(once, paths, ("basic_cnn",), best=0)
+    rows[["backbone", "accuracy", "seconds_per_epoch"]]
+
+Source document B's protocol: all on one split, then the best few by grouped cross-validation. Each
+network is trained as the config's vertebra stage is, with another backbone, and judged on the
+masked studies of the fold that it has not learned from.
+"""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from cspine_kit.core.anatomy import LEVELS
+from cspine_kit.core.config import Config
+from cspine_kit.core.errors import DataError
+from cspine_kit.core.numbers import BoolArray, FloatArray
+from cspine_kit.core.paths import RunPaths
+from cspine_kit.core.runs import publish, read_json
+from cspine_kit.core.tables import MASK_COLUMNS, VERTEBRA_COLUMNS
+from cspine_kit.data.centers import place_centers
+from cspine_kit.data.volumes.store import in_memory
+from cspine_kit.data.volumes.volume import nearest_slices
+from cspine_kit.vision.chain import FoldChain
+from cspine_kit.vision.inputs import open_inputs
+from cspine_kit.vision.names import VERTEBRA
+from cspine_kit.vision.nets.backbone import check_backbone
+from cspine_kit.vision.nets.heads import Network
+from cspine_kit.vision.nets.store import load_model
+from cspine_kit.vision.predict import forward, predict
+from cspine_kit.vision.steps import train_vertebra
+
+FOURTEEN = (
+    *("alexnet", "vgg16_bn", "resnet50", "resnext50_32x4d", "googlenet", "inception_v3"),
+    *("densenet121", "tf_efficientnetv2_s", "mobilenetv3_large_100", "convnext_small"),
+    *("mnasnet1_3", "shufflenet_v2_x2_0", "swin_s", "regnety_080"),
+)
+"""What source document B compared, by the names of timm, or of torchvision where timm has none."""
+
+PUBLISHED = {
+    "InceptionV3, grouped 5-fold (source document B)": 0.9493,
+    "EfficientNetV2, mean of C1..C7 (source document D)": 0.9513,
+    "random forest on headers, mean of C1..C7 (source document D)": 0.8841,
+}
+"""Their own figures, on real slices of 87 masked studies: beside ours, not against them."""
+
+LOOKS = 5
+"""Batches that are timed; the median counts."""
+
+
+def _chain(config: Config, paths: RunPaths, backbone: str, fold: int) -> FoldChain:
+    """The fold's vertebra stage with another backbone, in a folder of its own."""
+    vertebra = config.vertebra.model_copy(update={"backbone": backbone, "weights": None})
+    own = RunPaths(paths.root / "backbones" / backbone)
+    inputs = open_inputs(paths)
+    return FoldChain(config.model_copy(update={"vertebra": vertebra}), own, inputs, fold)
+
+
+def _milliseconds(model: Network, batch: int) -> float:
+    """Time of one slice in a batch, on the device where the model is."""
+    device = next(model.parameters()).device
+    shape = (batch, model.config.channels, model.config.size_px, model.config.size_px)
+    stack = torch.zeros(shape, dtype=torch.uint8, device=device)
+    times = []
+    with torch.inference_mode():
+        for _ in range(LOOKS):
+            start = time.perf_counter()
+            next(iter(forward(model, stack).values())).cpu()
+            times.append(time.perf_counter() - start)
+    return 1000.0 * float(np.median(times)) / batch
+
+
+def _said(chain: FoldChain, model: Network) -> tuple[FloatArray, FloatArray, BoolArray]:
+    """Of all slices of the fold's masked studies: the network's probabilities (n, 7), those of the
+    decode, and what the masks show."""
+    batch, parts = chain.config.kernel.batch_size, []
+    for uid in chain.masked_here:
+        volume = in_memory(chain.inputs.volume(uid, "coarse"))
+        rows = predict({0: model}, volume, None, batch)[0].require()
+        at_mm, logits = rows["at_mm"].to_numpy(), rows[list(VERTEBRA_COLUMNS)].to_numpy()
+        slices = chain.inputs.slices[uid]
+        near = slices.iloc[nearest_slices(slices["z_mm"].to_numpy(np.float64), at_mm)]
+        decoded = place_centers(at_mm, logits).visible
+        parts.append((logits, decoded, near[list(MASK_COLUMNS)].to_numpy() > 0))
+    logits, decoded, shown = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return logits, decoded, shown
+
+
+def judge(config: Config, paths: RunPaths, backbone: str, fold: int) -> dict[str, object]:
+    """One row: a backbone in one fold, trained where it is not there yet.
+
+    Raises:
+        DataError: the fold or its training studies have no mask.
+        ConfigError: there is no such backbone, or it cannot take the input.
+    """
+    chain = _chain(config, paths, backbone, fold)
+    check_backbone(chain.config.vertebra, "backbones")
+    if not chain.masked_here:
+        raise DataError(f"fold {fold} has no masked study to judge a network on")
+    train_vertebra(chain)
+    folder = chain.paths.model(VERTEBRA, fold)
+    seconds = float(read_json(folder / "run.json")["seconds"])
+    model = load_model(folder)
+    speed = _milliseconds(model, config.kernel.batch_size)
+    logits, decoded, shown = _said(chain, model)
+    right, after = ((logits > 0) == shown).mean(axis=0), ((decoded > 0.5) == shown).mean(axis=0)
+    return {
+        "backbone": backbone,
+        "fold": fold,
+        "slices": len(shown),
+        "accuracy": float(right.mean()),
+        **{f"accuracy_{level}": float(v) for level, v in zip(LEVELS, right, strict=True)},
+        "accuracy_decoded": float(after.mean()),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "size_px": model.config.size_px,
+        "seconds_per_epoch": seconds / model.config.epochs,
+        "ms_per_slice": speed,
+        "device": str(next(model.parameters()).device),
+    }
+
+
+def compare(
+    config: Config, paths: RunPaths, names: Sequence[str], *, best: int = 5
+) -> pd.DataFrame:
+    """All backbones on fold 0, and the best few in the other folds too.
+
+    Args:
+        config: its vertebra stage says how a network is trained.
+        paths: its run folder, with tables and coarse volumes.
+        names: of timm or torchvision, or the kit's basic CNN.
+        best: how many are cross-validated.
+
+    Returns:
+        A row for each backbone and fold, as in the CSV.
+    """
+    for name in names:
+        check_backbone(config.vertebra.model_copy(update={"backbone": name}), "backbones")
+    first = [judge(config, paths, name, 0) for name in tqdm(names, "backbones on fold 0")]
+    ranked = sorted(first, key=lambda row: -float(str(row["accuracy"])))
+    chosen = [str(row["backbone"]) for row in ranked[:best]]
+    tasks = [(name, fold) for name in chosen for fold in range(1, config.folds.n)]
+    others = [judge(config, paths, *task) for task in tqdm(tasks, "best in other folds")]
+    table = pd.DataFrame(first + others).sort_values(["backbone", "fold"], ignore_index=True)
+    folder = paths.root / "backbones"
+    with publish(folder / "backbones.csv") as temporary:
+        table.to_csv(temporary, index=False)
+    draw(table, folder / "backbones.png")
+    return table
+
+
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """A row for each backbone, the best first: means and spread over its folds."""
+    grouped = table.groupby("backbone", sort=True)
+    columns = ["accuracy", "accuracy_decoded", "parameters", "seconds_per_epoch", "ms_per_slice"]
+    means = grouped[columns].mean()
+    means.insert(1, "spread", grouped["accuracy"].std())
+    means.insert(0, "folds", grouped.size())
+    return means.sort_values("accuracy", ascending=False)
+
+
+def draw(table: pd.DataFrame, path: Path) -> None:
+    """Accuracy against training time, a point for each backbone; published figures as lines."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for row in summary(table).reset_index().itertuples():
+        axes.errorbar(
+            row.seconds_per_epoch, row.accuracy, yerr=np.nan_to_num(row.spread), fmt="o", capsize=3
+        )
+        axes.annotate(
+            row.backbone,
+            (row.seconds_per_epoch, row.accuracy),
+            xytext=(5, 4),
+            textcoords="offset points",
+            fontsize=8,
+        )
+    for (name, value), style in zip(PUBLISHED.items(), ("-", "--", ":"), strict=True):
+        axes.axhline(value, color="grey", lw=0.8, ls=style, label=f"{name}: {value:.4f}")
+    axes.set(
+        xscale="log",
+        xlabel="seconds of training per epoch",
+        ylabel="accuracy on slices, mean of C1..C7",
+    )
+    axes.legend(fontsize=7, title="published, on other data", title_fontsize=7)
+    FigureCanvasAgg(figure)
+    with publish(path) as temporary:
+        figure.savefig(temporary, format="png")

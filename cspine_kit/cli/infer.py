@@ -9,7 +9,15 @@ import json
 import sys
 from pathlib import Path
 
-from cspine_kit.cli.verb import DEMO, SUBMISSIONS, Verb, config_argument, open_run
+from cspine_kit.cli.verb import (
+    CANNOT_JUDGE,
+    DEMO,
+    SUBMISSIONS,
+    Verb,
+    config_argument,
+    open_run,
+    phantom_argument,
+)
 from cspine_kit.core.errors import ConfigError
 from cspine_kit.core.paths import SUBMISSION
 
@@ -50,18 +58,6 @@ def _kernel(args: argparse.Namespace) -> int:
     print(report.summary())
     report.require_predictions()
     return 0
-
-
-CANNOT_JUDGE = 3
-"""Exit status where a scan could not be judged."""
-
-
-def phantom_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--phantom-bundle",
-        action="store_true",
-        help="let a bundle born on phantoms judge other scans; its numbers mean nothing for them",
-    )
 
 
 def _predict_arguments(parser: argparse.ArgumentParser) -> None:

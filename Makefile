@@ -8,7 +8,7 @@ CSPINE = $(VENV)/bin/cspine
 READY = $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test oof stack kernel rehearse push score report leaderboard info lint bench
+.PHONY: help demo test oof stack kernel rehearse push score report viewer leaderboard info lint bench
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -57,6 +57,9 @@ score: $(READY)  ## results of CONFIG's submission: table, hidden truth where kn
 
 report: $(READY)  ## one page that shows CONFIG's run, whatever its state: oof/<name>/report.html
 	$(CSPINE) report --config $(CONFIG)
+
+viewer: $(READY)  ## a page on this machine only: drop a scan, see what CONFIG's bundle says of it
+	$(CSPINE) viewer --bundle oof/$(basename $(notdir $(CONFIG)))/bundle --phantoms oof/$(basename $(notdir $(CONFIG)))/competition/test_images
 
 bench: $(READY)  ## every benchmark, side by side in one run, and one table with the goals; ARGS='--only reader kernel'
 	$(VENV)/bin/python tests/benchmarks/bench_all.py $(ARGS)

@@ -141,6 +141,25 @@ def _explain(args: argparse.Namespace) -> int:
     return 0
 
 
+def _viewer_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--bundle", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--port", type=int, default=8017, metavar="N", help="0: any that is free")
+    parser.add_argument("--phantoms", type=Path, metavar="DIR", help="phantom studies to pick from")
+
+
+def _viewer(args: argparse.Namespace) -> int:
+    from cspine_kit.core.execution import tune_process
+
+    tune_process()
+    from cspine_kit.infer.judgment import USE
+    from cspine_kit.show.viewer.server import Server
+
+    with Server(args.bundle, port=args.port, phantoms=args.phantoms) as server:
+        print(f"{USE}\nopen {server.url} (this machine only); Ctrl-C ends it", flush=True)
+        server.wait()
+    return 0
+
+
 VERBS = {
     "score": Verb(
         "metric A and B of a submission; with --config the results table and a ledger row",
@@ -167,6 +186,12 @@ VERBS = {
         "cspine explain FOLDER --bundle oof/demo/bundle --out explained",
         _explain_arguments,
         _explain,
+    ),
+    "viewer": Verb(
+        "a page on this machine: drop a scan, see what is said of it, nothing is kept",
+        "cspine viewer --bundle oof/demo/bundle --phantoms oof/demo/competition/test_images",
+        _viewer_arguments,
+        _viewer,
     ),
     "montage": Verb(
         "several studies side by side: sagittal, coronal and axial views",

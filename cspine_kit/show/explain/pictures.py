@@ -44,6 +44,9 @@ SIDE_PX = 512
 """Longer side of a picture of a slice."""
 
 SHOWN = 3
+HOTTEST = 190
+"""Of the 255 colors from black over red to white: yellow, which bone does not have."""
+
 WARM = 0.15
 """Share of the largest heat below which a place stays grey."""
 
@@ -70,7 +73,7 @@ def slice_picture(
         return picture
     heat = cv2.resize(evidence.plane(slice_idx), grey.shape[::-1], interpolation=cv2.INTER_LINEAR)
     share = np.clip(np.asarray(heat) / evidence.top, 0.0, 1.0)
-    colors = cv2.applyColorMap((255 * share).astype(np.uint8), cv2.COLORMAP_HOT)[..., ::-1]
+    colors = cv2.applyColorMap((HOTTEST * share).astype(np.uint8), cv2.COLORMAP_HOT)[..., ::-1]
     weight = (0.55 * np.clip((share - WARM) / (1 - WARM), 0.0, 1.0) ** 0.5)[..., None]
     picture = np.clip(picture * (1 - weight) + colors * weight, 0, 255).astype(np.uint8)
     zoom = len(grey) / len(codes)

@@ -19,6 +19,7 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
 
 from cspine_kit.core.anatomy import LEVELS
 from cspine_kit.core.errors import ArtifactError
@@ -31,23 +32,31 @@ CELL_MM = 1.0
 """Surfaces are made of cells of about this size: finer ones would make the page huge."""
 
 LEAST_CELLS = 30
+SMOOTH, EDGE = 0.8, 0.4
+"""Cells over which a bone's edge is spread, and what of it counts as inside: its steps go, thin
+arches stay."""
+
 QUIET = 0.28
 """Opacity of levels that are not suspected."""
 
 TURN = """
 const plot = document.getElementById('{plot_id}');
-let angle = 0.9, turning = true, last = 0;
+let angle = 0.9, turning = !matchMedia('(prefers-reduced-motion: reduce)').matches, seen = false;
+new IntersectionObserver(found => { seen = found[0].isIntersecting; step(); }).observe(plot);
 plot.addEventListener('pointerdown', () => { turning = false; });
-function turn(now) {
-  if (turning && now - last > 60) {
-    last = now;
-    angle += 0.02;
-    const eye = {x: 1.9 * Math.cos(angle), y: 1.9 * Math.sin(angle), z: 0.25};
-    Plotly.relayout(plot, {'scene.camera.eye': eye});
-  }
-  if (turning) requestAnimationFrame(turn);
+let waiting = false;
+function step() {
+  if (!turning || !seen || waiting) return;
+  waiting = true;
+  const began = performance.now();
+  angle += 0.02;
+  const eye = {x: 1.9 * Math.cos(angle), y: 1.9 * Math.sin(angle), z: 0.25};
+  Plotly.relayout(plot, {'scene.camera.eye': eye}).then(() => requestAnimationFrame(() => {
+    waiting = false;
+    if (performance.now() - began > 250) turning = false;  // too slow a machine to turn by itself
+    setTimeout(step, 50);
+  }));
 }
-requestAnimationFrame(turn);
 """
 
 
@@ -111,7 +120,7 @@ def spine_html(evidence: Evidence, *, alone: bool) -> str:
     traces = []
     for j, level in enumerate(LEVELS):
         cells, spacing = _coarser((labels == j + 1).astype(np.float32), fine.spacing_mm)
-        found = _surface(cells, spacing, 0.5)
+        found = _surface(gaussian_filter(cells, SMOOTH), spacing, EDGE)
         if found is not None:
             opacity = 1.0 if level in evidence.suspects and evidence.called else QUIET
             traces.append(_mesh(go, found, LEVEL_COLORS[level], opacity, _told(judgment, level)))

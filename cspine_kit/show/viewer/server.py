@@ -205,7 +205,7 @@ class _Handler(BaseHTTPRequestHandler):
         parts = [unquote(part) for part in address.path.split("/") if part]
         host = (self.headers.get("Host") or "").rsplit(":", 1)[0]
         if host not in (HOST, "localhost"):
-            return self._send(HTTPStatus.FORBIDDEN, b"only from this machine", "text/plain")
+            return self._json({"error": "only from this machine"}, HTTPStatus.FORBIDDEN)
         try:
             work(address.path, parts, query)
         except (KeyError, IndexError, ValueError):

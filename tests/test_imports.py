@@ -27,14 +27,21 @@ OWNERS = {
     "torchvision": {"vision"},
     "accelerate": {"vision"},
     "lightgbm": {"stack"},
-    "pydicom": {"data", "phantom"},
+    "pytorch_grad_cam": {"vision"},
+    "pydicom": {"data", "phantom", "show"},
     "gdcm": {"data", "phantom"},
-    "nibabel": {"data", "phantom"},
+    "nibabel": {"data", "phantom", "show"},
+    "highdicom": {"show"},
+    "plotly": {"show"},
+    "skimage": {"show"},
     "kaggle": set(),
 }
 """Libraries that only these rooms may import; kaggle is run as a command, never imported."""
 
-BLOCKED_IN_KERNEL = ("kaggle", "matplotlib", "nibabel", "wandb", "sklearn", "pandera", "accelerate")
+BLOCKED_IN_KERNEL = (
+    *("kaggle", "matplotlib", "nibabel", "wandb", "sklearn", "pandera", "accelerate"),
+    *("plotly", "highdicom", "skimage", "pytorch_grad_cam"),
+)
 
 
 def imports_of(path: Path) -> set[str]:

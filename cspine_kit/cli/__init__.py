@@ -1,7 +1,8 @@
 """The console script `cspine`: thin verbs that load, call and print; one file for each room.
 
 In: arguments. Out: exit status 0, 1 (an error the kit explains), 2 (invalid submission or usage),
-130 (interrupted; the next run resumes). Example: `cspine oof --config configs/demo.yaml`.
+3 (a scan that cannot be judged), 130 (interrupted; the next run resumes).
+Example: `cspine oof --config configs/demo.yaml`.
 """
 
 import argparse

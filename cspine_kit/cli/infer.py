@@ -1,6 +1,6 @@
-"""Verbs of the infer room: the kernel, and the levels of one study.
+"""Verbs of the infer room: the kernel, any folders judged, and the levels of one study.
 
-In: a competition and a bundle, or a folder of DICOM files. Out: a submission, or levels.
+In: a competition and a bundle, or folders of DICOM files. Out: a submission, judgments, or levels.
 Example: `cspine kernel --config configs/demo.yaml`.
 """
 
@@ -9,7 +9,15 @@ import json
 import sys
 from pathlib import Path
 
-from cspine_kit.cli.verb import DEMO, SUBMISSIONS, Verb, config_argument, open_run
+from cspine_kit.cli.verb import (
+    CANNOT_JUDGE,
+    DEMO,
+    SUBMISSIONS,
+    Verb,
+    config_argument,
+    open_run,
+    phantom_argument,
+)
 from cspine_kit.core.errors import ConfigError
 from cspine_kit.core.paths import SUBMISSION
 
@@ -50,6 +58,43 @@ def _kernel(args: argparse.Namespace) -> int:
     print(report.summary())
     report.require_predictions()
     return 0
+
+
+def _predict_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "folders", type=Path, nargs="+", metavar="FOLDER", help="DICOM files, or a .zip of them"
+    )
+    parser.add_argument("--bundle", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--dicom-seg", action="store_true", help="levels as DICOM segmentation")
+    parser.add_argument("--dicom-sr", action="store_true", help="DICOM structured report, TID 1500")
+    phantom_argument(parser)
+
+
+def _predict(args: argparse.Namespace) -> int:
+    from cspine_kit.core.execution import tune_process
+
+    tune_process()
+    from tqdm import tqdm
+
+    from cspine_kit.infer.judgment import USE
+    from cspine_kit.infer.origin import note_of, origin_of
+    from cspine_kit.show.exports.predictions import SUMMARY, Wanted, each_folder, write_summary
+
+    wanted = Wanted(
+        *(args.bundle, args.out, args.dicom_seg, args.dicom_sr),
+        phantom_bundle=args.phantom_bundle,
+    )
+    stream = each_folder(args.folders, wanted)
+    done = list(tqdm(stream, total=len(args.folders), desc="predict", unit="study"))
+    write_summary(done, args.out / SUMMARY)
+    for line in (USE, note_of(origin_of(args.bundle))):
+        print(line, end="\n" if line else "", file=sys.stderr)
+    for one in done:
+        told = f"{one.status}: {one.reason}" if one.reason else one.status
+        print(f"{one.path}: {told}{' (finished before)' if one.skipped else ''}")
+    print(f"{len(done)} studies in {args.out / SUMMARY}")
+    return 0 if all(one.status == "ok" for one in done) else CANNOT_JUDGE
 
 
 def _levels_arguments(parser: argparse.ArgumentParser) -> None:
@@ -103,6 +148,13 @@ VERBS = {
         f"cspine kernel {DEMO}; cspine kernel --competition DIR --bundle DIR --out submission.csv",
         _kernel_arguments,
         _kernel,
+    ),
+    "predict": Verb(
+        "eight probabilities of any scans as JSON; finished ones are skipped",
+        "cspine predict FOLDER --bundle oof/demo/bundle --out predictions; "
+        "cspine predict scans/* --bundle DIR --out predictions --dicom-seg --dicom-sr",
+        _predict_arguments,
+        _predict,
     ),
     "levels": Verb(
         "decoded vertebra levels of one study",

@@ -1,4 +1,4 @@
-"""Verbs of the show room: scores, ledger, the state of a run, its report, pictures of studies.
+"""Verbs of the show room: scores, ledger, the state of a run, its report, studies explained.
 
 In: a config, a submission or folders. Out: text, JSON, a page or a PNG.
 Example: `cspine info --config configs/demo.yaml`.
@@ -6,9 +6,11 @@ Example: `cspine info --config configs/demo.yaml`.
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 from cspine_kit.cli.verb import (
+    CANNOT_JUDGE,
     DEMO,
     OOF_ROOT,
     SUBMISSIONS,
@@ -16,6 +18,7 @@ from cspine_kit.cli.verb import (
     config_argument,
     no_arguments,
     open_run,
+    phantom_argument,
 )
 from cspine_kit.core.errors import ConfigError
 from cspine_kit.core.paths import RESULTS
@@ -111,6 +114,52 @@ def _montage(args: argparse.Namespace) -> int:
     return 0
 
 
+def _explain_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "folder", type=Path, metavar="FOLDER", help="DICOM files, or a .zip of them"
+    )
+    parser.add_argument("--bundle", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    phantom_argument(parser)
+
+
+def _explain(args: argparse.Namespace) -> int:
+    from cspine_kit.core.execution import tune_process
+
+    tune_process()
+    from cspine_kit.infer.judgment import USE
+    from cspine_kit.infer.predictor import Predictor
+    from cspine_kit.show.explain.page import write_explanation
+
+    predictor = Predictor(args.bundle, phantom_bundle=args.phantom_bundle)
+    explained = write_explanation(predictor, args.folder, args.out)
+    print("\n".join([USE, *explained.judgment.notes]), file=sys.stderr)
+    if explained.page is None:
+        print(f"cannot judge: {explained.judgment.reason}", file=sys.stderr)
+        return CANNOT_JUDGE
+    print(explained.page.resolve())
+    return 0
+
+
+def _viewer_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--bundle", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--port", type=int, default=8017, metavar="N", help="0: any that is free")
+    parser.add_argument("--phantoms", type=Path, metavar="DIR", help="phantom studies to pick from")
+
+
+def _viewer(args: argparse.Namespace) -> int:
+    from cspine_kit.core.execution import tune_process
+
+    tune_process()
+    from cspine_kit.infer.judgment import USE
+    from cspine_kit.show.viewer.server import Server
+
+    with Server(args.bundle, port=args.port, phantoms=args.phantoms) as server:
+        print(f"{USE}\nopen {server.url} (this machine only); Ctrl-C ends it", flush=True)
+        server.wait()
+    return 0
+
+
 VERBS = {
     "score": Verb(
         "metric A and B of a submission; with --config the results table and a ledger row",
@@ -131,6 +180,18 @@ VERBS = {
         f"cspine report {DEMO}; cspine report {DEMO} --out report.html",
         _report_arguments,
         _report,
+    ),
+    "explain": Verb(
+        "one scan explained: where networks looked, the spine in 3D, NIfTI for other viewers",
+        "cspine explain FOLDER --bundle oof/demo/bundle --out explained",
+        _explain_arguments,
+        _explain,
+    ),
+    "viewer": Verb(
+        "a page on this machine: drop a scan, see what is said of it, nothing is kept",
+        "cspine viewer --bundle oof/demo/bundle --phantoms oof/demo/competition/test_images",
+        _viewer_arguments,
+        _viewer,
     ),
     "montage": Verb(
         "several studies side by side: sagittal, coronal and axial views",

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 OOF_ROOT, SUBMISSIONS = Path("oof"), Path("submissions")
 DEMO = "--config configs/demo.yaml"
 
+CANNOT_JUDGE = 3
+"""Exit status where a scan could not be judged."""
+
 
 @dataclass(frozen=True)
 class Verb:
@@ -90,6 +93,14 @@ def ensure_competition(config: Any) -> None:
         write_competition(
             config.competition.dir, config.competition.phantom, jobs=config.execution.jobs
         )
+
+
+def phantom_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--phantom-bundle",
+        action="store_true",
+        help="let a bundle born on phantoms judge other scans; its numbers mean nothing for them",
+    )
 
 
 def no_arguments(parser: argparse.ArgumentParser) -> None:

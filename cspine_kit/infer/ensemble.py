@@ -353,4 +353,8 @@ class Ensemble:
             stack_s=seconds["stack"],
         )
         chains = int(levels["model_fold"].nunique())
-        return Prediction(table, features, costs, trace.faults, trace.levels_from, chains)
+        return Prediction(
+            *(table, features, costs, trace.faults, trace.levels_from, chains),
+            slices=slices,
+            levels=levels,
+        )

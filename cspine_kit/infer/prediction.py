@@ -25,6 +25,7 @@ class Prediction:
     `table` holds rows of contract `predictions` of every model, `features` those of `aggregate`.
     `faults` maps a stage ("vertebra fold 0", "effnetv2s fold 1") to its cause; `levels_from` is
     "image", or "header_levels" where no vertebra model gave levels. `chains`: folds that spoke.
+    `slices` and `levels` are what the features were made from (`Ensemble.tables`).
     """
 
     table: pd.DataFrame
@@ -33,6 +34,8 @@ class Prediction:
     faults: dict[str, str] = field(default_factory=dict)
     levels_from: str = "image"
     chains: int = 1
+    slices: pd.DataFrame = field(default_factory=pd.DataFrame)
+    levels: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
 @dataclass

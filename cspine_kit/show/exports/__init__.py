@@ -1,0 +1,1 @@
+"""What is said of scans, as files for other programs: JSON, CSV, DICOM, NIfTI."""

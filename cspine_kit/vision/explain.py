@@ -1,0 +1,171 @@
+"""Grad-CAM: where in its patches a network looked when it spoke of a vertebra.
+
+In: loaded networks, a study's volume, levels and the slices to explain. Out: a `Heat` for each
+network, level and slice. Example::
+
+    member, *_ = ensemble.config.members
+    models = {(member, 0): ensemble.models[member, 0]}
+    at = int(fine.first_slice + 20)
+    heats = study_heat(models, fine, {0: own_levels}, {"C3": [at]})
+    [heat.map.shape for heat in heats]           # one of (size_px, size_px), 0 to 1
+
+Selvaraju et al., Grad-CAM (ICCV 2017), by the package grad-cam: the last map of features, weighted
+with the mean gradient of the level's logit. A map says where a network looked, at the resolution of
+its last features; it does not say that it was right.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from cspine_kit.core.anatomy import LEVELS
+from cspine_kit.core.errors import ArtifactError
+from cspine_kit.data.volumes.patch import Patch
+from cspine_kit.data.volumes.volume import Volume, nearest_slices
+from cspine_kit.vision.tasks.kinds import task_of
+
+log = logging.getLogger(__name__)
+
+LEVEL_HEADS = ("fracture", "study", "level")
+"""Heads that speak of vertebrae, the first that a network has: of all seven, or of its own unit."""
+
+
+@dataclass(frozen=True)
+class Heat:
+    """Where one network looked on one patch.
+
+    `map`: float32 (rows, columns) of the patch, 0 to 1; `slice_idx`: native slice at its center.
+    """
+
+    member: str
+    fold: int
+    level: str
+    slice_idx: int
+    patch: Patch
+    map: NDArray[np.float32]
+
+
+class _Spoken(nn.Module):
+    """A network as grad-cam wants one: from images to the logit of one level of each unit."""
+
+    def __init__(self, model: nn.Module, unit: tuple[int, ...], level: int) -> None:
+        super().__init__()
+        self.model, self.unit, self.level = model, unit, level
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        outputs: dict[str, torch.Tensor] = self.model(images.reshape(-1, *self.unit))
+        said = outputs[next(name for name in LEVEL_HEADS if name in outputs)]
+        return said[:, self.level if said.shape[1] > 1 else 0]
+
+
+class _Itself:
+    """grad-cam's target of a network with a single output."""
+
+    def __call__(self, output: torch.Tensor) -> torch.Tensor:
+        return output
+
+
+def last_map(model: nn.Module, batch: torch.Tensor) -> tuple[nn.Module, bool]:
+    """The last layer of a network that gives a map of features, and whether channels come last.
+
+    Raises:
+        ArtifactError: none does.
+    """
+    found: list[tuple[nn.Module, bool]] = []
+
+    def note(layer: nn.Module, _: Any, output: Any) -> None:
+        if isinstance(output, torch.Tensor) and output.ndim == 4:
+            last = output.shape[1] == output.shape[2] < output.shape[3]
+            sides = output.shape[1:3] if last else output.shape[2:]
+            if min(sides) > 1:
+                found.append((layer, last))
+
+    leaves = [m for m in model.modules() if not list(m.children())]
+    handles = [leaf.register_forward_hook(note) for leaf in leaves]
+    try:
+        with torch.no_grad():
+            model(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not found:
+        raise ArtifactError("this network has no map of features that Grad-CAM could show")
+    return found[-1]
+
+
+def _maps(model: nn.Module, units: NDArray[np.uint8], level: int) -> NDArray[np.float32]:
+    """Heat of every image of some units, (images, rows, columns)."""
+    try:
+        from pytorch_grad_cam import GradCAM
+    except ImportError as error:
+        raise ArtifactError(
+            "heat needs grad-cam, which is not installed; pip install 'cspine-kit[show]'"
+        ) from error
+    device = next(model.parameters()).device
+    batch = torch.from_numpy(units).to(device)
+    layer, last = last_map(model, batch[:1])
+    images = batch.reshape(-1, *units.shape[-3:])
+    spoken = _Spoken(model, units.shape[1:], level)
+    turn = (lambda found: found.permute(0, 3, 1, 2)) if last else None
+    with torch.enable_grad(), GradCAM(spoken, [layer], reshape_transform=turn) as cam:
+        heat = cam(images, [_Itself()] * len(units))
+    model.zero_grad(set_to_none=True)
+    return np.asarray(heat, dtype=np.float32)
+
+
+def study_heat(
+    models: Mapping[tuple[str, int], Any],
+    volume: Volume,
+    levels: Mapping[int, pd.DataFrame],
+    wanted: Mapping[str, Sequence[int]],
+) -> list[Heat]:
+    """Where networks looked on some slices, level by level.
+
+    Networks that see other planes than axial ones are left out: their patches lie on no slice.
+
+    Args:
+        models: by member and fold.
+        volume: the fine volume of the study.
+        levels: the seven levels of each fold.
+        wanted: native slices by level.
+
+    Raises:
+        ArtifactError: grad-cam is not installed, or a network has no map of features.
+    """
+    heats: list[Heat] = []
+    for (member, fold), model in models.items():
+        if fold not in levels:
+            continue
+        view = task_of(model.config).view(volume, levels[fold])
+        if view.patches[0].plane != "axial":
+            log.info("no heat of %s: it sees %s planes", member, view.patches[0].plane)
+            continue
+        each = len(view.patches) // len(view)
+        at = nearest_slices(volume.z_mm, np.array([p.center_mm[0] for p in view.patches]))
+        native = volume.first_slice + volume.group * at
+        for level, slices in wanted.items():
+            shown = np.isin(native, list(slices))
+            if each > 1:  # the level's own unit speaks for it
+                own = np.arange(len(shown)) // each
+                shown &= own == LEVELS.index(level) if len(view) == len(LEVELS) else True
+            units = np.unique(np.flatnonzero(shown) // each)
+            if not len(units):
+                continue
+            drawn = np.stack([view.drawn(int(u), model.config.windows) for u in units])
+            maps = _maps(model, drawn, LEVELS.index(level))
+            for i, patch in enumerate((units[:, None] * each + np.arange(each)).ravel()):
+                if shown[patch]:
+                    heats.append(
+                        Heat(
+                            *(member, fold, level, int(native[patch])),
+                            *(view.patches[patch], maps[i]),
+                        )
+                    )
+    return heats

@@ -43,6 +43,7 @@ def benchmarks(run: Path, scratch: Path) -> list[Benchmark]:
     return [
         Benchmark("bench_data_reader.py"),
         Benchmark("bench_vision_patches.py"),
+        Benchmark("bench_vision_memory.py"),
         Benchmark("bench_stack_statistics.py"),
         Benchmark("bench_vertebra_transfer.py", ("--run", str(run)), ("run", "real")),
         Benchmark(

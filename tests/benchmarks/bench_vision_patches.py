@@ -17,6 +17,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from goals import record
 
 from cspine_kit.core.config import Config, PhantomConfig, load_config
 from cspine_kit.data.volumes.cut import Cut, fine_lattice, wide_cut
@@ -127,6 +128,8 @@ def compare(config: Config, folders: Sequence[Path], out: Path) -> None:
         work()
     took = {name: [seconds(work) for _ in range(TURNS)] for name, work in ways.items()}
     rate = {name: STACKS / float(np.median(took[name])) for name in ("files", "memory")}
+    if not small:
+        record(f"{config.name}: stacks/s a core from files", rate["files"], T4_GOAL)
     goal = "" if small or rate["files"] >= T4_GOAL else "  below the goal"
     told = f", goal {T4_GOAL:.0f}{goal}" if not small else ""
     say(f"  {rate['files']:6.0f} stacks/s from files, {rate['memory']:6.0f} from memory{told}")
@@ -134,6 +137,7 @@ def compare(config: Config, folders: Sequence[Path], out: Path) -> None:
         steps = member.batch_size / float(np.median(took["step"]))
         ratio = rate["files"] / steps
         mark = "" if ratio >= STEP_GOAL else "  below the goal"
+        record(f"{config.name}: stacks drawn for each one trained on", ratio, STEP_GOAL)
         say(
             f"  {steps:6.0f} stacks/s of a training step: ratio {ratio:.1f}, goal {STEP_GOAL}{mark}"
         )

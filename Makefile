@@ -8,7 +8,7 @@ CSPINE = $(VENV)/bin/cspine
 READY = $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test oof stack kernel rehearse push score report leaderboard info lint backbones bench viewer
+.PHONY: notebooks help demo test oof stack kernel rehearse push score report leaderboard info lint backbones bench viewer
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -63,6 +63,9 @@ backbones: $(READY)  ## accuracy and time of backbones on CONFIG's masked studie
 
 viewer: $(READY)  ## a page on this machine only: drop a scan, see what CONFIG's bundle says of it
 	$(CSPINE) viewer --bundle oof/$(basename $(notdir $(CONFIG)))/bundle --phantoms oof/$(basename $(notdir $(CONFIG)))/competition/test_images
+
+notebooks: $(READY)  ## kernels/notebooks/*.ipynb from the sources beside them
+	$(VENV)/bin/jupytext --to ipynb kernels/notebooks/*.py
 
 bench: $(READY)  ## every benchmark, side by side in one run, and one table with the goals; ARGS='--only reader kernel'
 	$(VENV)/bin/python tests/benchmarks/bench_all.py $(ARGS)

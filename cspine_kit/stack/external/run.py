@@ -48,7 +48,7 @@ from cspine_kit.stack.scores.baselines import (
     held_out_constant,
 )
 from cspine_kit.stack.scores.console import render_gain, render_scores, render_worth
-from cspine_kit.stack.scores.table import FORMS, score_table
+from cspine_kit.stack.scores.table import FORMS, LETTERS, score_table
 
 EXTERNAL_STACK = HEADER_STACK.model_copy(update={"num_leaves": 7, "min_rows": 20, "l2": 5.0})
 """Few weak columns and scanner's handwriting: many random shallow trees over the line."""
@@ -202,9 +202,9 @@ def render_external(out: Path, result: dict[str, Any]) -> str:
     table = pd.read_csv(out / "scores.csv").set_index("model", drop=False)
     lines = [*result["warnings"], f"{result['n_studies']} studies, out-of-fold"]
     lines.append(render_scores(table))
-    for form, letter in zip(FORMS, "AB", strict=True):
+    for form in FORMS:
         row = table.loc[f"{SHIPPED}_{form}"]
-        lines.append(f"{letter}: {result['ships'][form]} ships, {row[form]:.4f}")
-        lines.append(render_gain(row, form, letter))
-        lines += render_worth(pd.DataFrame(result["worth"][form]), form, letter)
+        lines.append(f"{LETTERS[form]}: {result['ships'][form]} ships, {row[form]:.4f}")
+        lines.append(render_gain(row, form))
+        lines += render_worth(pd.DataFrame(result["worth"][form]), form)
     return "\n".join(lines)

@@ -185,8 +185,12 @@ def aggregate(
     rows = rows_by_member(slices, units)
     members: dict[str, dict[str, FloatArray]] = {}
     for name, own in rows.items():
-        level_slices = _level_slices(own, ranges)
-        members[name] = {s: compute(level_slices) for s, compute in STATISTICS.items()}
+        parts: dict[str, list[FloatArray]] = {s: [] for s in STATISTICS}
+        for at, block in own.blocks():
+            level_slices = _level_slices(block, ranges.take(at))
+            for s, compute in STATISTICS.items():
+                parts[s].append(compute(level_slices))
+        members[name] = {s: np.concatenate(part) for s, part in parts.items()}
     axial = [own for own in rows.values() if own.axial.all()]
     native = _native(axial[-1]) if axial else {}
     shared = _shared(members, ranges, native)

@@ -8,7 +8,9 @@ In: a slice table and its `Units`. Out: `MemberRows` by member. Example::
     first.logits[first.unit.starts]         # of each unit's first slice
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -21,6 +23,9 @@ from cspine_kit.stack.features.segments import Segments
 from cspine_kit.stack.features.units import SHOWN, Units, factorize
 
 ROW_COLUMNS = ("member", "study_uid", "plane", "position", "model_fold", "fold", "at_mm")
+BLOCK = 16_384
+"""Rows whose statistics are computed at once: what is in between stays in the processor's cache."""
+
 WHERE = ["member", "study_uid", "plane", "position"]
 
 
@@ -38,6 +43,17 @@ class MemberRows:
     position: IntArray
     at_mm: FloatArray
     logits: FloatArray
+
+    def blocks(self) -> Iterator[tuple[slice, "MemberRows"]]:
+        """Which units, and their rows: blocks of about `BLOCK` rows, one behind the other."""
+        unit = self.unit
+        first = np.flatnonzero(np.diff(unit.starts // BLOCK, prepend=-1))
+        for start, end in pairwise([*first.tolist(), len(unit.starts)]):
+            rows = slice(int(unit.starts[start]), int(unit.ends[end - 1]))
+            own = Segments(unit.starts[start:end] - rows.start, rows.stop - rows.start)
+            axial, position = self.axial[start:end], self.position[rows]
+            block = MemberRows(own, axial, position, self.at_mm[rows], self.logits[rows])
+            yield slice(start, end), block
 
 
 def rows_by_member(slices: pd.DataFrame, units: Units) -> dict[str, MemberRows]:

@@ -100,6 +100,11 @@ class Levels:
     center_z_mm: FloatArray
     confidence: FloatArray
 
+    def take(self, units: slice) -> "Levels":
+        """The levels of some units."""
+        own = slice(units.start * N_LEVELS, units.stop * N_LEVELS)
+        return Levels(**{name: values[own] for name, values in vars(self).items()})
+
 
 def find_levels(levels: pd.DataFrame, units: Units) -> Levels:
     """The levels of all units; rows of other studies and fold models are ignored.

@@ -9,7 +9,9 @@ from typing import Any
 
 import pandas as pd
 
-from cspine_kit.stack.scores.table import FORMS
+from cspine_kit.core.metric import Form
+from cspine_kit.core.runs import read_json
+from cspine_kit.stack.scores.table import FORMS, LETTERS
 
 NOTES = {
     "stack": "its folds cross the networks' folds, so the heads know outputs of every fold model, "
@@ -60,29 +62,29 @@ def render_scores(table: pd.DataFrame, notes: Mapping[str, str] | None = None) -
     marked = table.assign(model=table["model"] + ships.map({True: " *", False: ""}))
     lines = [SCORES_HEAD, *(SCORES.format(**row) for row in marked.to_dict("records"))]
     for row in table[ships].to_dict("records"):
-        lines += [render_gain(row, form, letter) for form, letter in zip(FORMS, "AB", strict=True)]
+        lines += [render_gain(row, form) for form in FORMS]
     known = set(table["model"])
     lines += [SCORES_FOOT, *(f"{m}: {note}" for m, note in (notes or {}).items() if m in known)]
     return "\n".join(lines)
 
 
-def render_gain(row: Mapping[Any, Any], form: str, letter: str) -> str:
+def render_gain(row: Mapping[Any, Any], form: Form) -> str:
     """A row of `score_table` against the best baseline, in one form."""
     return (
-        f"{letter}: {row['model']} minus the best baseline, {row[f'{form}_baseline']}, "
+        f"{LETTERS[form]}: {row['model']} minus the best baseline, {row[f'{form}_baseline']}, "
         f"paired 95 %: {row[f'{form}_gain_low']:+.4f} to {row[f'{form}_gain_high']:+.4f}"
     )
 
 
-def render_worth(worth: pd.DataFrame, form: str = "per_exam", letter: str = "A") -> list[str]:
-    """One line per member: how much the loss rises without it."""
+def render_worth(worth: pd.DataFrame, form: Form) -> list[str]:
+    """One line per member: how much the loss rises without it, in one form of the metric."""
     lines = []
     for row in worth.to_dict("records"):
         low, high = row[f"{form}_low"], row[f"{form}_high"]
         verdict = "" if row["kept"] else "; certainly harmful, left out of what ships"
         forced = "; certainly harmful, kept by stack.keep" if row["kept"] and high < 0 else ""
         lines.append(
-            f"worth of {row['member']}: {letter} rises by {row[form]:+.4f} without it "
+            f"worth of {row['member']}: {LETTERS[form]} rises by {row[form]:+.4f} without it "
             f"(95 % {low:+.4f} to {high:+.4f}){verdict or forced}"
         )
     return lines
@@ -101,7 +103,8 @@ def render_stack(folder: Path) -> str:
     """
     table = pd.read_csv(folder / "scores.csv")
     lines = [render_scores(table, NOTES), f"ships: {table['shipped_model'].iloc[0]}"]
-    lines += render_worth(pd.read_csv(folder / "worth.csv"))
+    form = read_json(folder / "models" / "stack.json")["notes"]["form"]
+    lines += render_worth(pd.read_csv(folder / "worth.csv"), form)
     sources = pd.read_csv(folder / "sources.csv")
     if len(sources) > 1:
         lines += [SOURCE.format(**row) for row in sources.to_dict("records")]

@@ -22,7 +22,8 @@ from cspine_kit.stack.features.units import SHOWN
 from cspine_kit.stack.scores.baselines import wide_predictions
 from cspine_kit.stack.scores.operating import BEST_F1, confusion, nested_calls
 
-FORMS: tuple[Form, Form] = ("per_exam", "global")
+LETTERS: dict[Form, str] = {"per_exam": "A", "global": "B"}
+FORMS = tuple(LETTERS)
 SPECIFICITY = 0.9
 BINS = 10
 

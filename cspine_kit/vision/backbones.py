@@ -70,7 +70,7 @@ def _chain(config: Config, paths: RunPaths, backbone: str, fold: int) -> FoldCha
 def _milliseconds(model: Network, batch: int) -> float:
     """Time of one slice in a batch, on the device where the model is."""
     device = next(model.parameters()).device
-    shape = (batch, model.config.channels, model.config.size_px, model.config.size_px)
+    shape = (batch, 1, model.config.channels, model.config.size_px, model.config.size_px)
     stack = torch.zeros(shape, dtype=torch.uint8, device=device)
     times = []
     with torch.inference_mode():

@@ -183,8 +183,8 @@ def level_view(
 
 
 def _nearest_present(present: BoolArray) -> IntArray:
-    """For each level itself, or the nearest one that is there; itself where none is."""
-    there = np.flatnonzero(present) if present.any() else np.arange(len(present))
+    """For each level itself, or the nearest one that is there; at least one is."""
+    there = np.flatnonzero(present)
     gaps = np.abs(np.arange(len(present))[:, None] - there)
     nearest: IntArray = there[gaps.argmin(axis=1)]
     return nearest

@@ -87,7 +87,7 @@ def train_step(config: Config) -> Callable[[], object]:
     task = task_of(member)
     model = SliceModel(member, task.heads, pretrained=False)
     optimizer = torch.optim.AdamW(model.parameters())
-    size = (member.batch_size, member.channels, member.size_px, member.size_px)
+    size = (member.batch_size, 1, member.channels, member.size_px, member.size_px)
     stack = torch.randint(0, 256, size, dtype=torch.uint8)
     levels = torch.randint(0, 2, (member.batch_size, 7)).float()
     batch = {"visible": levels, "fracture": levels.flip(0)}

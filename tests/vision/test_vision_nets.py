@@ -32,11 +32,11 @@ def test_backbones_that_timm_has_not_give_features_of_any_number_of_channels(tin
     config = named(tiny, name)
     check_backbone(config, "model")
     model = SliceModel(config, SlicesTask.heads, pretrained=False).eval()
-    stack = torch.randint(0, 256, (2, 5, 64, 64), dtype=torch.uint8)
+    stack = torch.randint(0, 256, (2, 1, 5, 64, 64), dtype=torch.uint8)
     out = model(stack)
     assert {n: tuple(v.shape) for n, v in out.items()} == {"visible": (2, 7), "fracture": (2, 7)}
     assert not torch.equal(out["visible"][0], out["visible"][1])
-    assert not torch.equal(out["visible"], model(stack.roll(1, dims=1))["visible"])
+    assert not torch.equal(out["visible"], model(stack.roll(1, dims=2))["visible"])
 
 
 def test_every_classifier_of_torchvision_is_built_or_refused_with_a_reason(tiny):
@@ -123,8 +123,8 @@ def test_a_torchvision_stem_sees_all_channels_as_it_saw_three(monkeypatch, tiny)
 
 def test_weights_of_the_kit_and_of_a_bare_backbone_are_taken(tiny, tmp_path):
     torch.manual_seed(0)
-    source = SliceModel(tiny, VertebraTask.heads, pretrained=False)
-    save_model(source, tmp_path)
+    save_model(SliceModel(tiny, VertebraTask.heads, pretrained=False), tmp_path)
+    source = load_model(tmp_path)
     bare = tmp_path / "bare.safetensors"
     save_file({k: v.contiguous() for k, v in source.backbone.state_dict().items()}, bare)
     for file, also in ((tmp_path / WEIGHTS_FILE, {"heads.visible.weight"}), (bare, set())):
@@ -138,8 +138,8 @@ def test_weights_of_the_kit_and_of_a_bare_backbone_are_taken(tiny, tmp_path):
 
 
 def test_a_stem_for_other_channels_is_fitted(tiny, tmp_path):
-    source = SliceModel(tiny, VertebraTask.heads, pretrained=False)
-    save_model(source, tmp_path)
+    save_model(SliceModel(tiny, VertebraTask.heads, pretrained=False), tmp_path)
+    source = load_model(tmp_path)
     wide = tiny.model_copy(update={"in_chans": 5})
     model = SliceModel(wide, SlicesTask.heads, pretrained=False)
     take_weights(model, tmp_path / WEIGHTS_FILE)

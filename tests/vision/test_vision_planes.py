@@ -33,7 +33,7 @@ def _standing(tiny):
 @pytest.fixture(scope="module", name="levels")
 def _levels():
     top = 90.0 - 10.0 * np.arange(N_LEVELS)
-    place = {"z_top_mm": top, "z_bottom_mm": top - 10, "center_z_mm": top - 5}
+    place = {"present": True, "z_top_mm": top, "z_bottom_mm": top - 10, "center_z_mm": top - 5}
     return pd.DataFrame({"level": LEVELS, **place, "center_y_mm": 38.0, "center_x_mm": 38.0})
 
 
@@ -80,3 +80,22 @@ def test_rows_fit_the_slice_table(standing, levels, make_volume, plane, views):
     table = check_table(rows, "oof_slices")
     assert table["at_mm"].tolist() == [16.0, 8.0, 0.0, -8.0, -16.0] and not said.scores
     assert table["slice_idx"].isna().all() and table["position"].tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("kind", ["slices", "levels", "study"])
+def test_levels_out_of_the_scan_are_not_looked_at_and_without_any_the_study_fails(
+    standing, levels, make_volume, config, kind
+):
+    own = standing("sagittal")
+    if kind != "slices":
+        own = getattr(config, kind).model_copy(update={"size_px": 16, "field_mm": 32.0})
+    away = levels.assign(present=levels["level"] < "C4")
+    places = {p.center_mm[0] for p in task_of(own).view(make_volume(0), away).patches}
+    assert min(places) > 90 - 30 - 15 and max(places) < 90 + 15
+    said = predict(
+        {0: build_net(own, task_of(own).heads, pretrained=False).eval()},
+        make_volume(0),
+        levels.assign(present=False),
+        8,
+    )[0]
+    assert said.rows is None and "shows none of C1..C7" in str(said.error)

@@ -30,13 +30,12 @@ from cspine_kit.core.anatomy import (
     TARGETS,
 )
 from cspine_kit.core.config import LevelsConfig, StudyConfig
-from cspine_kit.core.errors import StudyError
 from cspine_kit.core.metric import auc, metric
 from cspine_kit.core.numbers import FloatArray, IntArray, sigmoid
 from cspine_kit.core.tables import FRACTURE_COLUMNS, VERTEBRA_COLUMNS
 from cspine_kit.data.volumes.volume import Volume
 from cspine_kit.vision.nets.heads import MASK
-from cspine_kit.vision.tasks.shown import shown_levels
+from cspine_kit.vision.tasks.shown import shown_levels, some_levels
 from cspine_kit.vision.tasks.task import (
     Batch,
     Grid,
@@ -69,10 +68,9 @@ class LevelsTask(Task):
         """Stacks of C1, of C2, ...; fewer of each where time runs short.
 
         Raises:
-            StudyError: there are no levels.
+            StudyError: there are no levels, or the scan shows none of them.
         """
-        if levels is None:
-            raise StudyError(volume.study_uid, "no levels: the vertebra stage said nothing")
+        levels = some_levels(volume, levels)
         return level_view(volume, levels, self.config, stride=stride, vertebrae=self.vertebrae)
 
     def targets(self, view: StudyView, lesson: Lesson) -> Targets:
@@ -178,8 +176,7 @@ class LevelsTask(Task):
     def scores(self, view: StudyView, outputs: Outputs) -> dict[str, pd.DataFrame]:
         """Table `oof_levels`; a vertebra out of the scan is as sound as the soundest in it."""
         logits = self._judged(outputs).ravel()
-        lowest = logits[view.present].min() if view.present.any() else logits.min()
-        logits = np.where(view.present, logits, lowest)
+        logits = np.where(view.present, logits, logits[view.present].min())
         return {"oof_levels": pd.DataFrame({"level": LEVELS, "fracture": logits})}
 
 

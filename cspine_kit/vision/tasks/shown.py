@@ -15,15 +15,29 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cspine_kit.core.anatomy import AXIAL, N_LEVELS
+from cspine_kit.core.errors import StudyError
 from cspine_kit.core.numbers import sigmoid
 from cspine_kit.core.tables import MASK_COLUMNS, VERTEBRA_COLUMNS
 from cspine_kit.data.volumes.patch import draw_mask
-from cspine_kit.data.volumes.volume import nearest_slices
+from cspine_kit.data.volumes.volume import Volume, nearest_slices
 from cspine_kit.vision.tasks.task import Lesson
 from cspine_kit.vision.views import StudyView
 
 BODY_MM = 12.0
 """To this side of its center a vertebra is sure to be seen on standing planes."""
+
+
+def some_levels(volume: Volume, levels: pd.DataFrame | None) -> pd.DataFrame:
+    """Levels of which at least one is there.
+
+    Raises:
+        StudyError: there are none, or the scan shows none of them.
+    """
+    if levels is None:
+        raise StudyError(volume.study_uid, "no levels: the vertebra stage said nothing")
+    if not levels["present"].any():
+        raise StudyError(volume.study_uid, "its scan shows none of C1..C7")
+    return levels
 
 
 def native_rows(view: StudyView, slices: pd.DataFrame) -> pd.DataFrame:

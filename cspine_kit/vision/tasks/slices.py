@@ -25,7 +25,7 @@ from cspine_kit.core.numbers import FloatArray, IntArray, noisy_or, sigmoid
 from cspine_kit.core.tables import FRACTURE_COLUMNS, VERTEBRA_COLUMNS
 from cspine_kit.data.spine import shows_spine, spine_centers
 from cspine_kit.data.volumes.volume import Volume
-from cspine_kit.vision.tasks.shown import shown_levels
+from cspine_kit.vision.tasks.shown import shown_levels, some_levels
 from cspine_kit.vision.tasks.task import (
     Batch,
     Grid,
@@ -58,8 +58,7 @@ class SlicesTask(Task):
         Raises:
             StudyError: there are no levels, or no slice lies inside them.
         """
-        if levels is None:
-            raise StudyError(volume.study_uid, "no levels: the vertebra stage said nothing")
+        levels = some_levels(volume, levels)
         if self.config.plane != AXIAL:
             return standing_view(volume, levels, self.config, stride=stride)
         rows = spaced_slices(volume.z_mm, self.config.slice_step_mm * stride)

@@ -20,8 +20,9 @@ import pandas as pd
 
 from cspine_kit.core.anatomy import LEVELS, OVERALL, TARGETS
 from cspine_kit.core.metric import auc, evaluate
-from cspine_kit.core.numbers import BoolArray, FloatArray, logit
+from cspine_kit.core.numbers import BoolArray, FloatArray
 from cspine_kit.show.evaluation.cases import Cases
+from cspine_kit.show.report.checks_scores import slope_of
 from cspine_kit.show.report.figure import short
 from cspine_kit.stack.scores.operating import confusion
 from cspine_kit.stack.scores.table import calibration_error
@@ -29,7 +30,7 @@ from cspine_kit.stack.scores.table import calibration_error
 VERTEBRAE = "all vertebrae"
 REPEATS, PART, SEED = 1000, 100, 0
 FEWEST = 10
-"""Studies below which a subgroup is only counted."""
+"""Studies below which a subgroup is only counted, and fractures below which no slope is told."""
 
 
 def _columns(name: str) -> list[int]:
@@ -78,13 +79,8 @@ def _known(truth: FloatArray, probs: FloatArray) -> tuple[FloatArray, FloatArray
 
 
 def _slope(y: FloatArray, p: FloatArray) -> float:
-    """Slope of a logistic regression on the log-odds; 1 is calibrated; NaN for one class."""
-    from sklearn.linear_model import LogisticRegression
-
-    if len(np.unique(y)) < 2 or len(np.unique(p)) < 2:
-        return float("nan")
-    fitted = LogisticRegression(C=1e6, max_iter=1000).fit(logit(p)[:, None], y > 0.5)
-    return float(fitted.coef_[0, 0])
+    """Slope of the log-odds, 1 is calibrated; NaN where there are too few of a kind."""
+    return slope_of(y, p)[0] if min(y.sum(), len(y) - y.sum()) >= FEWEST else float("nan")
 
 
 def discrimination(cases: Cases) -> pd.DataFrame:

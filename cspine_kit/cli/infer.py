@@ -75,19 +75,15 @@ def _predict(args: argparse.Namespace) -> int:
     from cspine_kit.core.execution import tune_process
 
     tune_process()
-    from tqdm import tqdm
-
     from cspine_kit.infer.judgment import USE
     from cspine_kit.infer.origin import note_of, origin_of
-    from cspine_kit.show.exports.predictions import SUMMARY, Wanted, each_folder, write_summary
+    from cspine_kit.show.exports.predictions import SUMMARY, Wanted, predict_folders
 
     wanted = Wanted(
         *(args.bundle, args.out, args.dicom_seg, args.dicom_sr),
         phantom_bundle=args.phantom_bundle,
     )
-    stream = each_folder(args.folders, wanted)
-    done = list(tqdm(stream, total=len(args.folders), desc="predict", unit="study"))
-    write_summary(done, args.out / SUMMARY)
+    done = predict_folders(args.folders, wanted)
     for line in (USE, note_of(origin_of(args.bundle))):
         print(line, end="\n" if line else "", file=sys.stderr)
     for one in done:

@@ -141,6 +141,31 @@ def _explain(args: argparse.Namespace) -> int:
     return 0
 
 
+def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="scans, each named")
+    parser.add_argument(
+        "--labels", type=Path, required=True, metavar="CSV", help="train.csv's shape, ids as named"
+    )
+    parser.add_argument("--bundle", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    phantom_argument(parser)
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from cspine_kit.core.execution import tune_process
+
+    tune_process()
+    from cspine_kit.infer.judgment import USE
+    from cspine_kit.show.evaluation.page import write_evaluation
+    from cspine_kit.show.exports.predictions import Wanted
+
+    wanted = Wanted(args.bundle, args.out, phantom_bundle=args.phantom_bundle)
+    page = write_evaluation(args.folders, args.labels, wanted)
+    print(USE, file=sys.stderr)
+    print(page.resolve())
+    return 0
+
+
 def _viewer_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bundle", type=Path, required=True, metavar="DIR")
     parser.add_argument("--port", type=int, default=8017, metavar="N", help="0: any that is free")
@@ -186,6 +211,12 @@ VERBS = {
         "cspine explain FOLDER --bundle oof/demo/bundle --out explained",
         _explain_arguments,
         _explain,
+    ),
+    "evaluate": Verb(
+        "what a bundle is worth on scans whose truth is known: one page, with intervals",
+        "cspine evaluate scans/* --labels truth.csv --bundle DIR --out evaluated",
+        _evaluate_arguments,
+        _evaluate,
     ),
     "viewer": Verb(
         "a page on this machine: drop a scan, see what is said of it, nothing is kept",

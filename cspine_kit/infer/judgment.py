@@ -38,7 +38,8 @@ SCHEMA = "cspine_kit prediction 1"
 
 USE = "Research use only. Not a medical device; not for diagnosis."
 
-NO_NECK = "no slice shows a cervical level; is this a scan of the neck?"
+NO_NECK = "it shows none of C1..C7; is this a scan of the neck?"
+UPSIDE_DOWN = "its levels run from the feet to the head: its headers tell the wrong end"
 
 
 @dataclass(frozen=True)
@@ -199,13 +200,16 @@ def probability_table(
 
 
 def level_table(fold_levels: pd.DataFrame, scan: Scan) -> pd.DataFrame:
-    """The folds' levels averaged: seven rows.
+    """The folds' levels averaged, over those that agree with most of them whether the scan holds
+    the level: seven rows.
 
     `center_*_mm` are patient coordinates (DICOM's x, y, z); the columns `z_top_mm`, `z_bottom_mm`,
     `z_mm`, `y_mm`, `x_mm` are in the frame of `Volume`.
     """
     numbers = ["z_top_mm", "z_bottom_mm", "center_z_mm", "center_y_mm", "center_x_mm", "confidence"]
-    mean = fold_levels.groupby("level")[numbers].mean().loc[list(LEVELS)]
+    shown = fold_levels.groupby("level")["present"].mean() >= 0.5
+    agree = fold_levels[fold_levels["present"] == fold_levels["level"].map(shown)]
+    mean = agree.groupby("level")[numbers].mean().loc[list(LEVELS)]
     rows = []
     for level, row in mean.iterrows():
         z, y, x = (float(row[f"center_{axis}_mm"]) for axis in "zyx")
@@ -213,7 +217,7 @@ def level_table(fold_levels: pd.DataFrame, scan: Scan) -> pd.DataFrame:
         rows.append(
             {
                 "level": str(level),
-                "in_scan": bool(row["confidence"] > 0),
+                "in_scan": bool(shown[level]),
                 "confidence": float(row["confidence"]),
                 "first_slice": scan.slice_at(float(row["z_top_mm"])),
                 "last_slice": scan.slice_at(float(row["z_bottom_mm"])),

@@ -20,6 +20,7 @@ from cspine_kit.data.volumes.read import read_both
 from cspine_kit.infer.answer import cause_of
 from cspine_kit.infer.judgment import (
     NO_NECK,
+    UPSIDE_DOWN,
     Judgment,
     Scan,
     level_table,
@@ -121,6 +122,8 @@ class Predictor:
         absent = [str(level) for level in levels.loc[~levels["in_scan"], "level"]]
         if len(absent) == len(levels):
             return self._cannot(study, NO_NECK, scan)
+        if not levels.loc[levels["in_scan"], "z_mm"].is_monotonic_decreasing:
+            return self._cannot(study, UPSIDE_DOWN, scan)
         shipped = said.table[said.table["model"] == self.ensemble.ships]
         points = self.ensemble.stack.points if self.ensemble.stack else {}
         costs = said.costs

@@ -114,7 +114,9 @@ def _maps(model: nn.Module, units: NDArray[np.uint8], level: int) -> NDArray[np.
     images = batch.reshape(-1, *units.shape[-3:])
     spoken = _Spoken(model, units.shape[1:], level)
     turn = (lambda found: found.permute(0, 3, 1, 2)) if last else None
-    with torch.enable_grad(), GradCAM(spoken, [layer], reshape_transform=turn) as cam:
+    # cuDNN has no gradient of a sequence in evaluation mode; torch's own kernels do.
+    plain = torch.backends.cudnn.flags(enabled=False)
+    with plain, torch.enable_grad(), GradCAM(spoken, [layer], reshape_transform=turn) as cam:
         heat = cam(images, [_Itself()] * len(units))
     model.zero_grad(set_to_none=True)
     return np.asarray(heat, dtype=np.float32)
@@ -151,21 +153,18 @@ def study_heat(
         at = nearest_slices(volume.z_mm, np.array([p.center_mm[0] for p in view.patches]))
         native = volume.first_slice + volume.group * at
         for level, slices in wanted.items():
-            shown = np.isin(native, list(slices))
-            if each > 1:  # the level's own unit speaks for it
-                own = np.arange(len(shown)) // each
-                shown &= own == LEVELS.index(level) if len(view) == len(LEVELS) else True
+            index = LEVELS.index(level)
+            if each == 1:
+                shown = np.isin(native, list(slices))
+            else:  # stacks of C1, of C2, ...: the level's own speak for it
+                shown = np.arange(len(native)) * len(LEVELS) // len(native) == index
             units = np.unique(np.flatnonzero(shown) // each)
             if not len(units):
                 continue
             drawn = np.stack([view.drawn(int(u), model.config.windows) for u in units])
-            maps = _maps(model, drawn, LEVELS.index(level))
+            maps = _maps(model, drawn, index)
             for i, patch in enumerate((units[:, None] * each + np.arange(each)).ravel()):
                 if shown[patch]:
-                    heats.append(
-                        Heat(
-                            *(member, fold, level, int(native[patch])),
-                            *(view.patches[patch], maps[i]),
-                        )
-                    )
+                    place = int(native[patch]), view.patches[patch]
+                    heats.append(Heat(member, fold, level, *place, maps[i]))
     return heats

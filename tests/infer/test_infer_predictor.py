@@ -69,8 +69,11 @@ def test_what_the_kernel_answers_from_headers_is_not_judged(
     assert "no neck here" in told.reason and told.as_dict()["probabilities"] is None
 
     said.levels_from = "image"
-    said.levels["confidence"] = 0.0
+    kept = said.levels.copy()
+    said.levels["present"] = False
     assert "is this a scan of the neck" in predictor.judge(scan, folders[0]).reason
+    said.levels = kept.assign(present=True, center_z_mm=-kept["center_z_mm"])
+    assert "the wrong end" in predictor.judge(scan, folders[0]).reason
 
     def fails(*_):
         raise StudyError("1.2", "nothing to look at")
@@ -84,9 +87,12 @@ def test_what_the_kernel_answers_from_headers_is_not_judged(
 
 def test_a_level_outside_the_scan_is_marked(judgment):
     rows = judgment.fold_levels.copy()
-    rows.loc[rows["level"] == "C7", "confidence"] = 0.0
-    table = level_table(rows, judgment.scan).set_index("level")["in_scan"]
-    assert not table["C7"] and table.drop("C7").all()
+    rows["present"] = rows["level"] != "C7"
+    alone = rows["model_fold"] == 0  # one fold of two that places C1 elsewhere and calls it absent
+    rows.loc[alone & (rows["level"] == "C1"), ["present", "center_z_mm"]] = [False, 9999.0]
+    table = level_table(rows, judgment.scan).set_index("level")
+    assert not table.loc["C7", "in_scan"] and table["in_scan"].drop("C7").all()
+    assert table.loc["C1", "z_mm"] < 9000.0
 
 
 def test_problems_that_forbid_an_answer_are_told(predictor, folders, tmp_path):

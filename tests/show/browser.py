@@ -3,38 +3,26 @@
 In: a new folder. Out: a Selenium driver. Example: `with chromium(tmp_path) as page: page.get(url)`.
 """
 
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
+from tools import needed
 
 FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
     *("--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--force-prefers-reduced-motion"),
 )
-BROWSERS, DRIVERS = ("chromium", "chromium-browser", "google-chrome"), ("chromedriver",)
-REQUIRED = "CSPINE_BROWSER"
-"""Set to "required" where a browser must be there (CI): its absence then fails."""
-
-
-def _found(names: tuple[str, ...]) -> str | None:
-    return next(filter(None, map(shutil.which, names)), None)
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 @contextmanager
 def chromium(folder: Path, size: str = "1280,1700") -> Iterator[Any]:
     """A browser with a profile of its own in `folder`; the test is skipped where there is none."""
-    program, driver = _found(BROWSERS), _found(DRIVERS)
-    if program is None or driver is None:
-        why = "no Chromium here: install Debian's chromium and chromium-driver"
-        if os.environ.get(REQUIRED) == "required":
-            pytest.fail(why)
-        pytest.skip(why)
+    program = needed("chromium", *BROWSERS)
+    driver = needed("chromium-driver", "chromedriver")
     from selenium import webdriver
 
     options = webdriver.ChromeOptions()

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pydicom
 import pytest
+from tools import needed
 
 from cspine_kit.cli import main
 from cspine_kit.core.anatomy import LEVELS, TARGETS
@@ -70,9 +71,8 @@ def test_two_folders_of_one_name_are_refused(bundle, tmp_path):
 
 def verified(path) -> list[str]:
     """What dicom3tools finds wrong; the test is skipped where it is not installed."""
-    if shutil.which("dciodvfy") is None:
-        pytest.skip("dciodvfy (Debian package dicom3tools) is not installed")
-    done = subprocess.run(["dciodvfy", str(path)], capture_output=True, text=True, check=False)
+    program = needed("dicom3tools", "dciodvfy")
+    done = subprocess.run([program, str(path)], capture_output=True, text=True, check=False)
     lines = (done.stdout + done.stderr).splitlines()
     return [line for line in lines if line.startswith(("Error", "Abort"))]
 
@@ -146,7 +146,6 @@ def test_a_dicom_object_that_cannot_be_written_costs_itself(bundle, folders, tmp
     def refuse(*_):
         raise StudyError("1.2", "its slices are not files of their own")
 
-    monkeypatch.setattr("cspine_kit.show.exports.source.pydicom_series", refuse, raising=False)
     monkeypatch.setattr("cspine_kit.show.exports.dicom.source_series", refuse)
     done = predict_folders(folders[:1], Wanted(bundle, tmp_path, segmentation=True, report=True))
     found = json.loads(done[0].path.read_text())

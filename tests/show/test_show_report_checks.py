@@ -7,16 +7,18 @@ from slice_tables import draw_labels, make_world
 
 from cspine_kit.core.anatomy import LEVELS, OVERALL, TARGETS
 from cspine_kit.core.numbers import logit, sigmoid
-from cspine_kit.show.report.checks import (
-    calibration,
+from cspine_kit.show.report.checks_data import (
     constant_feature,
-    harmful_member,
     imbalance,
     leak,
     left_out,
+    stale,
+)
+from cspine_kit.show.report.checks_scores import (
+    calibration,
+    harmful_member,
     shift,
     slope_of,
-    stale,
     worse_than_mean,
 )
 from cspine_kit.stack.features.aggregate import aggregate

@@ -127,7 +127,7 @@ def _projected(heats: list[Heat], judgment: Judgment, fine: Volume) -> NDArray[n
                 planes.setdefault(heat.slice_idx, []).append(_pasted(heat, fine))
         apart = _apart(sorted(judgment.slices["slice"].unique()))
         for at, own in planes.items():
-            strength = float(evidence.get(at, 0.0))
+            strength = float(np.interp(at, evidence.index, evidence))
             mean = np.mean(own, axis=0) * strength
             first = at - fine.first_slice
             for k in range(first - apart // 2, first + (apart - 1) // 2 + 1):

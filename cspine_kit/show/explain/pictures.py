@@ -179,7 +179,7 @@ def suspect_figure(evidence: Evidence, level: str) -> Figure:
 
 def _spans(judgment: Judgment) -> "pd.DataFrame":
     """Each level's own part of the z axis, parted halfway between centers."""
-    rows = judgment.levels[judgment.levels["in_scan"]].copy()
+    rows = judgment.levels[judgment.levels["in_scan"]].assign(present=True)
     z = rows["z_mm"].to_numpy()
     between = (z[:-1] + z[1:]) / 2
     rows["z_top_mm"] = [float(rows["z_top_mm"].iloc[0]), *between]

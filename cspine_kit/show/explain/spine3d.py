@@ -73,7 +73,7 @@ def _plotly() -> Any:
 
 
 def _coarser(
-    volume: NDArray[np.float32], spacing_mm: tuple[float, float, float]
+    volume: NDArray[np.generic], spacing_mm: tuple[float, float, float]
 ) -> tuple[NDArray[np.float32], tuple[float, float, float]]:
     """Cells of about `CELL_MM`: the mean of the voxels of each in the plane, slices left out."""
     _, rows, cols = volume.shape
@@ -82,9 +82,10 @@ def _coarser(
         max(2, round(n * s / CELL_MM)) for n, s in zip((rows, cols), spacing_mm[1:], strict=True)
     ]
     small = [
-        cv2.resize(p, (size[1], size[0]), interpolation=cv2.INTER_AREA) for p in volume[::step]
+        cv2.resize(plane.astype(np.float32), size[::-1], interpolation=cv2.INTER_AREA)
+        for plane in volume[::step]
     ]
-    return np.stack(small), (
+    return np.stack(small).astype(np.float32), (
         spacing_mm[0] * step,
         spacing_mm[1] * rows / size[0],
         spacing_mm[2] * cols / size[1],
@@ -119,7 +120,7 @@ def spine_html(evidence: Evidence, *, alone: bool) -> str:
     labels = bone_labels(fine, judgment.levels)
     traces = []
     for j, level in enumerate(LEVELS):
-        cells, spacing = _coarser((labels == j + 1).astype(np.float32), fine.spacing_mm)
+        cells, spacing = _coarser(labels == j + 1, fine.spacing_mm)
         found = _surface(gaussian_filter(cells, SMOOTH), spacing, EDGE)
         if found is not None:
             opacity = 1.0 if level in evidence.suspects and evidence.called else QUIET

@@ -127,7 +127,10 @@ def predict_folders(folders: Sequence[Path], wanted: Wanted) -> list[Done]:
         ConfigError: two folders of one name.
         ArtifactError: the bundle is not sound, or a package for what is wanted is missing.
     """
-    done = list(each_folder(folders, wanted))
+    from tqdm import tqdm
+
+    stream = each_folder(folders, wanted)
+    done = list(tqdm(stream, total=len(folders), desc="predict", unit="study"))
     write_summary(done, wanted.out / SUMMARY)
     return done
 

@@ -22,7 +22,8 @@ from typing import Any
 
 from cspine_kit.core.errors import ArtifactError
 from cspine_kit.core.runs import publish
-from cspine_kit.show.report.checks import Check, run_checks
+from cspine_kit.show.report.check import Check
+from cspine_kit.show.report.checks import run_checks
 from cspine_kit.show.report.figure import LOOKS, Figure
 from cspine_kit.show.report.run import Run
 from cspine_kit.show.report.sections import MAKERS, SECTIONS, Plan, worst_plans

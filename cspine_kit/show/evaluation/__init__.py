@@ -1,0 +1,1 @@
+"""What a bundle is worth on scans of one's own, whose truth is known."""

@@ -34,7 +34,8 @@ def _standing(tiny):
 def _levels():
     top = 90.0 - 10.0 * np.arange(N_LEVELS)
     place = {"z_top_mm": top, "z_bottom_mm": top - 10, "center_z_mm": top - 5}
-    return pd.DataFrame({"level": LEVELS, **place, "center_y_mm": 38.0, "center_x_mm": 38.0})
+    middle = {"center_y_mm": 38.0, "center_x_mm": 38.0}
+    return pd.DataFrame({"level": LEVELS, "present": True, **place, **middle})
 
 
 @pytest.mark.parametrize("plane", PLANES)
@@ -80,3 +81,17 @@ def test_rows_fit_the_slice_table(standing, levels, make_volume, plane, views):
     table = check_table(rows, "oof_slices")
     assert table["at_mm"].tolist() == [16.0, 8.0, 0.0, -8.0, -16.0] and not said.scores
     assert table["slice_idx"].isna().all() and table["position"].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_a_label_of_a_level_out_of_the_scan_teaches_nothing(standing, levels, make_volume):
+    volume, task = make_volume(0), task_of(standing("sagittal"))
+    lesson = Lesson(pd.DataFrame(), pd.Series(dict.fromkeys(TARGETS, 0.0) | {"C7": 1.0}))
+    view = task.view(volume, levels.assign(present=levels["level"] != "C7"))
+    known = {name: torch.from_numpy(v) for name, v in task.targets(view, lesson).items()}
+    assert known["fracture"][:, :6].isfinite().all() and known["fracture"][:, 6].isnan().all()
+    known["visible"] = torch.ones_like(known["visible"])
+    said = {"visible": torch.zeros(len(view), 7), "fracture": torch.zeros(len(view), 7)}
+    other = {**said, "fracture": torch.nn.functional.one_hot(torch.full((len(view),), 6), 7) * 9.0}
+    loss, weight = task.losses(said, known)["fracture"]
+    assert loss.isfinite() and weight == 6 * len(view)
+    assert task.losses(other, known)["fracture"][0] == loss

@@ -50,10 +50,28 @@ NECK_PROBABILITY = 0.05
 """A scan in which no slice shows any level with this probability is not taken for a neck."""
 
 
-def _lift(logits: FloatArray) -> float:
-    """How much logits are lifted: 0 where some slice shows a level for sure."""
+def _is_neck(logits: FloatArray) -> bool:
+    return bool(sigmoid(logits.max(), limit=np.inf) >= NECK_PROBABILITY)
+
+
+def _lifted(logits: FloatArray) -> FloatArray:
+    """Logits as they are decoded: as they are where some slice shows a level for sure."""
+    if not _is_neck(logits):
+        return logits
     room = UNSEEN_LOGIT - float(np.quantile(logits, UNSEEN_SHARE))
-    return max(0.0, min(SURE_LOGIT - float(logits.max()), max(room, FREE_LIFT)))
+    return logits + max(0.0, min(SURE_LOGIT - float(logits.max()), max(room, FREE_LIFT)))
+
+
+def decode_visible(z_mm: FloatArray, logits: FloatArray) -> FloatArray:
+    """(n, 7) probabilities that each scored slice shows each level, by all slices together.
+
+    Args:
+        z_mm: (n,) positions of the scored slices, descending (cranial first).
+        logits: (n, 7) visibility log-odds.
+    """
+    if not _is_neck(logits):
+        return np.zeros(logits.shape)
+    return place_centers(z_mm, _lifted(logits)).visible
 
 
 def _own_rows(z_mm: FloatArray, visible: FloatArray, center: float, extent: float) -> slice:
@@ -111,8 +129,8 @@ def decode_levels(z_mm: FloatArray, logits: FloatArray, boxes: FloatArray) -> pd
     """
     if len(z_mm) == 0:
         raise DataError("no slice to decode levels from")
-    neck = sigmoid(logits.max(), limit=np.inf) >= NECK_PROBABILITY
-    lifted = logits + (_lift(logits) if neck else 0.0)
+    neck = _is_neck(logits)
+    lifted = _lifted(logits)
     centers = place_centers(z_mm, lifted)
     visible = sigmoid(lifted, limit=np.inf)
     extents = LEVEL_EXTENT_MM * centers.size

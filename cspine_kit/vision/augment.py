@@ -17,7 +17,13 @@ import torch
 from torch.nn import functional as F
 
 from cspine_kit.core.anatomy import N_LEVELS
-from cspine_kit.core.config import LevelsConfig, ModelConfig, SlicesConfig, StudyConfig
+from cspine_kit.core.config import (
+    LevelsConfig,
+    ModelConfig,
+    SlicesConfig,
+    StudyConfig,
+    VertebraConfig,
+)
 
 
 def _uniform(n: int, reach: float, generator: torch.Generator) -> torch.Tensor:
@@ -37,6 +43,13 @@ def mirrored(stack: torch.Tensor, config: ModelConfig) -> torch.Tensor:
     b, patches, channels, *size = stack.shape
     planes = stack.reshape(b * patches, config.in_chans, -1, *size).flip(1)
     return _backward(planes.reshape(b, patches, channels, *size), config)
+
+
+def from_the_feet(stack: torch.Tensor, config: ModelConfig) -> torch.Tensor:
+    """Axial units (b, patches, channels, h, w) with their planes in reverse."""
+    b, patches, channels, *size = stack.shape
+    planes = stack.reshape(b, patches, config.in_chans, -1, *size).flip(2)
+    return planes.reshape(b, patches, channels, *size)
 
 
 def mirrored_outputs(
@@ -113,6 +126,9 @@ def augment_batch(
     affine, mirror = (drawn[part] for drawn in random_affine(n, config, generator))
     if is_sagittal(config):
         stack = torch.where(mirror[:, None, None, None, None], mirrored(stack, config), stack)
+    if isinstance(config, VertebraConfig) and config.upside_down > 0:
+        turned = _uniform(n, 0.5, generator)[part] + 0.5 < config.upside_down
+        stack = torch.where(turned[:, None, None, None, None], from_the_feet(stack, config), stack)
     flat = stack.flatten(1, 2)
     grid = F.affine_grid(affine, list(flat.shape), align_corners=False)
     value = F.grid_sample(flat.float(), grid, padding_mode="zeros", align_corners=False)

@@ -29,7 +29,7 @@ from cspine_kit.core.numbers import BoolArray, FloatArray
 from cspine_kit.core.paths import RunPaths
 from cspine_kit.core.runs import publish, read_json
 from cspine_kit.core.tables import MASK_COLUMNS, VERTEBRA_COLUMNS
-from cspine_kit.data.centers import place_centers
+from cspine_kit.data.levels import decode_visible
 from cspine_kit.data.volumes.store import in_memory
 from cspine_kit.data.volumes.volume import nearest_slices
 from cspine_kit.vision.chain import FoldChain
@@ -91,7 +91,7 @@ def _said(chain: FoldChain, model: Network) -> tuple[FloatArray, FloatArray, Boo
         at_mm, logits = rows["at_mm"].to_numpy(), rows[list(VERTEBRA_COLUMNS)].to_numpy()
         slices = chain.inputs.slices[uid]
         near = slices.iloc[nearest_slices(slices["z_mm"].to_numpy(np.float64), at_mm)]
-        decoded = place_centers(at_mm, logits).visible
+        decoded = decode_visible(at_mm, logits)
         parts.append((logits, decoded, near[list(MASK_COLUMNS)].to_numpy() > 0))
     logits, decoded, shown = (np.concatenate(part) for part in zip(*parts, strict=True))
     return logits, decoded, shown

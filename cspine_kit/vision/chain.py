@@ -30,7 +30,7 @@ from cspine_kit.vision.lineage import LINEAGE_FILE
 from cspine_kit.vision.names import MODEL_FILE, SLICES, VERTEBRA, WEIGHTS_FILE
 from cspine_kit.vision.tasks.kinds import task_of
 
-TRAIN_VERSION = 1
+TRAIN_VERSION = 2
 """Raised when the same studies and config would give other weights: a changed loss, target, draw,
 augmentation or network."""
 

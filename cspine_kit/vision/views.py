@@ -147,6 +147,11 @@ def standing_view(
     return StudyView(volume, np.zeros(0, np.int64), patches)
 
 
+def present_levels(levels: pd.DataFrame) -> BoolArray:
+    """(7,) whether the scan shows C1, C2, ..."""
+    return levels.set_index("level").loc[list(LEVELS), "present"].to_numpy(dtype=np.bool_)
+
+
 def level_view(
     volume: Volume, levels: pd.DataFrame, config: LevelsConfig, *, stride: int, vertebrae: int
 ) -> StudyView:
@@ -165,8 +170,7 @@ def level_view(
     planes = parallel(config.in_chans, config.stack_step_mm)
     count = -(-config.slices_per_level // stride)
     spread = np.linspace(config.spread_mm, -config.spread_mm, count) if count > 1 else [0.0]
-    ordered = levels.set_index("level").loc[list(LEVELS)]
-    present = ordered["present"].to_numpy(dtype=np.bool_)
+    ordered, present = levels.set_index("level").loc[list(LEVELS)], present_levels(levels)
     centers = ordered[list(CENTER_COLUMNS)].to_numpy(np.float64)
     patches = []
     for z, y, x in centers[_nearest_present(present)].tolist():

@@ -113,6 +113,23 @@ def test_flip_moves_stack_and_box(data, tiny):
     assert torch.allclose(after["box"], torch.stack([1 - x1, y0, 1 - x0, y1], dim=1), atol=1e-6)
 
 
+def test_a_vertebra_network_also_learns_from_stacks_seen_from_the_feet(config):
+    still = dict.fromkeys(type(config.vertebra.augment).model_fields, 0.0)
+    still = config.vertebra.augment.model_copy(update=still)
+    windows = ((-500.0, 1500.0), (-100.0, 300.0))
+    network = config.vertebra.model_copy(update={"augment": still, "windows": windows})
+    stack = torch.randint(0, 256, (64, 1, 10, 8, 8), dtype=torch.uint8)
+    for share, few, many in ((0.0, 0, 0), (0.5, 16, 48), (1.0, 64, 64)):
+        turned = network.model_copy(update={"upside_down": share})
+        found = augment_batch({"stack": stack}, turned, torch.Generator().manual_seed(1))["stack"]
+        planes = stack.view(64, 5, 2, 8, 8).float()
+        same, other = (
+            (found.view(planes.shape) - at).abs().amax(dim=(1, 2, 3, 4)) < 0.01
+            for at in (planes, planes.flip(1))
+        )
+        assert (same ^ other).all() and few <= int(other.sum()) <= many
+
+
 @pytest.mark.parametrize("strength", [{"shift_mm": 12.0}, {"scale": 0.3}, {"rotate_deg": 20.0}])
 def test_the_box_follows_a_marked_square(tiny, strength):
     stack = torch.zeros(16, 1, 3, 64, 64, dtype=torch.uint8)

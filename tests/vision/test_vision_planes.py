@@ -99,3 +99,17 @@ def test_levels_out_of_the_scan_are_not_looked_at_and_without_any_the_study_fail
         8,
     )[0]
     assert said.rows is None and "shows none of C1..C7" in str(said.error)
+
+
+def test_a_label_of_a_level_out_of_the_scan_teaches_nothing(standing, levels, make_volume):
+    volume, task = make_volume(0), task_of(standing("sagittal"))
+    lesson = Lesson(pd.DataFrame(), pd.Series(dict.fromkeys(TARGETS, 0.0) | {"C7": 1.0}))
+    view = task.view(volume, levels.assign(present=levels["level"] != "C7"))
+    known = {name: torch.from_numpy(v) for name, v in task.targets(view, lesson).items()}
+    assert known["fracture"][:, :6].isfinite().all() and known["fracture"][:, 6].isnan().all()
+    known["visible"] = torch.ones_like(known["visible"])
+    said = {"visible": torch.zeros(len(view), 7), "fracture": torch.zeros(len(view), 7)}
+    other = {**said, "fracture": torch.nn.functional.one_hot(torch.full((len(view),), 6), 7) * 9.0}
+    loss, weight = task.losses(said, known)["fracture"]
+    assert loss.isfinite() and weight == 6 * len(view)
+    assert task.losses(other, known)["fracture"][0] == loss

@@ -121,6 +121,7 @@ class VertebraConfig(ModelConfig):
 
     kind: Literal["vertebra"] = "vertebra"
     slices_per_study: Count
+    upside_down: Share
 
     @property
     def drawn(self) -> float:

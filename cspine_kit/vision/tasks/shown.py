@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from cspine_kit.core.anatomy import AXIAL, N_LEVELS
 from cspine_kit.core.errors import StudyError
-from cspine_kit.core.numbers import sigmoid
 from cspine_kit.core.tables import MASK_COLUMNS, VERTEBRA_COLUMNS
+from cspine_kit.data.levels import decode_visible
 from cspine_kit.data.volumes.patch import draw_mask
 from cspine_kit.data.volumes.volume import Volume, nearest_slices
 from cspine_kit.vision.tasks.task import Lesson
@@ -46,7 +46,7 @@ def native_rows(view: StudyView, slices: pd.DataFrame) -> pd.DataFrame:
 
 
 def shown_levels(view: StudyView, lesson: Lesson) -> NDArray[np.float32]:
-    """Of axial patches by the mask's slices, else the vertebra model's probability; of standing
+    """Of axial patches by the mask's slices, else by the ordered decode's marginals; of standing
     ones by the mask in their middle plane, else 1 close to the middle of the spine."""
     return _on_slices(view, lesson) if view.plane == AXIAL else _on_standing(view)
 
@@ -55,10 +55,10 @@ def _on_slices(view: StudyView, lesson: Lesson) -> NDArray[np.float32]:
     masks = native_rows(view, lesson.slices)[list(MASK_COLUMNS)].to_numpy(dtype=np.float64)
     if lesson.rows is None or not np.isnan(masks).any():
         return (masks > 0).astype(np.float32)
-    depth, scored = -view.at_mm, -lesson.rows["at_mm"].to_numpy()
-    logits = lesson.rows[list(VERTEBRA_COLUMNS)].to_numpy()
-    at = [np.interp(depth, scored, column) for column in logits.T]
-    return sigmoid(np.stack(at, axis=1), limit=np.inf).astype(np.float32)
+    at_mm = lesson.rows["at_mm"].to_numpy()
+    visible = decode_visible(at_mm, lesson.rows[list(VERTEBRA_COLUMNS)].to_numpy())
+    at = [np.interp(-view.at_mm, -at_mm, column) for column in visible.T]
+    return np.stack(at, axis=1).astype(np.float32)
 
 
 def _on_standing(view: StudyView) -> NDArray[np.float32]:

@@ -36,7 +36,13 @@ from cspine_kit.vision.tasks.task import (
     Term,
     mask_terms,
 )
-from cspine_kit.vision.views import StudyView, spaced_slices, standing_view, study_view
+from cspine_kit.vision.views import (
+    StudyView,
+    present_levels,
+    spaced_slices,
+    standing_view,
+    study_view,
+)
 
 
 class SlicesTask(Task):
@@ -59,6 +65,11 @@ class SlicesTask(Task):
             StudyError: there are no levels, or no slice lies inside them.
         """
         levels = some_levels(volume, levels)
+        view = self._view(volume, levels, stride)
+        view.present = present_levels(levels)
+        return view
+
+    def _view(self, volume: Volume, levels: pd.DataFrame, stride: int) -> StudyView:
         if self.config.plane != AXIAL:
             return standing_view(volume, levels, self.config, stride=stride)
         rows = spaced_slices(volume.z_mm, self.config.slice_step_mm * stride)
@@ -68,8 +79,10 @@ class SlicesTask(Task):
         return study_view(volume, rows, spine_centers(levels, volume.z_mm[rows]), self.config)
 
     def targets(self, view: StudyView, lesson: Lesson) -> Targets:
-        """ "visible" (n, 7), NaN where nobody knows, and "fracture" (n, 7), the study's labels."""
-        broken = lesson.label[list(LEVELS)].to_numpy(dtype=np.float32)
+        """ "visible" (n, 7), NaN where nobody knows; and "fracture" (n, 7), the study's labels, NaN
+        for levels of which the scan shows too little to learn from them."""
+        labels = lesson.label[list(LEVELS)].to_numpy(dtype=np.float32)
+        broken = np.where(view.present, labels, np.float32(np.nan))
         return {
             "visible": shown_levels(view, lesson),
             "fracture": np.tile(broken, (len(view), 1)),
@@ -84,7 +97,7 @@ class SlicesTask(Task):
         chosen = []
         for view in views:
             order = generator.permutation(len(view))
-            seen = np.nan_to_num(view.targets["visible"]) * view.targets["fracture"]
+            seen = np.nan_to_num(view.targets["visible"] * view.targets["fracture"])
             shown = seen.max(axis=1)[order] > 0.5
             reserved = round(self.config.slices_per_study * self.config.fractured_share)
             first = np.flatnonzero(shown)[:reserved]
@@ -95,7 +108,8 @@ class SlicesTask(Task):
     def losses(self, outputs: Batch, batch: Batch) -> dict[str, Term]:
         """See `Task`."""
         known = torch.isfinite(batch["visible"])
-        visible, target = batch["visible"].nan_to_num(), batch["fracture"]
+        visible, target = batch["visible"].nan_to_num(), batch["fracture"].nan_to_num()
+        weight = visible * torch.isfinite(batch["fracture"])
         loss = F.binary_cross_entropy_with_logits(
             outputs["fracture"],
             target,
@@ -104,7 +118,7 @@ class SlicesTask(Task):
         )
         seen = F.binary_cross_entropy_with_logits(outputs["visible"], visible, reduction="none")
         return {
-            "fracture": ((loss * visible).sum(), visible.sum()),
+            "fracture": ((loss * weight).sum(), weight.sum()),
             "visible": (self.config.visible_loss * (seen * known).sum(), known.sum()),
             **mask_terms(outputs, batch, self.config.mask_loss),
         }
@@ -115,7 +129,7 @@ class SlicesTask(Task):
         """AUC of each target and metric A of the visibility-weighted mean of a study's slices."""
         _, first, group = np.unique(study, return_index=True, return_inverse=True)
         probs = _with_overall(_weighted_mean(outputs, group, len(first)), noisy=True)
-        labels = _with_overall(targets["fracture"][first], noisy=False)
+        labels = _with_overall(np.nan_to_num(targets["fracture"][first]), noisy=False)
         found = {f"auc_{t}": auc(labels[:, k], probs[:, k]) for k, t in enumerate(TARGETS)}
         return {**found, "metric_A": metric(labels, probs)}
 

@@ -338,24 +338,22 @@ def grid(names: Names) -> Any:
 
 @ready
 def push(names: Names) -> Any:
-    """a `Push` of the bundle whose dataset is ready"""
-    from cspine_kit.core.runs import file_hash
-    from cspine_kit.infer.manifest import MANIFEST
-    from cspine_kit.ship.bundle.build import sizes_of
+    """a `Push` of the bundle whose datasets are ready"""
     from cspine_kit.ship.kaggle.client import KaggleClient
+    from cspine_kit.ship.kaggle.parcels import write_parcels
     from cspine_kit.ship.kaggle.process import ClientProcess
-    from cspine_kit.ship.kaggle.service import dataset_ref
     from cspine_kit.ship.kaggle.state import DatasetStage, Push, PushState
 
-    manifest = file_hash(names.bundle / MANIFEST)
-    ready_dataset = DatasetStage(
-        ref=dataset_ref(names.config), manifest=manifest, stage="ready", version=1
+    parcels = write_parcels(names.config, names.bundle, Path("upload"))
+    weights, code = (
+        DatasetStage(ref=parcel.ref, digest=parcel.digest, stage="ready", version=1)
+        for parcel in parcels
     )
     return Push(
         names.config,
         names.paths,
         Path("kernels/submit"),
-        sizes_of(names.bundle),
         KaggleClient(ClientProcess(Path("oof/demo/push"))),
-        PushState(dataset=ready_dataset),
+        PushState(weights=weights, code=code),
+        parcels,
     )

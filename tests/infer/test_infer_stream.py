@@ -55,7 +55,7 @@ def test_one_byte_of_one_fold_costs_that_fold_of_that_member(ground):
     }
     assert "not what the manifest's hash says" in next(iter(faults.values()))
     [event] = [e for e in result.events.others if e["event"] == "bundle"]
-    assert "2 folds, 2 members" in event["efforts"][0]
+    assert "2 folds, 3 members" in event["efforts"][0]
 
 
 def test_the_log_says_how_the_run_stands_and_holds_no_bar(ground, capfd):
@@ -64,7 +64,7 @@ def test_the_log_says_how_the_run_stands_and_holds_no_bar(ground, capfd):
     assert not any("\r" in line or "study/s" in line for line in told)
     line = next(line for line in reversed(told) if line.startswith("studies done"))
     assert line.startswith("studies done 2 of 2; seconds left ")
-    assert "1 views, 2 folds, 2 members" in line
+    assert "1 views, 2 folds, 3 members" in line
     assert "bundle tiny, out-of-fold A 0." in line
     assert line.endswith("sources {'image': 2}")
     last = [e for e in result.events.others if e["event"] == "pulse"][-1]

@@ -25,7 +25,7 @@ PROBE = ROOT / "kernels" / "probe" / "probe.py"
 IMPORTED_AS = {"cv2": "opencv-python-headless", "gdcm": "python-gdcm", "yaml": "pyyaml"}
 IMPORTED_AS |= {"sklearn": "scikit-learn"}
 NOT_IN_KERNEL = {"accelerate", "kaggle", "matplotlib", "nibabel", "optuna", "packaging", "pandera"}
-NOT_IN_KERNEL |= {"ray"}
+NOT_IN_KERNEL |= {"pytorch_grad_cam", "ray"}
 OPTIONAL_IN_KERNEL = {"imagecodecs"}
 
 

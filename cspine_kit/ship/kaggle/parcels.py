@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from cspine_kit.core.config import Config
-from cspine_kit.core.runs import file_hash, fingerprint, write_json
+from cspine_kit.core.runs import file_hash, fingerprint, read_json, write_json
 from cspine_kit.infer.manifest import MANIFEST, read_manifest
 from cspine_kit.ship.kaggle.service import (
     DATASET_METADATA,
@@ -41,12 +41,12 @@ class Parcel:
 
 
 def write_parcels(config: Config, bundle: Path, folder: Path) -> tuple[Parcel, Parcel]:
-    """Lay a bundle out as `folder`/weights and `folder`/code, anew.
+    """Lay a bundle out as `folder`/weights and `folder`/code.
 
     Args:
         config: names and license.
         bundle: as `build_bundle` wrote it.
-        folder: replaced.
+        folder: its two folders hold nothing else afterwards; what is right there stays as it is.
 
     Returns:
         Weights, then code: the order in which they are to be sent.
@@ -59,22 +59,29 @@ def write_parcels(config: Config, bundle: Path, folder: Path) -> tuple[Parcel, P
     files = {"weights": apart, "code": {path.name for path in bundle.iterdir()} - apart}
     hashes = sorted((name, listed[name]["sha256"]) for name in apart)
     digests = {"weights": fingerprint(hashes), "code": file_hash(bundle / MANIFEST)}
-    shutil.rmtree(folder, ignore_errors=True)
 
     def parcel(part: Part) -> Parcel:
-        target = folder / part
-        target.mkdir(parents=True)
-        for name in sorted(files[part]):
+        target, metadata = folder / part, dataset_metadata(config, part)
+        target.mkdir(parents=True, exist_ok=True)
+        for path in target.iterdir():
+            if path.name not in {*files[part], DATASET_METADATA}:
+                path.unlink()
+        for name in files[part]:
             _link(bundle / name, target / name)
-        sizes = {path.name: path.stat().st_size for path in sorted(target.iterdir())}
+        sizes = {name: (target / name).stat().st_size for name in sorted(files[part])}
         check_size(sizes)
-        write_json(target / DATASET_METADATA, dataset_metadata(config, part))
+        there = target / DATASET_METADATA
+        if not there.exists() or read_json(there) != metadata:
+            write_json(there, metadata)
         return Parcel(part, dataset_ref(config, part), target, sizes, digests[part])
 
     return parcel("weights"), parcel("code")
 
 
 def _link(source: Path, target: Path) -> None:
+    if target.exists() and target.samefile(source):
+        return
+    target.unlink(missing_ok=True)
     try:
         os.link(source, target)
     except OSError:  # another disk

@@ -4,6 +4,8 @@ In: phantom competitions. Out: a competition folder and where Kaggle would mount
 
     inputs = Inputs(hostile=competition, clean=competition, full=competition)
     everything = assemble(inputs, Path("everything"))
+    from cspine_kit.ship.kaggle.parcels import write_parcels
+
     parcels = write_parcels(config, bundle, Path("upload"))
     layouts(config, everything.root, parcels)["old"]      # place below /kaggle/input -> folder
 """

@@ -27,7 +27,7 @@ STATE = {"kit": "0", "config": str(CONFIG), "stages": {}, "changed_parts": [], "
 INDEX = ("tables/studies.parquet", "tables/slices.parquet")
 VERTEBRA = (*INDEX, "folds.csv", "tables/coarse.parquet", "models/vertebra")
 OOF = (*VERTEBRA, "tables/vertebra.parquet", "tables/levels.parquet", "tables/oof_slices.parquet")
-OOF = (*OOF, "models/resnet", "models/efficientnet", "tables/failures.parquet")
+OOF = (*OOF, "models/resnet", "models/efficientnet", "models/seven", "tables/failures.parquet")
 STACK = (*OOF, "stack", "tables/features.parquet", "tables/predictions.parquet")
 """What each state of a run holds, below its folder; the cache is there from the start."""
 

@@ -10,8 +10,9 @@ Example::
     found.suspects, found.heat.shape == found.fine.voxels.shape
     found.boxes(found.judgment.driving(found.suspects[0])[0])      # y0, x0, y1, x1 in its pixels
 
-The heat of a voxel is the mean over networks of Grad-CAM (0 to 1 on each slice) times the slice's
-fracture evidence (fracture times visibility), so that a slice that nobody suspects stays cold.
+The heat of a voxel, 0 to 1, is the mean over networks of Grad-CAM times the slice's evidence
+(fracture times visibility) as a share of the level's strongest, so that slices that speak less stay
+colder.
 """
 
 from dataclasses import dataclass
@@ -127,7 +128,7 @@ def _projected(heats: list[Heat], judgment: Judgment, fine: Volume) -> NDArray[n
                 planes.setdefault(heat.slice_idx, []).append(_pasted(heat, fine))
         apart = _apart(sorted(judgment.slices["slice"].unique()))
         for at, own in planes.items():
-            strength = float(np.interp(at, evidence.index, evidence))
+            strength = float(np.interp(at, evidence.index, evidence) / evidence.max())
             mean = np.mean(own, axis=0) * strength
             first = at - fine.first_slice
             for k in range(first - apart // 2, first + (apart - 1) // 2 + 1):

@@ -136,7 +136,7 @@ def spine_html(evidence: Evidence, *, alone: bool) -> str:
         scene={"xaxis": axis, "yaxis": axis, "zaxis": axis, "aspectmode": "data"},
         scene_camera={"eye": {"x": 1.2, "y": 1.5, "z": 0.25}},
         margin={"l": 0, "r": 0, "t": 0, "b": 0},
-        legend={"itemsizing": "constant", "x": 0.0, "y": 1.0},
+        legend={"itemsizing": "constant", "x": 0.0, "y": 1.0, "bgcolor": "rgba(0,0,0,0)"},
         height=560,
         paper_bgcolor="white",
     )

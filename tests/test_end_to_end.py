@@ -276,8 +276,10 @@ def test_levels_are_seven_and_drawn(run, bundle, tmp_path, capsys):
     assert list(levels) == list(LEVELS)
     centers = [levels[level]["center_z_mm"] for level in LEVELS]
     assert centers == sorted(centers, reverse=True)
+    assert any(level["present"] for level in levels.values())
     for level in levels.values():
-        assert 0 <= level["first_slice"] <= level["last_slice"]
+        ends = level["first_slice"], level["last_slice"]
+        assert 0 <= ends[0] <= ends[1] if level["present"] else ends == (None, None)
         assert 0 <= level["confidence"] <= 1
     assert picture.read_bytes().startswith(b"\x89PNG")
 

@@ -53,7 +53,7 @@ NONE_COST = 3.0
 NECK_MM = 140.0
 """A scan that is shorter than this has less choice of what to show: cutting costs it less."""
 
-UPSIDE_DOWN_COST = 7.0
+UPSIDE_DOWN_COST = 12.0
 """Log-odds paid for a scan whose headers tell the wrong end."""
 
 EVIDENCE_PER_MM = 0.07

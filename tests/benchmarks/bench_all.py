@@ -45,6 +45,7 @@ def benchmarks(run: Path, scratch: Path) -> list[Benchmark]:
         Benchmark("bench_vision_patches.py"),
         Benchmark("bench_vision_memory.py"),
         Benchmark("bench_stack_statistics.py"),
+        Benchmark("bench_vertebra_levels.py", ("--run", str(run)), ("run",)),
         Benchmark("bench_vertebra_transfer.py", ("--run", str(run)), ("run", "real")),
         Benchmark(
             "bench_kernel.py",

@@ -4,7 +4,7 @@ In: visibility logits on some slices of one study. Out: `Centers`, a distributio
 Example::
 
     >>> z_mm = -2.0 * np.arange(100)                            # from the head down
-    >>> middle = -40.0 - 16.0 * np.arange(7)                    # of C1..C7
+    >>> middle = -40.0 - np.append(0.0, LEVEL_PITCH_MM).cumsum()         # of C1..C7
     >>> logits = 4.0 - 0.4 * np.abs(z_mm[:, None] - middle)
     >>> found = place_centers(z_mm, logits)
     >>> bool(np.abs(found.center_mm - middle).max() < 2.0), found.upside_down

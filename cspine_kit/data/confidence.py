@@ -4,7 +4,7 @@ In: beliefs of levels whose truth is known. Out: `Calibration`. Example::
 
     >>> belief, right = np.array([0.8, 0.95, 0.99, 0.9] * 40), np.array([0, 1, 1, 1] * 40)
     >>> fitted = fit_calibration(belief, right)
-    >>> bool(fitted.of(np.array([0.8]))[0] < 0.5 < fitted.of(np.array([0.99]))[0])
+    >>> bool(fitted.of(np.array([0.7]))[0] < 0.5 < fitted.of(np.array([0.99]))[0])
     True
     >>> fit_calibration(belief[:3], right[:3]) == PLAIN              # too few to learn from
     True

@@ -52,34 +52,6 @@ def from_the_feet(stack: torch.Tensor, config: ModelConfig) -> torch.Tensor:
     return planes.reshape(b, patches, channels, *size)
 
 
-def cut_off(
-    stack: torch.Tensor, config: ModelConfig, keep: torch.Tensor, *, below: bool
-) -> torch.Tensor:
-    """Axial units as at an end of a scan: planes further than `keep` (b,) steps beyond the middle
-    one are that one."""
-    b, patches, channels, *size = stack.shape
-    planes = stack.reshape(b, patches, config.in_chans, -1, *size)
-    order, last = torch.arange(config.in_chans, device=stack.device), config.in_chans // 2
-    end = (last + keep if below else last - keep)[:, None]
-    taken = torch.minimum(order, end) if below else torch.maximum(order, end)
-    at = torch.arange(b, device=stack.device)[:, None]
-    return planes[at, :, taken].transpose(1, 2).reshape(b, patches, channels, *size)
-
-
-def _of_vertebrae(
-    stack: torch.Tensor, config: VertebraConfig, n: int, part: slice, generator: torch.Generator
-) -> torch.Tensor:
-    """Some stacks from the feet, some as at an upper or lower end of a scan."""
-    turned, cut, side, keep = (_uniform(n, 0.5, generator)[part] + 0.5 for _ in range(4))
-    steps = (keep * (config.in_chans // 2)).long()
-    for below in (True, False):
-        here = (cut < config.cut_off) & ((side < 0.5) == below)
-        ended = cut_off(stack, config, steps, below=below)
-        stack = torch.where(here[:, None, None, None, None], ended, stack)
-    turn = (turned < config.upside_down)[:, None, None, None, None]
-    return torch.where(turn, from_the_feet(stack, config), stack)
-
-
 def mirrored_outputs(
     outputs: dict[str, torch.Tensor], config: ModelConfig
 ) -> dict[str, torch.Tensor]:
@@ -154,8 +126,9 @@ def augment_batch(
     affine, mirror = (drawn[part] for drawn in random_affine(n, config, generator))
     if is_sagittal(config):
         stack = torch.where(mirror[:, None, None, None, None], mirrored(stack, config), stack)
-    if isinstance(config, VertebraConfig):
-        stack = _of_vertebrae(stack, config, n, part, generator)
+    if isinstance(config, VertebraConfig) and config.upside_down > 0:
+        turned = _uniform(n, 0.5, generator)[part] + 0.5 < config.upside_down
+        stack = torch.where(turned[:, None, None, None, None], from_the_feet(stack, config), stack)
     flat = stack.flatten(1, 2)
     grid = F.affine_grid(affine, list(flat.shape), align_corners=False)
     value = F.grid_sample(flat.float(), grid, padding_mode="zeros", align_corners=False)

@@ -21,7 +21,7 @@ from cspine_kit.core.paths import RunPaths  # noqa: E402
 from cspine_kit.core.tables import read_table  # noqa: E402
 from cspine_kit.data.centers import HALF_VERTEBRA_MM  # noqa: E402
 from cspine_kit.data.confidence import Calibration  # noqa: E402
-from cspine_kit.data.volumes.read import read_both  # noqa: E402
+from cspine_kit.data.volumes.read import read_coarse  # noqa: E402
 from cspine_kit.vision.names import VERTEBRA  # noqa: E402
 from cspine_kit.vision.nets.store import load_model  # noqa: E402
 from cspine_kit.vision.predict import predict  # noqa: E402
@@ -46,7 +46,7 @@ def of_folder(run: Path, phantom: Path) -> pd.DataFrame:
     lines = [Calibration.load(folder) for folder in folders]
     found = []
     for folder in sorted((phantom / "train_images").iterdir()):
-        coarse = read_both(folder, config.volumes)[0].coarse
+        coarse, _ = read_coarse(folder, config.volumes)
         said = predict(models, coarse, None, config.kernel.batch_size)
         for fold, one in said.items():
             levels = lines[fold].applied(decode_study(one.require()))

@@ -8,7 +8,7 @@ import torch
 from whole_view import whole_view
 
 from cspine_kit.data.volumes.patch import draw
-from cspine_kit.vision.augment import augment_batch, cut_off
+from cspine_kit.vision.augment import augment_batch
 from cspine_kit.vision.dataset import StackDataset
 from cspine_kit.vision.views import spaced_slices, study_view
 
@@ -120,7 +120,7 @@ def test_a_vertebra_network_also_learns_from_stacks_seen_from_the_feet(config):
     network = config.vertebra.model_copy(update={"augment": still, "windows": windows})
     stack = torch.randint(0, 256, (64, 1, 10, 8, 8), dtype=torch.uint8)
     for share, few, many in ((0.0, 0, 0), (0.5, 16, 48), (1.0, 64, 64)):
-        turned = network.model_copy(update={"upside_down": share, "cut_off": 0.0})
+        turned = network.model_copy(update={"upside_down": share})
         found = augment_batch({"stack": stack}, turned, torch.Generator().manual_seed(1))["stack"]
         planes = stack.view(64, 5, 2, 8, 8).float()
         same, other = (
@@ -128,16 +128,6 @@ def test_a_vertebra_network_also_learns_from_stacks_seen_from_the_feet(config):
             for at in (planes, planes.flip(1))
         )
         assert (same ^ other).all() and few <= int(other.sum()) <= many
-
-
-@pytest.mark.parametrize("below", [True, False])
-def test_a_stack_at_the_end_of_a_scan_repeats_its_last_plane(config, below):
-    network = config.vertebra.model_copy(update={"windows": ((-500.0, 1500.0), (-100.0, 300.0))})
-    planes = torch.arange(5).repeat_interleave(2).view(1, 1, 10, 1, 1).repeat(3, 1, 1, 4, 4)
-    found = cut_off(planes, network, torch.tensor([0, 1, 2]), below=below)[:, 0, ::2, 0, 0].tolist()
-    lower = [[0, 1, 2, 2, 2], [0, 1, 2, 3, 3], [0, 1, 2, 3, 4]]
-    upper = [[2, 2, 2, 3, 4], [1, 1, 2, 3, 4], [0, 1, 2, 3, 4]]
-    assert found == (lower if below else upper)
 
 
 @pytest.mark.parametrize("strength", [{"shift_mm": 12.0}, {"scale": 0.3}, {"rotate_deg": 20.0}])

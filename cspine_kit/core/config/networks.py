@@ -122,7 +122,6 @@ class VertebraConfig(ModelConfig):
     kind: Literal["vertebra"] = "vertebra"
     slices_per_study: Count
     upside_down: Share
-    cut_off: Share
 
     @property
     def drawn(self) -> float:

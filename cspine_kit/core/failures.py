@@ -25,6 +25,9 @@ TRAINING, ROWS, LEVELS = "training", "rows", "levels"
 """Stages of a fold model: a study it could not learn from, a study it gave no rows for, one whose
 rows give no levels."""
 
+NO_LEVELS = "its scan shows none of C1..C7"
+"""The cause where there is nothing to judge: no fault of files or networks."""
+
 FILES = {TRAINING: "left_out.json", ROWS: "failures.json", LEVELS: "without_levels.json"}
 SHOWN = 5
 

@@ -19,6 +19,7 @@ import pandas as pd
 
 from cspine_kit.core.anatomy import TARGETS
 from cspine_kit.core.errors import StudyError
+from cspine_kit.core.failures import NO_LEVELS
 from cspine_kit.core.paths import RunPaths
 from cspine_kit.core.runs import file_hash, file_state, fingerprint, stored_key
 from cspine_kit.core.tables import MASK_COLUMNS, SPINE_BOX_COLUMNS, read_table
@@ -58,7 +59,9 @@ class Inputs:
         if grid == "coarse":
             return Path(str(self.coarse.loc[study_uid, "path"]))
         if study_uid not in self.fine:
-            raise StudyError(study_uid, "has no fine volume")
+            raise StudyError(
+                study_uid, f"has no fine volume: {NO_LEVELS} by any fold, or it failed"
+            )
         return self.fine[study_uid]
 
     def volume(self, study_uid: str, grid: str) -> Volume:

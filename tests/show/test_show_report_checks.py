@@ -6,6 +6,7 @@ import pytest
 from slice_tables import draw_labels, make_world
 
 from cspine_kit.core.anatomy import LEVELS, OVERALL, TARGETS
+from cspine_kit.core.failures import NO_LEVELS
 from cspine_kit.core.numbers import logit, sigmoid
 from cspine_kit.show.report.checks_data import (
     constant_feature,
@@ -86,7 +87,10 @@ def test_a_constant_feature_is_named_and_a_dead_member_fails(world):
     assert constant_feature(lively).verdict == "pass"
     found = constant_feature(lively.assign(all__study__step=2.0))
     assert found.verdict == "warn" and "all__study__step" in found.figure
-    assert constant_feature(lively.assign(a__fracture__max=0.5)).verdict == "fail"
+    assert constant_feature(lively.assign(a__fracture__std=0.0)).verdict == "warn"
+    dead = {c: 0.5 for c in lively if c.startswith("a__fracture__")}
+    found = constant_feature(lively.assign(**dead))
+    assert found.verdict == "fail" and "all fracture statistics of a" in found.figure
 
 
 def drawn(slope: float, n: int = 3000) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -198,3 +202,6 @@ def test_lost_studies_are_counted(train):
     assert left_out(none, train).verdict == "pass"
     found = left_out(pd.DataFrame({"study_uid": ["1.9"], "cause": ["no slice"]}), train)
     assert found.verdict == "warn" and "no slice" in found.figure
+    trunk = pd.DataFrame({"study_uid": ["1.8"], "cause": [f"study 1.8: {NO_LEVELS}"]})
+    found = left_out(trunk, train)
+    assert found.verdict == "warn" and found.figure.startswith("1 studies whose scans show none")

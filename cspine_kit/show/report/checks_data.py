@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from cspine_kit.core.anatomy import OVERALL, TARGETS
+from cspine_kit.core.failures import NO_LEVELS
 from cspine_kit.show.report.check import Check, some
 from cspine_kit.stack.features.names import feature_columns, signal_of
 
@@ -111,14 +112,23 @@ def constant_feature(features: pd.DataFrame | None) -> Check:
     flat = [c for c in columns if values[c].nunique(dropna=True) <= 1]
     if not flat:
         return Check(name, "pass", f"none of {len(columns)} features is constant")
-    dead = [c for c in flat if signal_of(c) == "fracture"]
+    spoken = [c for c in columns if signal_of(c) == "fracture"]
+    members = dict.fromkeys(c.split("__")[0] for c in spoken)
+    dead = [m for m in members if all(c in flat for c in spoken if c.startswith(f"{m}__"))]
+    told = f"{len(flat)} of {len(columns)} are constant: {some(flat)}"
+    if dead:
+        return Check(
+            name,
+            "fail",
+            f"{told}; all fracture statistics of {some(dead)}",
+            "such a member says nothing: look at its curves below",
+        )
     return Check(
         name,
-        "fail" if dead else "warn",
-        f"{len(flat)} of {len(columns)} are constant: {some(dead or flat)}",
-        "a member whose fracture statistics are constant says nothing: look at its curves below"
-        if dead
-        else "harmless to trees; look whether the member or table behind it is whole",
+        "warn",
+        told,
+        "harmless to trees: a member with one stack of each level has no spread; else look whether "
+        "the member or table behind it is whole",
     )
 
 
@@ -155,16 +165,22 @@ def stale(state: Mapping[str, Any]) -> Check:
 
 
 def left_out(failures: pd.DataFrame | None, train: pd.DataFrame | None) -> Check:
-    """No study was lost on the way."""
+    """No study was lost on the way, but for scans that show none of the levels."""
     name = "studies left out"
     if failures is None or train is None:
         return Check(name, "not yet", "no out-of-fold table")
+    bare = failures["cause"].str.contains(NO_LEVELS, regex=False)
+    empty, failures = failures.loc[bare, "study_uid"].nunique(), failures[~bare]
     lost = failures["study_uid"].nunique()
-    if not lost:
+    if not lost and not empty:
         return Check(name, "pass", f"all {len(train)} labelled studies went all the way")
+    if not lost:
+        told = f"{empty} studies whose scans show none of C1..C7; the others went all the way"
+        return Check(name, "warn", told, "look at them: cspine montage, cspine levels FOLDER")
     share = lost / max(1, len(train) + lost)
     cause = failures["cause"].value_counts()
     told = f"{lost} studies ({share:.1%}); most often: {cause.index[0]} ({cause.iloc[0]})"
+    told += f"; besides, {empty} whose scans show none of C1..C7" if empty else ""
     return Check(
         name, "fail" if share > 0.05 else "warn", told, "cspine inspect FOLDER says what is wrong"
     )

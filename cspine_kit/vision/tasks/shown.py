@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from cspine_kit.core.anatomy import AXIAL, N_LEVELS
 from cspine_kit.core.errors import StudyError
+from cspine_kit.core.failures import NO_LEVELS
 from cspine_kit.core.tables import MASK_COLUMNS, VERTEBRA_COLUMNS
 from cspine_kit.data.levels import decode_visible
 from cspine_kit.data.volumes.patch import draw_mask
@@ -36,7 +37,7 @@ def some_levels(volume: Volume, levels: pd.DataFrame | None) -> pd.DataFrame:
     if levels is None:
         raise StudyError(volume.study_uid, "no levels: the vertebra stage said nothing")
     if not levels["present"].any():
-        raise StudyError(volume.study_uid, "its scan shows none of C1..C7")
+        raise StudyError(volume.study_uid, NO_LEVELS)
     return levels
 
 

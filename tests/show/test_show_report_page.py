@@ -132,7 +132,7 @@ def test_a_page_is_made_from_any_state_of_a_run(state, run, tmp_path, monkeypatc
         assert title in waiting
     assert not read.faults
     assert len(page.verdicts) == 9 and "fail" not in page.verdicts[:3]
-    models = {"index": 0, "interrupted": 2, "vertebra": 2}.get(state, 6)
+    models = {"index": 0, "interrupted": 2, "vertebra": 2}.get(state, 8)
     assert list(read.lineage.values()) == [""] * models
 
 

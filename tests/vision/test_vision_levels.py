@@ -10,6 +10,7 @@ import torch
 from cspine_kit.core.anatomy import LEVELS, N_LEVELS, OVERALL, TARGETS
 from cspine_kit.core.metric import metric
 from cspine_kit.core.tables import FRACTURE_COLUMNS, MASK_COLUMNS, VERTEBRA_COLUMNS, check_table
+from cspine_kit.data.levels import decode_visible
 from cspine_kit.data.volumes.volume import Held
 from cspine_kit.vision.augment import augment_batch, mirrored, mirrored_outputs
 from cspine_kit.vision.dataset import StackDataset
@@ -132,8 +133,12 @@ def test_what_an_axial_stack_shows_is_its_own_vertebra(small, levels, make_volum
     assert known["overall"].ravel().tolist() == [1] * 7
     # Its slices lie at 2 mm steps: stacks 4 mm from the center still show it.
     assert known["visible"].tolist() == [[1, 1, 1]] * 7
-    guessed = task.targets(view, lesson(volume, masked=False))["visible"]
-    assert np.allclose(guessed, 1 / (1 + np.exp(-2.0)))
+    blind = lesson(volume, masked=False)
+    at_mm = blind.rows["at_mm"].to_numpy()
+    shown = decode_visible(at_mm, blind.rows[list(VERTEBRA_COLUMNS)].to_numpy())
+    guessed = task.targets(view, blind)["visible"]
+    for k, stacks_mm in enumerate(view.at_mm.reshape(N_LEVELS, -1)):
+        assert np.allclose(guessed[k], np.interp(-stacks_mm, -at_mm, shown[:, k]), atol=1e-6)
 
 
 def test_what_a_standing_stack_shows_comes_from_the_mask_or_stays_unknown(

@@ -54,10 +54,13 @@ def test_a_checkpoint_of_other_inputs_is_not_resumed(data, tiny, config, tmp_pat
 
 
 def test_a_loss_that_is_no_number_stops_with_the_studies_of_its_batch(data, tiny, config, tmp_path):
-    """One label that is NaN: no checkpoint, no weights, and the batch's studies are named."""
-    data.views[2].targets["fracture"][:] = np.nan
+    """One label that is infinite (NaN means unknown): no checkpoint, no weights, and the batch's
+    studies are named."""
+    data.views[2].targets["fracture"][:] = np.inf
     data.views[2].targets["visible"][:, 3] = 1
-    with pytest.raises(DataError, match=r"t: the loss of batch \d+ is nan; its studies: ") as told:
+    with pytest.raises(
+        DataError, match=r"t: the loss of batch \d+ is (?:nan|-?inf); its studies: "
+    ) as told:
         fit(data, tiny, tmp_path, config.training)
     named = str(told.value).split("its studies: ")[1].split(". Look")[0].split(", ")
     assert "1.2" in named and set(named) <= {view.volume.study_uid for view in data.views}

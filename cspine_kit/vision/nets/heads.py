@@ -4,7 +4,8 @@ In: a `ModelConfig` and head widths. Out: a module from uint8 stacks to a dict o
 Example::
 
     model = SliceModel(config.vertebra, {"visible": 7, "box": 4}, pretrained=False)
-    model(torch.zeros(2, 1, 5, 64, 64, dtype=torch.uint8))["box"].shape     # (2, 4)
+    stacks = torch.zeros(2, 1, config.vertebra.channels, 64, 64, dtype=torch.uint8)
+    model(stacks)["box"].shape                                              # (2, 4)
 """
 
 from abc import ABC, abstractmethod

@@ -169,7 +169,7 @@ def left_out(failures: pd.DataFrame | None, train: pd.DataFrame | None) -> Check
     name = "studies left out"
     if failures is None or train is None:
         return Check(name, "not yet", "no out-of-fold table")
-    bare = failures["cause"].str.contains(NO_LEVELS, regex=False)
+    bare = failures["cause"].astype(str).str.contains(NO_LEVELS, regex=False)
     empty, failures = failures.loc[bare, "study_uid"].nunique(), failures[~bare]
     lost = failures["study_uid"].nunique()
     if not lost and not empty:

@@ -38,9 +38,6 @@ SCHEMA = "cspine_kit prediction 1"
 
 USE = "Research use only. Not a medical device; not for diagnosis."
 
-NO_NECK = "it shows none of C1..C7; is this a scan of the neck?"
-UPSIDE_DOWN = "its levels run from the feet to the head: its headers tell the wrong end"
-
 
 @dataclass(frozen=True)
 class Scan:

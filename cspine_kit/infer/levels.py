@@ -24,6 +24,10 @@ from cspine_kit.data.volumes.read import read_both
 from cspine_kit.data.volumes.volume import Volume
 from cspine_kit.infer.manifest import open_bundle
 
+NO_NECK = "it shows none of C1..C7; is this a scan of the neck?"
+UPSIDE_DOWN = "its levels run from the feet to the head: its headers tell the wrong end"
+"""What is told of a scan whose levels are wrong as a whole."""
+
 
 @dataclass(frozen=True)
 class StudyLevels:
@@ -61,9 +65,9 @@ class StudyLevels:
         worst = falls_back(self.geometry.problems)
         told = explain(worst)
         if len(self.absent) == len(LEVELS):
-            told.append("it shows none of C1..C7; is this a scan of the neck?")
+            told.append(NO_NECK)
         if self.upside_down:
-            told.append("its levels run from the feet to the head: its headers tell the wrong end")
+            told.append(UPSIDE_DOWN)
         return told
 
     def _slice(self, level: str, end: str) -> int | None:

@@ -97,7 +97,8 @@ def folders_of(bundle: Path, manifest: dict[str, Any]) -> list[Path]:
     slug = manifest.get("weights")
     if not slug:
         return [bundle]
-    return [bundle, bundle.parent / slug, *sorted(bundle.parent.parent.glob(f"*/{slug}"))]
+    others = sorted(bundle.parent.parent.glob(f"*/{slug}"))
+    return list(dict.fromkeys([bundle, bundle.parent / slug, *others]))
 
 
 def check_file(folders: Sequence[Path], name: str, entry: dict[str, Any]) -> Path:

@@ -19,8 +19,6 @@ from cspine_kit.core.runs import file_hash
 from cspine_kit.data.volumes.read import read_both
 from cspine_kit.infer.answer import cause_of
 from cspine_kit.infer.judgment import (
-    NO_NECK,
-    UPSIDE_DOWN,
     Judgment,
     Scan,
     level_table,
@@ -28,6 +26,7 @@ from cspine_kit.infer.judgment import (
     probability_table,
     slice_table,
 )
+from cspine_kit.infer.levels import NO_NECK, UPSIDE_DOWN
 from cspine_kit.infer.log import IMAGE
 from cspine_kit.infer.manifest import MANIFEST, open_bundle
 from cspine_kit.infer.origin import note_of, origin_of, refuse_phantom_bundle

@@ -25,7 +25,7 @@ from cspine_kit.core.errors import DataError
 from cspine_kit.core.numbers import BoolArray, FloatArray, sigmoid
 from cspine_kit.data.centers import LEVEL_EXTENT_MM, place_centers
 
-DECODE_VERSION = 2
+DECODE_VERSION = 3
 """Raised when the same rows would give other levels."""
 
 MODEL, INTERPOLATED, ABSENT = "model", "interpolated", "absent"

@@ -116,6 +116,14 @@ def test_the_whole_trunk_has_its_neck_at_its_upper_end():
     assert np.abs(levels["center_z_mm"] - centers).max() < 3.0
 
 
+@pytest.mark.parametrize("wrong", [0.45, 2.0])
+def test_a_wrong_distance_of_slices_does_not_hide_a_clear_neck(wrong):
+    z, logits, centers = neck(strength=4.0)
+    levels = decode(wrong * z, logits)
+    assert levels["present"].all()
+    assert np.abs(levels["center_z_mm"] - wrong * centers).max() < wrong * 6.0
+
+
 def test_levels_of_a_scan_upside_down_are_where_they_are():
     z, logits, centers = neck()
     turned = z[0] + z[-1] - centers

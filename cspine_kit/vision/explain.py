@@ -7,14 +7,13 @@ network, level and slice. Example::
     models = {(member, 0): ensemble.models[member, 0]}
     at = int(fine.first_slice + 20)
     heats = study_heat(models, fine, {0: own_levels}, {"C3": [at]})
-    [heat.map.shape for heat in heats]           # one of (size_px, size_px), 0 to 1
+    [heat.map.shape for heat in heats]           # one of (rows, columns) of its patch, 0 to 1
 
 Selvaraju et al., Grad-CAM (ICCV 2017), by the package grad-cam: the last map of features, weighted
 with the mean gradient of the level's logit. A map says where a network looked, at the resolution of
 its last features; it does not say that it was right.
 """
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,13 +24,15 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from cspine_kit.core.anatomy import LEVELS
+from cspine_kit.core.anatomy import AXIAL, LEVELS
 from cspine_kit.core.errors import ArtifactError
+from cspine_kit.core.numbers import IntArray
 from cspine_kit.data.volumes.patch import Patch
-from cspine_kit.data.volumes.volume import Volume, nearest_slices
+from cspine_kit.data.volumes.volume import Volume
 from cspine_kit.vision.tasks.kinds import task_of
-
-log = logging.getLogger(__name__)
+from cspine_kit.vision.tasks.levels import LevelsTask
+from cspine_kit.vision.tasks.task import Task
+from cspine_kit.vision.views import StudyView
 
 LEVEL_HEADS = ("fracture", "study", "level")
 """Heads that speak of vertebrae, the first that a network has: of all seven, or of its own unit."""
@@ -122,6 +123,39 @@ def _maps(model: nn.Module, units: NDArray[np.uint8], level: int) -> NDArray[np.
     return np.asarray(heat, dtype=np.float32)
 
 
+def _speaking(task: Task, view: StudyView, level: int, slices: Sequence[int]) -> IntArray:
+    """Patches of a view that speak of a level on some slices: its own ones, else those of the
+    slices, else all, which stand and show the whole neck."""
+    count = len(view.patches)
+    if isinstance(task, LevelsTask):
+        return np.flatnonzero(np.arange(count) * len(LEVELS) // count == level)
+    if view.plane == AXIAL:
+        return np.flatnonzero(np.isin(view.slice_idx, list(slices)))
+    return np.arange(count if len(slices) else 0)
+
+
+def _lying(
+    patches: Sequence[Patch], maps: NDArray[np.float32], z_mm: float
+) -> tuple[Patch, NDArray[np.float32]]:
+    """What maps of standing planes say of an axial plane at z: their rows there, side by side."""
+    first = patches[0]
+    down = int(np.floor((0.5 - (z_mm - first.center_mm[0]) / first.field_mm[0]) * maps.shape[1]))
+    lines = maps[:, down] if 0 <= down < maps.shape[1] else np.zeros_like(maps[:, 0])
+    middles = np.array([np.mean(patch.offsets_mm) for patch in patches])
+    planes = np.unique(np.concatenate([patch.offsets_mm for patch in patches]))
+    gap = float(np.diff(planes).min()) if len(planes) > 1 else first.field_mm[1] / lines.shape[1]
+    reach = float(np.ptp(planes)) + gap
+    _, y, x = first.center_mm
+    across = (lines.shape[0], reach), (lines.shape[1], first.field_mm[1])
+    if first.plane == "sagittal":
+        (columns, width), (rows, height) = across
+        y_x, turned = (y, x - float(middles.mean())), lines.T
+    else:
+        (rows, height), (columns, width) = across
+        y_x, turned = (y - float(middles.mean()), x), lines
+    return Patch("axial", (z_mm, *y_x), (height, width), (rows, columns)), turned
+
+
 def study_heat(
     models: Mapping[tuple[str, int], Any],
     volume: Volume,
@@ -130,7 +164,8 @@ def study_heat(
 ) -> list[Heat]:
     """Where networks looked on some slices, level by level.
 
-    Networks that see other planes than axial ones are left out: their patches lie on no slice.
+    Networks that see standing planes tell of a slice by the row of their maps that crosses it, over
+    the whole width that their planes take up.
 
     Args:
         models: by member and fold.
@@ -145,26 +180,23 @@ def study_heat(
     for (member, fold), model in models.items():
         if fold not in levels:
             continue
-        view = task_of(model.config).view(volume, levels[fold])
-        if view.patches[0].plane != "axial":
-            log.info("no heat of %s: it sees %s planes", member, view.patches[0].plane)
-            continue
-        each = len(view.patches) // len(view)
-        at = nearest_slices(volume.z_mm, np.array([p.center_mm[0] for p in view.patches]))
-        native = volume.first_slice + volume.group * at
+        task = task_of(model.config)
+        view = task.view(volume, levels[fold])
         for level, slices in wanted.items():
-            index = LEVELS.index(level)
-            if each == 1:
-                shown = np.isin(native, list(slices))
-            else:  # stacks of C1, of C2, ...: the level's own speak for it
-                shown = np.arange(len(native)) * len(LEVELS) // len(native) == index
-            units = np.unique(np.flatnonzero(shown) // each)
+            shown = _speaking(task, view, LEVELS.index(level), slices)
+            units = np.unique(shown // view.per_unit)
             if not len(units):
                 continue
             drawn = np.stack([view.drawn(int(u), model.config.windows) for u in units])
-            maps = _maps(model, drawn, index)
-            for i, patch in enumerate((units[:, None] * each + np.arange(each)).ravel()):
-                if shown[patch]:
-                    place = int(native[patch]), view.patches[patch]
-                    heats.append(Heat(member, fold, level, *place, maps[i]))
+            seen = (units[:, None] * view.per_unit + np.arange(view.per_unit)).ravel()
+            maps = _maps(model, drawn, LEVELS.index(level))[np.isin(seen, shown)]
+            patches = [view.patches[p] for p in shown]
+            if view.plane == AXIAL:
+                own = zip(view.slice_idx[shown], patches, maps, strict=True)
+                heats += [Heat(member, fold, level, int(at), patch, m) for at, patch, m in own]
+                continue
+            for at in slices:
+                k = int(np.clip((at - volume.first_slice) // volume.group, 0, len(volume.z_mm) - 1))
+                patch, lying = _lying(patches, maps, float(volume.z_mm[k]))
+                heats.append(Heat(member, fold, level, int(at), patch, lying))
     return heats

@@ -18,7 +18,7 @@ from cspine_kit.show.explain import page
 from cspine_kit.show.explain.evidence import _pasted, gather_evidence, suspects_of
 from cspine_kit.show.explain.pictures import WINDOWS, slice_picture
 from cspine_kit.show.exports.nifti import affine_of, write_nifti
-from cspine_kit.vision.explain import Heat, _maps, last_map
+from cspine_kit.vision.explain import Heat, _lying, _maps, last_map
 
 pytest.importorskip("pytorch_grad_cam")
 
@@ -80,6 +80,29 @@ def test_heat_lies_where_the_patch_lay(evidence):
     assert mm[:, 0].min() >= y + 6.0 - 2.0 and mm[:, 0].max() <= y + 21.0 + 2.0
     assert mm[:, 1].min() >= x - 20.0 - 2.0 and mm[:, 1].max() <= x - 10.0 + 2.0
     assert plane.shape == fine.voxels.shape[1:] and axial_box(fine, patch).shape[0] > 5
+
+
+@pytest.mark.parametrize("plane", ["sagittal", "coronal"])
+def test_heat_of_standing_planes_is_their_row_at_the_slice(plane):
+    spread = [
+        Patch(plane, (50.0, 10.0, 20.0), (40.0, 30.0), (8, 6), (o,)) for o in (5.0, 0.0, -5.0)
+    ]
+    maps = np.zeros((3, 8, 6), np.float32)
+    maps[0, 1, 2] = 1.0  # the right or front most plane, 12.5 mm above the middle
+    patch, heat = _lying(spread, maps, 50.0 + 12.5)
+    z, y, x = patch.center_mm
+    assert patch.plane == "axial" and (z, y, x) == (62.5, 10.0, 20.0)
+    row, column = np.argwhere(heat == 1.0)[0]
+    assert heat.sum() == 1.0 and heat.shape == patch.size_px
+    if plane == "sagittal":
+        assert patch.field_mm == (30.0, 15.0) and (row, column) == (2, 0)
+    else:
+        assert patch.field_mm == (15.0, 30.0) and (row, column) == (0, 2)
+    assert _lying(spread, maps, 50.0)[1].sum() == 0.0
+    assert _lying(spread, maps, 80.0)[1].sum() == 0.0  # above the patch
+    stack = Patch(plane, (50.0, 10.0, 20.0), (40.0, 30.0), (8, 6), (6.0, 2.0, -2.0, -6.0))
+    assert max(_lying([stack], maps[:1], 62.5)[0].field_mm) == 30.0
+    assert min(_lying([stack], maps[:1], 62.5)[0].field_mm) == 16.0
 
 
 def test_evidence_is_of_every_member_fold_and_suspect(evidence, predictor):

@@ -40,9 +40,10 @@ LEVEL_HEADS = ("fracture", "study", "level")
 
 @dataclass(frozen=True)
 class Heat:
-    """Where one network looked on one patch.
+    """Where one network looked on one axial patch.
 
-    `map`: float32 (rows, columns) of the patch, 0 to 1; `slice_idx`: native slice at its center.
+    `map`: float32 (rows, columns) of the patch, 0 to 1; `slice_idx`: native slice at its center;
+    `plane`: what the network sees.
     """
 
     member: str
@@ -51,6 +52,7 @@ class Heat:
     slice_idx: int
     patch: Patch
     map: NDArray[np.float32]
+    plane: str = AXIAL
 
 
 class _Spoken(nn.Module):
@@ -198,5 +200,5 @@ def study_heat(
             for at in slices:
                 k = int(np.clip((at - volume.first_slice) // volume.group, 0, len(volume.z_mm) - 1))
                 patch, lying = _lying(patches, maps, float(volume.z_mm[k]))
-                heats.append(Heat(member, fold, level, int(at), patch, lying))
+                heats.append(Heat(member, fold, level, int(at), patch, lying, view.plane))
     return heats

@@ -12,7 +12,8 @@ Example::
 
 The heat of a voxel, 0 to 1, is the mean over networks of Grad-CAM times the slice's evidence
 (fracture times visibility) as a share of the level's strongest, so that slices that speak less stay
-colder.
+colder. Networks that see different planes are averaged geometrically: each tells of two directions
+of three, and a place is hot where all of them looked.
 """
 
 from dataclasses import dataclass
@@ -122,19 +123,26 @@ def _projected(heats: list[Heat], judgment: Judgment, fine: Volume) -> NDArray[n
     volume = np.zeros(fine.voxels.shape, np.float32)
     for level in {heat.level for heat in heats}:
         evidence = judgment.evidence(level)
-        planes: dict[int, list[NDArray[np.float32]]] = {}
+        planes: dict[int, dict[str, list[NDArray[np.float32]]]] = {}
         for heat in heats:
             if heat.level == level:
-                planes.setdefault(heat.slice_idx, []).append(_pasted(heat, fine))
+                own = planes.setdefault(heat.slice_idx, {})
+                own.setdefault(heat.plane, []).append(_pasted(heat, fine))
         apart = _apart(sorted(judgment.slices["slice"].unique()))
-        for at, own in planes.items():
+        for at, seen in planes.items():
             strength = float(np.interp(at, evidence.index, evidence) / evidence.max())
-            mean = np.mean(own, axis=0) * strength
+            mean = _agreed(list(seen.values())) * strength
             first = at - fine.first_slice
             for k in range(first - apart // 2, first + (apart - 1) // 2 + 1):
                 if 0 <= k < len(volume):
                     np.maximum(volume[k], mean, out=volume[k])
     return volume
+
+
+def _agreed(seen: list[list[NDArray[np.float32]]]) -> NDArray[np.float32]:
+    """The geometric mean over planes of the mean over networks."""
+    means = np.stack([np.mean(own, axis=0) for own in seen])
+    return np.asarray(np.prod(means, axis=0) ** (1.0 / len(means)), np.float32)
 
 
 def _apart(slices: list[int]) -> int:

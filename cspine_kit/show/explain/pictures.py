@@ -158,7 +158,7 @@ def suspect_figure(evidence: Evidence, level: str) -> Figure:
     level_bands(axes, _spans(judgment))
     axes.set(ylim=(0, 1), ylabel=f"fracture of {level}", xlabel="z, mm (head to the left)")
     axes.invert_xaxis()
-    axes.legend(loc="upper right", fontsize=7)
+    axes.legend(loc="best", fontsize=7)
     z = judgment.slices.groupby("slice")["z_mm"].first()
     strength = judgment.evidence(level)
     for i, at in enumerate(judgment.driving(level, SHOWN)):

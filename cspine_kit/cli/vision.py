@@ -35,19 +35,41 @@ def _train(args: argparse.Namespace) -> int:
     return 0
 
 
+def _oof_arguments(parser: argparse.ArgumentParser) -> None:
+    config_argument(parser)
+    parser.add_argument("--plan", action="store_true", help="say what it will cost, do nothing")
+    parser.add_argument(
+        "--measure",
+        type=int,
+        nargs="?",
+        const=50,
+        metavar="STEPS",
+        help="with --plan: time so many training steps of every network here (default 50)",
+    )
+
+
 def _oof(args: argparse.Namespace) -> int:
     from cspine_kit.core.execution import tune_process
 
     tune_process()
     from cspine_kit.core.config import load_config
+    from cspine_kit.core.errors import ConfigError
     from cspine_kit.core.failures import summary
     from cspine_kit.core.resolved import finish
     from cspine_kit.data.stages import prepare
     from cspine_kit.show.plan import describe_plan
     from cspine_kit.vision.check import check_config
+    from cspine_kit.vision.measure import measure_speeds
     from cspine_kit.vision.oof import run_oof
 
+    if args.measure is not None and (not args.plan or args.measure < 1):
+        raise ConfigError("--measure goes with --plan and needs 1 step or more")
     check_config(load_config(args.config))
+    if args.plan:
+        config = load_config(args.config)
+        measured = measure_speeds(config, args.measure) if args.measure else None
+        print(describe_plan(config, measured))
+        return 0
     config, paths = open_run(args, makes="oof")
     print(describe_plan(config))
     ensure_competition(config)
@@ -103,7 +125,7 @@ VERBS = {
     "oof": Verb(
         "everything missing up to the out-of-fold slice table",
         f"cspine oof {DEMO}",
-        config_argument,
+        _oof_arguments,
         _oof,
     ),
 }

@@ -1,20 +1,22 @@
-"""What a run will cost before it starts: studies, disk and GPU hours.
+"""What a run will cost before it starts: studies, disk, GPU hours, and seconds in the kernel.
 
 In: a config. Out: text. Example: `print(describe_plan(config))`.
 
-Counts come from the competition folder where it exists, otherwise from the real training set. GPU
-hours rest on the two assumed speeds below, which `oof/<name>/models/*/*/run.json` replaces with
-measured seconds once a fold has run.
+Counts come from the competition folder where it exists, otherwise from the real training set. Hours
+and seconds rest on the two assumed speeds below, or on this machine's own (`vision.measure`).
 """
 
 import csv
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from cspine_kit.core.anatomy import REAL_MASKED, REAL_SLICES, REAL_STUDIES
 from cspine_kit.core.config import Config, GridConfig, ModelConfig
 from cspine_kit.core.paths import MASK_ENDINGS, Competition
 from cspine_kit.data.volumes.cache import COMPRESSED
+from cspine_kit.vision.measure import Speed
+from cspine_kit.vision.names import VERTEBRA
 
 REAL_COVERAGE_MM, SPINE_MM = 250.0, 140.0
 """Assumed length of a scan and of C1..C7, mm; with a step they give the slices a network sees."""
@@ -24,6 +26,12 @@ TRAIN_PER_S, PREDICT_PER_S = 150.0, 500.0
 on this machine; networks of other sizes scale it."""
 
 BASE_PX = 256
+
+WEEKLY_GPU_HOURS = 30.0
+"""What Kaggle gives a user in a week, of a T4 or of two at once."""
+
+KERNEL_HOURS, HIDDEN_STUDIES = 9.0, 1_500
+"""The competition's limit for a kernel and about the size of its hidden test: 21.6 s per study."""
 
 
 def _counts(config: Config) -> tuple[int, int, int, bool]:
@@ -41,19 +49,24 @@ def _counts(config: Config) -> tuple[int, int, int, bool]:
     return studies, round(REAL_SLICES / REAL_STUDIES * studies), masks, True
 
 
-def _hours(model: ModelConfig, studies: int, coverage_mm: float, predicted: int) -> float:
+def _speed(model: ModelConfig, measured: Speed | None) -> Speed:
+    """Patches per second: measured, or assumed at the network's size."""
     area = (model.size_px / BASE_PX) ** 2
-    trained = studies * model.drawn * model.epochs
-    seen = predicted * model.shown(coverage_mm)
-    return area * (trained / TRAIN_PER_S + seen / PREDICT_PER_S) / 3600.0
+    return measured or Speed(TRAIN_PER_S / area, PREDICT_PER_S / area)
 
 
 def _grid(grid: GridConfig) -> str:
     return f"{grid.side_px} px at {grid.spacing_mm} mm"
 
 
-def describe_plan(config: Config) -> str:
-    """A few lines: what is trained on what, the volumes' size against free disk, GPU hours."""
+def describe_plan(config: Config, measured: Mapping[str, Speed] | None = None) -> str:
+    """A few lines: what is trained on what, the volumes' size against free disk, GPU hours against
+    Kaggle's week, and the networks' seconds per study in the kernel against its limit.
+
+    Args:
+        config: of the run.
+        measured: speeds by network; assumed ones where there are none.
+    """
     studies, slices, masked, counted = _counts(config)
     n = config.folds.n
     volumes = config.volumes
@@ -61,11 +74,15 @@ def describe_plan(config: Config) -> str:
     coarse_gb = studies * REAL_COVERAGE_MM / volumes.coarse.spacing_mm * volumes.coarse.side_px**2
     fine_gb = slices * min(1.0, length_mm / REAL_COVERAGE_MM) * volumes.fine.side_px**2
     share = (n - 1) / n
-    hours = {
-        "vertebra": n * _hours(config.vertebra, round(masked * share), REAL_COVERAGE_MM, studies)
-    }
-    for name, model in config.members.items():
-        hours[name] = n * _hours(model, round(studies * share), SPINE_MM, round(studies / n))
+    hours, seconds, unit = {}, {}, "h here" if measured else "GPU h"
+    for name, model in config.networks.items():
+        first = name == VERTEBRA
+        speed = _speed(model, measured[name] if measured else None)
+        shown = model.shown(REAL_COVERAGE_MM if first else SPINE_MM)
+        trained = (masked if first else studies) * share * model.drawn * model.epochs
+        predicted = (n if first else 1) * studies * shown  # the vertebra stage looks at all of them
+        hours[name] = (n * trained / speed.train_per_s + predicted / speed.predict_per_s) / 3600
+        seconds[name] = n * config.kernel.views * shown / speed.predict_per_s
     place = config.competition.dir
     while not place.exists():
         place = place.parent
@@ -82,10 +99,20 @@ def describe_plan(config: Config) -> str:
         lines.append(
             f"  {name}: {network.backbone} ({pretrained}), "
             f"{network.channels} x {network.size_px} px, {network.epochs} epochs x {n} folds, "
-            f"about {hours[name]:.1f} GPU h"
+            f"about {hours[name]:.3g} {unit}; {seconds[name]:.1f} s per study in the kernel"
         )
-    lines.append(
-        f"  total about {sum(hours.values()):.1f} GPU h, assuming {TRAIN_PER_S:.0f} training and "
-        f"{PREDICT_PER_S:.0f} inference stacks per second and GPU at {BASE_PX} px"
+    total, each = sum(hours.values()), sum(seconds.values())
+    told = (
+        "measured on this machine"
+        if measured
+        else f"assuming {TRAIN_PER_S:.0f} training and {PREDICT_PER_S:.0f} inference stacks per "
+        f"second and GPU at {BASE_PX} px (cspine oof --plan --measure times this machine)"
     )
+    limit = KERNEL_HOURS * 3600 / HIDDEN_STUDIES
+    lines += [
+        f"  total about {total:.3g} {unit}, {told}; "
+        f"Kaggle gives {WEEKLY_GPU_HOURS:.0f} GPU h a week",
+        f"  {each:.1f} s of networks per study in the kernel, of {limit:.1f} s that "
+        f"{HIDDEN_STUDIES:,} studies in {KERNEL_HOURS:.0f} h leave for everything",
+    ]
     return "\n".join(lines)

@@ -61,9 +61,10 @@ def describe_plan(config: Config) -> str:
     coarse_gb = studies * REAL_COVERAGE_MM / volumes.coarse.spacing_mm * volumes.coarse.side_px**2
     fine_gb = slices * min(1.0, length_mm / REAL_COVERAGE_MM) * volumes.fine.side_px**2
     share = (n - 1) / n
-    hours = {
-        "vertebra": n * _hours(config.vertebra, round(masked * share), REAL_COVERAGE_MM, studies)
-    }
+    hours: dict[str, float] = {}
+    for name, model in config.trained.items():
+        learned = studies if name in config.teachers else masked
+        hours[name] = n * _hours(model, round(learned * share), REAL_COVERAGE_MM, studies)
     for name, model in config.members.items():
         hours[name] = n * _hours(model, round(studies * share), SPINE_MM, round(studies / n))
     place = config.competition.dir
@@ -77,7 +78,7 @@ def describe_plan(config: Config) -> str:
         f"fine {_grid(volumes.fine)}, about {fine_gb / 1e9:.1f} GB; about {COMPRESSED:.0%} of that "
         f"on disk ({free_gb:.0f} GB free)",
     ]
-    for name, network in config.networks.items():
+    for name, network in config.trained.items():
         pretrained = "pretrained" if network.pretrained else "from scratch"
         lines.append(
             f"  {name}: {network.backbone} ({pretrained}), "

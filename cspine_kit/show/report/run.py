@@ -24,6 +24,7 @@ from cspine_kit.core.paths import KERNEL_LOG, RESULTS, SUBMISSION, RunPaths
 from cspine_kit.core.runs import read_json
 from cspine_kit.core.tables import MASK_COLUMNS, read_table
 from cspine_kit.infer.log import read_kernel_log
+from cspine_kit.show.presence import judge_presence
 from cspine_kit.show.report.figure import PLAIN_COLOR, SHIPS_COLOR, member_colors
 from cspine_kit.show.report.scan import Scan, read_scan
 from cspine_kit.vision.lineage import check_lineage
@@ -173,6 +174,15 @@ class Run:
         if table is None:
             return None
         return table[(table["fold"] == table["model_fold"]) & table["member"].isin(names)]
+
+    @cached_property
+    def judged(self) -> Table:
+        """What headers, networks and decode say of the masked studies' slices."""
+        if self.stage is None or self.masked is None or self.studies is None:
+            return None
+        names = list(self.config.stage)
+        found = judge_presence(self.slices, self.studies, self.stage, names, seed=self.config.seed)
+        return found or None
 
     @cached_property
     def levels(self) -> Table:

@@ -167,25 +167,24 @@ def stage_rows(view: StudyView, visible: FloatArray, boxes: FloatArray) -> pd.Da
     return rows
 
 
-def combined(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
+def combined(parts: Sequence[pd.DataFrame], on: pd.DataFrame | None = None) -> pd.DataFrame:
     """What several networks say of one study as if it were one: the mean of their log-odds and of
-    their boxes, on the slices of the first; another network's are linear in z between its own.
+    their boxes, linear in z between a network's own slices.
 
     Args:
         parts: rows of table `vertebra` by each network, from the head down; at least one.
+        on: rows whose slices are spoken of; the first network's by default.
     """
-    first, *others = parts
-    if not others:
-        return first
+    on = parts[0] if on is None else on
+    if len(parts) == 1 and parts[0] is on:
+        return on
     columns = [*VERTEBRA_COLUMNS, *SPINE_BOX_COLUMNS]
-    at = -first["at_mm"].to_numpy()
-    total = first[columns].to_numpy(np.float64, copy=True)
-    for other in others:
-        own = -other["at_mm"].to_numpy()
+    at, total = -on["at_mm"].to_numpy(), np.zeros((len(on), len(columns)))
+    for part in parts:
+        own = -part["at_mm"].to_numpy()
         for k, column in enumerate(columns):
-            total[:, k] += np.interp(at, own, other[column].to_numpy(np.float64))
-    mean = pd.DataFrame(total / len(parts), columns=columns, index=first.index)
-    return first.assign(**mean)
+            total[:, k] += np.interp(at, own, part[column].to_numpy(np.float64))
+    return on.assign(**pd.DataFrame(total / len(parts), columns=columns, index=on.index))
 
 
 def decode_study(rows: pd.DataFrame) -> pd.DataFrame:

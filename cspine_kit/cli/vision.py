@@ -58,6 +58,7 @@ def _oof(args: argparse.Namespace) -> int:
     from cspine_kit.core.resolved import finish
     from cspine_kit.data.stages import prepare
     from cspine_kit.show.plan import describe_plan
+    from cspine_kit.show.presence import describe_presence, write_presence
     from cspine_kit.vision.check import check_config
     from cspine_kit.vision.measure import measure_speeds
     from cspine_kit.vision.oof import run_oof
@@ -77,6 +78,7 @@ def _oof(args: argparse.Namespace) -> int:
 
     left_out = summary(run_oof(config, paths))
     finish(config, paths, "oof")
+    print(describe_presence(write_presence(config, paths)))
     print(f"out-of-fold slice table in {paths.table('oof_slices')}")
     if left_out:
         print(f"{left_out}\n  all of them: {paths.table('failures')}")

@@ -26,6 +26,7 @@ Stage = Literal["oof", "stack"]
 PARTS: dict[Stage, tuple[str, ...]] = {
     "oof": (
         *("seed", "competition", "exclude", "folds", "vertebra", "members"),
+        "vertebra_members",
         *("training.precision", "volumes.curve", "volumes.coarse", "volumes.fine", "kernel.views"),
     ),
     "stack": ("stack",),

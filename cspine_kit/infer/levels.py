@@ -107,7 +107,7 @@ class StudyLevels:
 
 
 def study_levels(folder: Path, bundle: Path) -> StudyLevels:
-    """Levels of one study: the ensemble's vertebra models averaged on their logits, decoded once.
+    """Levels of one study: the log-odds of all vertebra models averaged, decoded once.
 
     Raises:
         StudyError: nothing in the folder can be read, or it has no slice.
@@ -115,17 +115,14 @@ def study_levels(folder: Path, bundle: Path) -> StudyLevels:
     """
     from cspine_kit.infer.ensemble import Ensemble
     from cspine_kit.vision.predict import predict
-    from cspine_kit.vision.tasks.vertebra import decode_study
+    from cspine_kit.vision.tasks.vertebra import combined, decode_study
 
     with tempfile.TemporaryDirectory() as scratch:
         ensemble = Ensemble(open_bundle(bundle, Path(scratch)))
         volumes, geometry = read_both(folder, ensemble.config.volumes)
         batch = ensemble.config.kernel.batch_size
-        models = dict(enumerate(ensemble.vertebra))
+        models = ensemble.stage(range(ensemble.config.folds.n))
         said = predict(models, volumes.coarse, None, batch)
-        rows = [one.require() for one in said.values()]
-    mean = sum(frame.to_numpy(dtype=np.float64) for frame in rows) / len(rows)
-    averaged = pd.DataFrame(mean, columns=rows[0].columns)
-    averaged["at_mm"] = rows[0]["at_mm"].to_numpy()
+        averaged = combined([one.require() for one in said.values()])
     line = mean_of(list(ensemble.calibrations.values()))
     return StudyLevels(volumes.fine, line.applied(decode_study(averaged)), geometry)

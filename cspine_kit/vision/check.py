@@ -18,7 +18,8 @@ def check_config(config: Config) -> None:
     """
     check_training(config.training)
     for name, network in config.networks.items():
-        place = name if name == VERTEBRA else f"members.{name}"
+        holder = "members" if name in config.members else "vertebra_members"
+        place = name if name == VERTEBRA else f"{holder}.{name}"
         check_backbone(network, place)
         if network.weights is not None and not network.weights.exists():
             raise ConfigError(f"{place}.weights: {network.weights} is not there")

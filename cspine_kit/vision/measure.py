@@ -120,7 +120,7 @@ def measure_speeds(config: Config, steps: int) -> dict[str, Speed]:
     """
     study = MadeUp.of(config)
     found = {}
-    for name, network in tqdm(config.networks.items(), desc="measuring", unit="network"):
+    for name, network in tqdm(config.trained.items(), desc="measuring", unit="network"):
         found[name] = _speed(network, study, config.training, config.kernel.batch_size, steps)
     return found
 

@@ -51,7 +51,7 @@ def test_members_inherit_the_model_section():
         (lambda raw: raw["model"].update(field_mm=500), "larger than volumes.fine.field_mm"),
         (lambda raw: raw.update(name="../up"), "name"),
         (lambda raw: raw.pop("volumes"), "volumes: Field required"),
-        (lambda raw: raw["vertebra"].update(visible_loss=2), "for kind 'vertebra', only for ['sl"),
+        (lambda raw: raw["vertebra"].update(visible_loss=2), "for kind 'vertebra', only for ['se"),
         (lambda raw: raw["vertebra"].update(fracture=1), "unknown key 'vertebra.fracture'"),
         (lambda raw: raw["members"].update(a={"kind": "level"}), "'study']; did you mean 'levels'"),
         (lambda raw: raw["levels"].update(slices_per_level=1), "'gru' does nothing with slices_pe"),

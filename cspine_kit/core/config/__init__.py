@@ -6,7 +6,7 @@ In: a YAML file. Out: a frozen `Config`. Example::
 """
 
 from cspine_kit.core.config.competition import CompetitionConfig, FoldsConfig, PhantomConfig
-from cspine_kit.core.config.config import RESERVED, Config
+from cspine_kit.core.config.config import RESERVED, Config, round_name
 from cspine_kit.core.config.load import load_config, merge, parse_config, resolved_yaml
 from cspine_kit.core.config.machine import ExecutionConfig, TrainingConfig
 from cspine_kit.core.config.networks import (
@@ -18,7 +18,10 @@ from cspine_kit.core.config.networks import (
     MemberConfig,
     ModelConfig,
     Network,
+    SegmentConfig,
     SlicesConfig,
+    StageConfig,
+    StageMember,
     StudyConfig,
     VertebraConfig,
     parse_network,
@@ -49,8 +52,11 @@ __all__ = [
     "Network",
     "PhantomConfig",
     "Section",
+    "SegmentConfig",
     "SlicesConfig",
     "StackConfig",
+    "StageConfig",
+    "StageMember",
     "StudyConfig",
     "TrainingConfig",
     "VertebraConfig",
@@ -60,4 +66,5 @@ __all__ = [
     "parse_config",
     "parse_network",
     "resolved_yaml",
+    "round_name",
 ]

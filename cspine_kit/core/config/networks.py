@@ -116,10 +116,9 @@ class ModelConfig(Section):
         return self
 
 
-class VertebraConfig(ModelConfig):
-    """The vertebra stage: which of C1..C7 a slice shows, and where the spine is."""
+class StageConfig(ModelConfig):
+    """What every network of the vertebra stage has."""
 
-    kind: Literal["vertebra"] = "vertebra"
     slices_per_study: Count
     upside_down: Share
 
@@ -127,6 +126,33 @@ class VertebraConfig(ModelConfig):
     def drawn(self) -> float:
         """Patches of a study in each epoch of a training."""
         return self.slices_per_study
+
+
+class VertebraConfig(StageConfig):
+    """A network of the vertebra stage: which of C1..C7 a slice shows, and where the spine is."""
+
+    kind: Literal["vertebra"] = "vertebra"
+    target: Literal["presence", "area"] = "presence"
+    thoracic_loss: NotNegative = 0.0
+    rounds: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _rounds_teach_presence(self) -> "VertebraConfig":
+        if self.rounds and self.target != "presence":
+            raise ValueError(
+                "rounds: pseudo-labels are probabilities of presence; set target: presence, or "
+                "rounds: 0"
+            )
+        return self
+
+
+class SegmentConfig(StageConfig):
+    """A network of the vertebra stage that draws C1..C7 pixel by pixel."""
+
+    kind: Literal["segment"] = "segment"
+    upside_down: Share = 0.0
+    decoder_width: Count = 16
+    visible_loss: NotNegative = 0.5
 
 
 class MemberConfig(ModelConfig):
@@ -243,9 +269,15 @@ MEMBERS: dict[str, type[MemberConfig]] = {
 }
 """Kinds of members; the first one is meant where none is named."""
 
-KINDS: dict[str, type[ModelConfig]] = {"vertebra": VertebraConfig, **MEMBERS}
+StageMember = Annotated[VertebraConfig | SegmentConfig, Field(discriminator="kind")]
+"""Any of the vertebra stage's networks."""
 
-Network = VertebraConfig | SlicesConfig | LevelsConfig | StudyConfig
+STAGE: dict[str, type[ModelConfig]] = {"vertebra": VertebraConfig, "segment": SegmentConfig}
+"""Kinds of the vertebra stage; the first one is meant where none is named."""
+
+KINDS: dict[str, type[ModelConfig]] = {**STAGE, **MEMBERS}
+
+Network = VertebraConfig | SegmentConfig | SlicesConfig | LevelsConfig | StudyConfig
 """Any of them."""
 
 _NETWORK: TypeAdapter[Network] = TypeAdapter(Annotated[Network, Field(discriminator="kind")])

@@ -34,7 +34,7 @@ EXPLAINED, CURVES = 3, 3
 
 MAKERS = {
     **dict.fromkeys(("studies", "slices", "train"), "make oof"),
-    **dict.fromkeys(("folds", "scans", "masked", "vertebra", "levels"), "make oof"),
+    **dict.fromkeys(("folds", "scans", "masked", "vertebra", "judged", "levels"), "make oof"),
     **dict.fromkeys(("oof_slices", "axial", "vertebra_history", "member_history"), "make oof"),
     **dict.fromkeys(("predictions", "scores", "worth", "operating"), "make stack"),
     **dict.fromkeys(("contributions", "effort"), "make stack"),
@@ -182,8 +182,13 @@ SECTIONS: dict[str, tuple[Plan, ...]] = {
         Plan("Levels slice by slice", ("train", "vertebra", "levels"), _level_curves),
         Plan(
             "Confusion of presence",
-            ("vertebra", "masked"),
-            lambda run: vertebra.presence(vertebra.mask_and_model(run.vertebra, run.masked)),
+            ("judged",),
+            lambda run: vertebra.confusion(run.judged),
+        ),
+        Plan(
+            "Presence by headers, networks and decode",
+            ("judged",),
+            lambda run: vertebra.presence(run.judged),
         ),
         Plan(
             "Error of the centers",

@@ -8,7 +8,8 @@ In: a `ModelConfig`. Out: a module from pixels to features, and the number of fe
 
 import difflib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import timm
@@ -16,7 +17,7 @@ import torch
 import torchvision
 from torch import nn
 
-from cspine_kit.core.config import MemberConfig, ModelConfig
+from cspine_kit.core.config import MemberConfig, ModelConfig, SegmentConfig
 from cspine_kit.core.errors import ConfigError, DataError
 
 BASIC_WIDTHS = (32, 64, 128, 256)
@@ -140,6 +141,9 @@ def check_backbone(config: ModelConfig, place: str) -> None:
             f"{place}.pretrained: false"
         )
     shape = (2, config.channels, config.size_px, config.size_px)
+    if isinstance(config, SegmentConfig):
+        _check_maps(config, key, shape)
+        return
     try:
         features, width = _features(config, shape)
     except Exception as error:
@@ -150,6 +154,24 @@ def check_backbone(config: ModelConfig, place: str) -> None:
         _check_map(config, place, shape)
     if features != (2, width):
         raise ConfigError(f"{key}: {name!r} gives {features[1:]} in place of {width} features")
+
+
+def _check_maps(config: ModelConfig, key: str, shape: tuple[int, ...]) -> None:
+    """Refuse a backbone that gives no maps of several resolutions.
+
+    Raises:
+        ConfigError: names the key.
+    """
+    try:
+        encoder: Any = create_encoder(config, pretrained=False)[0].to("meta").eval()
+        with torch.inference_mode():
+            maps = encoder(torch.empty(shape, device="meta"))
+    except Exception as error:
+        raise ConfigError(
+            f"{key}: {config.backbone!r} is no encoder of a U-Net: {error}"
+        ) from error
+    if [found.shape[1] for found in maps] != encoder.feature_info.channels():
+        raise ConfigError(f"{key}: {config.backbone!r} has its channels elsewhere than a U-Net")
 
 
 def _check_map(config: ModelConfig, place: str, shape: tuple[int, ...]) -> None:
@@ -192,15 +214,41 @@ def create_backbone(config: ModelConfig, *, pretrained: bool) -> tuple[nn.Module
     Raises:
         DataError: pretrained weights cannot be had.
     """
-    try:
+    with _weights_of(config.backbone, pretrained=pretrained):
         return _create(config.backbone, config.channels, pretrained=pretrained)
+
+
+@contextmanager
+def _weights_of(name: str, *, pretrained: bool) -> Iterator[None]:
+    """Say what to do where pretrained weights cannot be had."""
+    try:
+        yield
     except (OSError, RuntimeError) as error:
         if not pretrained:
             raise
         raise DataError(
-            f"pretrained weights of {config.backbone} cannot be loaded: {error}; name a "
-            ".safetensors file in weights:, or set pretrained: false"
+            f"pretrained weights of {name} cannot be loaded: {error}; name a .safetensors file in "
+            "weights:, or set pretrained: false"
         ) from error
+
+
+def create_encoder(config: ModelConfig, *, pretrained: bool) -> tuple[nn.Module, int]:
+    """The backbone as the maps of all its resolutions, and the width of the coarsest.
+
+    Raises:
+        ConfigError: only convolutional networks of timm give them.
+        DataError: pretrained weights cannot be had.
+    """
+    if not timm.is_model(config.backbone):
+        raise ConfigError(
+            f"{config.backbone!r} gives no maps of several resolutions; take one of timm's "
+            "convolutional networks"
+        )
+    with _weights_of(config.backbone, pretrained=pretrained):
+        made: Any = timm.create_model(
+            config.backbone, pretrained=pretrained, in_chans=config.channels, features_only=True
+        )
+    return made, int(made.feature_info.channels()[-1])
 
 
 def _create(name: str, in_chans: int, *, pretrained: bool) -> tuple[nn.Module, int]:

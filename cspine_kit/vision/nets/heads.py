@@ -46,18 +46,27 @@ class Network(nn.Module, ABC):
         super().__init__()
         self.config = config
         self.widths = dict(heads)
-        self.backbone, self.width = create_backbone(config, pretrained=pretrained)
+        self.backbone, self.width = self._backbone(pretrained=pretrained)
         self.drop = nn.Dropout(config.drop_rate)
         self.heads = nn.ModuleDict()
         if learns_masks(config):
             self.heads[MASK] = nn.Conv2d(self.backbone.num_features, 1, 1)
 
+    def _backbone(self, *, pretrained: bool) -> tuple[nn.Module, int]:
+        """What looks at a patch, and the width of what it finds."""
+        return create_backbone(self.config, pretrained=pretrained)
+
+    def pixels(self, stack: torch.Tensor) -> torch.Tensor:
+        """Units (b, patches, channels, h, w) in 0..255 as the backbone takes them, (b x patches,
+        channels, h, w)."""
+        dtype = next(self.parameters()).dtype
+        pixels = (stack.flatten(0, 1).to(dtype) / 255.0 - PIXEL_MEAN) / PIXEL_STD
+        return pixels.contiguous(memory_format=torch.channels_last)
+
     def features(self, stack: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Map units (b, patches, channels, h, w) in 0..255 to (b, patches, features), and in
         training to mask logits (b, patches, h', w') where they are learned."""
-        dtype = next(self.parameters()).dtype
-        pixels = (stack.flatten(0, 1).to(dtype) / 255.0 - PIXEL_MEAN) / PIXEL_STD
-        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        pixels = self.pixels(stack)
         masks = {}
         if MASK in self.heads and self.training:
             seen = self.backbone.forward_features(pixels)

@@ -78,6 +78,11 @@ class Task(ABC):
         self.config = config
 
     @property
+    def outputs(self) -> dict[str, int]:
+        """Widths of the heads that this config asks for."""
+        return self.heads
+
+    @property
     def sight(self) -> str:
         """Equal for networks that see the same patches of every study."""
         seen = {"in_chans", "stack_step_mm", "slice_step_mm", "field_mm", "size_px", "windows"}
@@ -108,7 +113,7 @@ class Task(ABC):
     def blank(self, batch: Batch) -> Batch:
         """Outputs that say nothing: from them the weights of the losses are known."""
         some = next(iter(batch.values()))
-        said = {n: torch.zeros(len(some), w, device=some.device) for n, w in self.heads.items()}
+        said = {n: torch.zeros(len(some), w, device=some.device) for n, w in self.outputs.items()}
         return said | {name: batch[name].float() for name in (MASK,) if name in batch}
 
     @abstractmethod

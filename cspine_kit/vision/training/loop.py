@@ -126,7 +126,7 @@ class _Run:
         torch.manual_seed(derive_seed(self.seed, "init"))
         task = task_of(config)
         fresh = state is None and config.weights is None
-        model: Any = build_net(config, task.heads, pretrained=config.pretrained and fresh)
+        model: Any = build_net(config, task.outputs, pretrained=config.pretrained and fresh)
         if state is None:
             taken = [take_weights(model, config.weights)] if config.weights else []
             self.progress.started_from = taken + start_from(model, start)

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from cspine_kit.core.anatomy import LEVELS
+from cspine_kit.core.config import VolumeConfig
 from cspine_kit.core.errors import ArtifactError
 from cspine_kit.data.volumes.patch import Patch
 from cspine_kit.data.volumes.volume import Volume, nearest_slices
@@ -130,7 +131,8 @@ def study_heat(
 ) -> list[Heat]:
     """Where networks looked on some slices, level by level.
 
-    Networks that see other planes than axial ones are left out: their patches lie on no slice.
+    Networks that see other planes than axial ones are left out, for their patches lie on no slice,
+    and those in three dimensions, whose maps of features do not either.
 
     Args:
         models: by member and fold.
@@ -146,8 +148,9 @@ def study_heat(
         if fold not in levels:
             continue
         view = task_of(model.config).view(volume, levels[fold])
-        if view.patches[0].plane != "axial":
-            log.info("no heat of %s: it sees %s planes", member, view.patches[0].plane)
+        seen = "3D" if isinstance(model.config, VolumeConfig) else view.patches[0].plane
+        if seen != "axial":
+            log.info("no heat of %s: it sees %s planes", member, seen)
             continue
         each = len(view.patches) // len(view)
         at = nearest_slices(volume.z_mm, np.array([p.center_mm[0] for p in view.patches]))

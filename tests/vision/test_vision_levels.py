@@ -27,7 +27,8 @@ from cspine_kit.vision.training.losses import batch_weights, loss_of
 SMALL = {"backbone": "tiny_cnn", "in_chans": 3, "stack_step_mm": 2.0, "field_mm": 40.0}
 SMALL |= {"size_px": 16, "slices_per_level": 3, "slice_step_mm": 4.0, "hidden": 8, "epochs": 1}
 FAST = {"epochs": 20, "batch_size": 4, "lr": 0.01, "others_share": 0.5}
-KINDS = ("levels", "study")
+KINDS = ("levels", "study", "volume")
+USUAL = {"volume": {"backbone": "tiny_3d", "in_chans": 1}}
 SEQUENCES = ("gru", "attention")
 PLANES = ("axial", "sagittal", "coronal")
 
@@ -37,7 +38,7 @@ def _small(config):
     """`small(kind, **changes)`: a network that looks at 3 stacks of a vertebra."""
 
     def make(kind, **changes):
-        return getattr(config, kind).model_copy(update=SMALL | changes)
+        return getattr(config, kind).model_copy(update=SMALL | USUAL.get(kind, {}) | changes)
 
     return make
 

@@ -7,7 +7,14 @@ In: a YAML file. Out: a frozen `Config`. Example::
 
 from cspine_kit.core.config.competition import CompetitionConfig, FoldsConfig, PhantomConfig
 from cspine_kit.core.config.config import RESERVED, Config
-from cspine_kit.core.config.load import load_config, merge, parse_config, resolved_yaml
+from cspine_kit.core.config.load import (
+    load_config,
+    merge,
+    parse_config,
+    read_config,
+    read_yaml,
+    resolved_yaml,
+)
 from cspine_kit.core.config.machine import ExecutionConfig, TrainingConfig
 from cspine_kit.core.config.networks import (
     KINDS,
@@ -21,6 +28,7 @@ from cspine_kit.core.config.networks import (
     SlicesConfig,
     StudyConfig,
     VertebraConfig,
+    VolumeConfig,
     parse_network,
 )
 from cspine_kit.core.config.section import Section
@@ -54,10 +62,13 @@ __all__ = [
     "StudyConfig",
     "TrainingConfig",
     "VertebraConfig",
+    "VolumeConfig",
     "VolumesConfig",
     "load_config",
     "merge",
     "parse_config",
     "parse_network",
+    "read_config",
+    "read_yaml",
     "resolved_yaml",
 ]

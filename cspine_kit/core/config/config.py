@@ -16,6 +16,7 @@ from cspine_kit.core.config.networks import (
     SlicesConfig,
     StudyConfig,
     VertebraConfig,
+    VolumeConfig,
 )
 from cspine_kit.core.config.section import Name, Section
 from cspine_kit.core.config.ship import BundleConfig, KernelConfig
@@ -52,6 +53,7 @@ class Config(Section):
     vertebra: VertebraConfig
     levels: LevelsConfig
     study: StudyConfig
+    volume: VolumeConfig
     members: Annotated[dict[Name, Member], Field(min_length=1)]
     training: TrainingConfig
     stack: StackConfig

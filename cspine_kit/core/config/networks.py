@@ -1,6 +1,7 @@
 """Networks and their training: a class for each kind, with the keys that do something for it.
 
-In: the sections `model`, `vertebra`, `levels`, `study` and `members`. Out: their values. Example::
+In: the sections `model`, `vertebra`, those named like kinds, and `members`. Out: their values.
+Example::
 
     config.vertebra.kind, [member.kind for member in config.members.values()]
 
@@ -233,19 +234,28 @@ class StudyConfig(LevelsConfig):
     study_loss: Positive
 
 
-Member = Annotated[SlicesConfig | LevelsConfig | StudyConfig, Field(discriminator="kind")]
+class VolumeConfig(LevelsConfig):
+    """A member that scores one vertebra from all its planes at once, in three dimensions."""
+
+    kind: Literal["volume"] = "volume"  # type: ignore[assignment]
+
+
+Member = Annotated[
+    SlicesConfig | LevelsConfig | StudyConfig | VolumeConfig, Field(discriminator="kind")
+]
 """Any of the fracture stage's networks."""
 
 MEMBERS: dict[str, type[MemberConfig]] = {
     "slices": SlicesConfig,
     "levels": LevelsConfig,
     "study": StudyConfig,
+    "volume": VolumeConfig,
 }
 """Kinds of members; the first one is meant where none is named."""
 
 KINDS: dict[str, type[ModelConfig]] = {"vertebra": VertebraConfig, **MEMBERS}
 
-Network = VertebraConfig | SlicesConfig | LevelsConfig | StudyConfig
+Network = VertebraConfig | SlicesConfig | LevelsConfig | StudyConfig | VolumeConfig
 """Any of them."""
 
 _NETWORK: TypeAdapter[Network] = TypeAdapter(Annotated[Network, Field(discriminator="kind")])

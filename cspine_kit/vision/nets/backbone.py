@@ -8,7 +8,8 @@ In: a `ModelConfig`. Out: a module from pixels to features, and the number of fe
 
 import difflib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import timm
@@ -192,8 +193,19 @@ def create_backbone(config: ModelConfig, *, pretrained: bool) -> tuple[nn.Module
     Raises:
         DataError: pretrained weights cannot be had.
     """
-    try:
+    with loading(config, pretrained=pretrained):
         return _create(config.backbone, config.channels, pretrained=pretrained)
+
+
+@contextmanager
+def loading(config: ModelConfig, *, pretrained: bool) -> Iterator[None]:
+    """Say what to do where pretrained weights cannot be had.
+
+    Raises:
+        DataError: they cannot.
+    """
+    try:
+        yield
     except (OSError, RuntimeError) as error:
         if not pretrained:
             raise
@@ -248,8 +260,10 @@ def _widened(conv: Any, in_chans: int) -> nn.Conv2d:
 def fit_channels(weight: torch.Tensor, in_chans: int) -> torch.Tensor:
     """A first convolution's weight (out, in, h, w) for another number of channels.
 
-    Channels repeat in turn, scaled so that alike channels give the same sum, as in timm.
+    Of volumes too, (out, in, z, h, w). Channels repeat in turn, scaled so that alike channels give
+    the same sum, as in timm.
     """
     have = weight.shape[1]
-    repeated = weight.repeat(1, math.ceil(in_chans / have), 1, 1)[:, :in_chans]
+    times = (1, math.ceil(in_chans / have), *([1] * (weight.ndim - 2)))
+    repeated = weight.repeat(times)[:, :in_chans]
     return repeated * (have / in_chans)

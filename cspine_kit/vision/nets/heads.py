@@ -9,7 +9,7 @@ Example::
 """
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -35,29 +35,40 @@ class Network(nn.Module, ABC):
     Attributes:
         config: its section of the config.
         widths: of its heads, as its task names them.
+        layout: of pixels and filters in memory.
         heads: everything behind the backbone. Where the config asks for it, "mask" finds C1 to C7
             on the last feature map: a second target that training alone knows.
     """
 
     backbone: Any
     heads: nn.ModuleDict
+    layout: ClassVar[torch.memory_format] = torch.channels_last
 
     def __init__(self, config: Any, heads: dict[str, int], *, pretrained: bool) -> None:
         super().__init__()
         self.config = config
         self.widths = dict(heads)
-        self.backbone, self.width = create_backbone(config, pretrained=pretrained)
+        self.backbone, self.width = self._backbone(pretrained=pretrained)
         self.drop = nn.Dropout(config.drop_rate)
         self.heads = nn.ModuleDict()
         if learns_masks(config):
-            self.heads[MASK] = nn.Conv2d(self.backbone.num_features, 1, 1)
+            self.heads[MASK] = self._mask_head()
+
+    def _backbone(self, *, pretrained: bool) -> tuple[nn.Module, int]:
+        return create_backbone(self.config, pretrained=pretrained)
+
+    def _mask_head(self) -> nn.Module:
+        return nn.Conv2d(self.backbone.num_features, 1, 1)
+
+    def pixels(self, stack: torch.Tensor) -> torch.Tensor:
+        """Units in 0..255 as the backbone takes their values."""
+        dtype = next(self.parameters()).dtype
+        return (stack.to(dtype) / 255.0 - PIXEL_MEAN) / PIXEL_STD
 
     def features(self, stack: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Map units (b, patches, channels, h, w) in 0..255 to (b, patches, features), and in
         training to mask logits (b, patches, h', w') where they are learned."""
-        dtype = next(self.parameters()).dtype
-        pixels = (stack.flatten(0, 1).to(dtype) / 255.0 - PIXEL_MEAN) / PIXEL_STD
-        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        pixels = self.pixels(stack.flatten(0, 1)).contiguous(memory_format=self.layout)
         masks = {}
         if MASK in self.heads and self.training:
             seen = self.backbone.forward_features(pixels)

@@ -5,9 +5,17 @@ In: a network's section of the config, its task's heads. Out: a `Network`. Examp
     build_net(config.vertebra, {"visible": 7, "box": 4}, pretrained=False)
 """
 
-from cspine_kit.core.config import LevelsConfig, ModelConfig
+from cspine_kit.core.config import LevelsConfig, ModelConfig, VolumeConfig
+from cspine_kit.vision.nets.backbone import is_backbone
 from cspine_kit.vision.nets.heads import Network, SliceModel
 from cspine_kit.vision.nets.sequence import SequenceModel
+from cspine_kit.vision.nets.volume3d import NAMES, VolumeModel
+
+
+def is_known(config: ModelConfig) -> bool:
+    """True where a network's backbone can be built without asking a hub or a folder."""
+    name = config.backbone
+    return name in NAMES if isinstance(config, VolumeConfig) else is_backbone(name)
 
 
 def build_net(config: ModelConfig, heads: dict[str, int], *, pretrained: bool) -> Network:
@@ -16,5 +24,7 @@ def build_net(config: ModelConfig, heads: dict[str, int], *, pretrained: bool) -
     Raises:
         DataError: pretrained weights cannot be had.
     """
-    net = SequenceModel if isinstance(config, LevelsConfig) else SliceModel
+    net: type[Network] = SliceModel
+    if isinstance(config, LevelsConfig):
+        net = VolumeModel if isinstance(config, VolumeConfig) else SequenceModel
     return net(config, heads, pretrained=pretrained)

@@ -19,6 +19,7 @@ TASKS: dict[str, Callable[[Any], Task]] = {
     "slices": SlicesTask,
     "levels": LevelsTask,
     "study": StudyTask,
+    "volume": LevelsTask,
 }
 
 

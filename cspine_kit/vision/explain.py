@@ -88,7 +88,9 @@ def last_map(model: nn.Module, batch: torch.Tensor) -> tuple[nn.Module, bool]:
             if min(sides) > 1:
                 found.append((layer, last))
 
-    leaves = [m for m in model.modules() if not list(m.children())]
+    # Maps behind the backbone, of boxes, have no part in what is said of a vertebra.
+    seeing = getattr(model, "backbone", model)
+    leaves = [m for m in seeing.modules() if not list(m.children())]
     handles = [leaf.register_forward_hook(note) for leaf in leaves]
     try:
         with torch.no_grad():

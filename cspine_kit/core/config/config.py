@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from cspine_kit.core.config.competition import CompetitionConfig, FoldsConfig
 from cspine_kit.core.config.machine import ExecutionConfig, TrainingConfig
 from cspine_kit.core.config.networks import (
+    BoxesConfig,
     LevelsConfig,
     Member,
     ModelConfig,
@@ -54,6 +55,7 @@ class Config(Section):
     levels: LevelsConfig
     study: StudyConfig
     volume: VolumeConfig
+    boxes: BoxesConfig
     members: Annotated[dict[Name, Member], Field(min_length=1)]
     training: TrainingConfig
     stack: StackConfig

@@ -11,7 +11,7 @@ and `Member`, and give it a section in `Config`.
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, TypeAdapter, model_validator
 
@@ -240,8 +240,24 @@ class VolumeConfig(LevelsConfig):
     kind: Literal["volume"] = "volume"  # type: ignore[assignment]
 
 
+class BoxesConfig(MemberConfig):
+    """A member that finds fractures as boxes on axial slices, and judges the slices."""
+
+    kind: Literal["boxes"] = "boxes"
+    plane: ClassVar[Plane] = "axial"
+    slices_per_study: Count
+    fractured_share: Share
+    lesion_loss: Positive
+
+    @property
+    def drawn(self) -> float:
+        """Patches of a study in each epoch of a training."""
+        return self.slices_per_study
+
+
 Member = Annotated[
-    SlicesConfig | LevelsConfig | StudyConfig | VolumeConfig, Field(discriminator="kind")
+    SlicesConfig | LevelsConfig | StudyConfig | VolumeConfig | BoxesConfig,
+    Field(discriminator="kind"),
 ]
 """Any of the fracture stage's networks."""
 
@@ -250,12 +266,13 @@ MEMBERS: dict[str, type[MemberConfig]] = {
     "levels": LevelsConfig,
     "study": StudyConfig,
     "volume": VolumeConfig,
+    "boxes": BoxesConfig,
 }
 """Kinds of members; the first one is meant where none is named."""
 
 KINDS: dict[str, type[ModelConfig]] = {"vertebra": VertebraConfig, **MEMBERS}
 
-Network = VertebraConfig | SlicesConfig | LevelsConfig | StudyConfig | VolumeConfig
+Network = VertebraConfig | SlicesConfig | LevelsConfig | StudyConfig | VolumeConfig | BoxesConfig
 """Any of them."""
 
 _NETWORK: TypeAdapter[Network] = TypeAdapter(Annotated[Network, Field(discriminator="kind")])

@@ -17,7 +17,7 @@ import torch
 import torchvision
 from torch import nn
 
-from cspine_kit.core.config import MemberConfig, ModelConfig
+from cspine_kit.core.config import BoxesConfig, MemberConfig, ModelConfig
 from cspine_kit.core.errors import ConfigError, DataError
 
 BASIC_WIDTHS = (32, 64, 128, 256)
@@ -147,14 +147,16 @@ def check_backbone(config: ModelConfig, place: str) -> None:
         raise ConfigError(
             f"{key}: {name!r} cannot take {' x '.join(map(str, shape[1:]))} px: {error}"
         ) from error
-    if isinstance(config, MemberConfig) and config.mask_loss > 0:
-        _check_map(config, place, shape)
+    if isinstance(config, BoxesConfig):
+        _check_map(config, key, shape)
+    elif isinstance(config, MemberConfig) and config.mask_loss > 0:
+        _check_map(config, f"{place}.mask_loss", shape)
     if features != (2, width):
         raise ConfigError(f"{key}: {name!r} gives {features[1:]} in place of {width} features")
 
 
-def _check_map(config: ModelConfig, place: str, shape: tuple[int, ...]) -> None:
-    """Refuse a backbone without a feature map on which a mask could be learned.
+def _check_map(config: ModelConfig, key: str, shape: tuple[int, ...]) -> None:
+    """Refuse a backbone without a feature map on which a mask or a box could be learned.
 
     Raises:
         ConfigError: names the key.
@@ -166,8 +168,8 @@ def _check_map(config: ModelConfig, place: str, shape: tuple[int, ...]) -> None:
             found = tuple(backbone.forward_features(torch.empty(shape, device="meta")).shape)
     if len(found) != len(shape) or found[1] != backbone.num_features:
         raise ConfigError(
-            f"{place}.mask_loss: {config.backbone!r} has no feature map on which a mask could be "
-            "learned; take one of timm's convolutional networks, or set it to 0"
+            f"{key}: {config.backbone!r} has no feature map on which a mask or a box could be "
+            "learned; take one of timm's convolutional networks, or set mask_loss to 0"
         )
 
 

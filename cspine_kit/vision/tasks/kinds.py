@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cspine_kit.core.config import ModelConfig
+from cspine_kit.vision.tasks.boxes import BoxesTask
 from cspine_kit.vision.tasks.levels import LevelsTask, StudyTask
 from cspine_kit.vision.tasks.slices import SlicesTask
 from cspine_kit.vision.tasks.task import Task
@@ -20,6 +21,7 @@ TASKS: dict[str, Callable[[Any], Task]] = {
     "levels": LevelsTask,
     "study": StudyTask,
     "volume": LevelsTask,
+    "boxes": BoxesTask,
 }
 
 

@@ -80,6 +80,12 @@ def changed(config: Config, paths: RunPaths, *stages: Stage) -> tuple[str, ...]:
     return tuple(part for part in parts if _differs(raw, stored or {}, part))
 
 
+def differing(config: Config, other: Config) -> tuple[str, ...]:
+    """Parts in which two configs differ, of those that decide what a run folder holds."""
+    raw, theirs = (c.model_dump(mode="json") for c in (config, other))
+    return tuple(part for stage in STAGES for part in PARTS[stage] if _differs(raw, theirs, part))
+
+
 def begin(config: Config, paths: RunPaths, stage: Stage) -> None:
     """Take out of the record what is about to be made anew."""
     stored = _stored(paths)

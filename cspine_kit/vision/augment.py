@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from cspine_kit.core.anatomy import N_LEVELS
 from cspine_kit.core.config import (
+    BoxesConfig,
     LevelsConfig,
     ModelConfig,
     SlicesConfig,
@@ -56,6 +57,10 @@ def mirrored_outputs(
     outputs: dict[str, torch.Tensor], config: ModelConfig
 ) -> dict[str, torch.Tensor]:
     """What a network says of mirrored units, in the order of the units as they were."""
+    if isinstance(config, BoxesConfig):
+        left, above, right, below = outputs["extent"].flip(-1).unbind(dim=1)
+        extent = torch.stack([right, above, left, below], dim=1)
+        return {**outputs, "center": outputs["center"].flip(-1), "extent": extent}
     if not (is_sagittal(config) and isinstance(config, LevelsConfig)):
         return outputs
     turned = {name: _backward(outputs[name], config) for name in ("slice", "visible")}

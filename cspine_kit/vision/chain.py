@@ -112,8 +112,12 @@ class FoldChain:
             uid: [grid, self._levels_key(uid), masks[uid], labels[uid]]
             for uid in self.inputs.studies_of(self.fold, training=True)
         }
-        members = self.config.members.items()
-        return {name: self._model_key(name, model, studies) for name, model in members}
+        boxes = self.inputs.boxes
+        boxed = {uid: [*known, boxes[uid]] for uid, known in studies.items()}
+        return {
+            name: self._model_key(name, model, boxed if task_of(model).reads_boxes else studies)
+            for name, model in self.config.members.items()
+        }
 
     def _fracture_rows_key(self, member: str, uid: str) -> str:
         version = task_of(self.config.members[member]).rows_version

@@ -3,10 +3,11 @@
 In: a config. Out: nothing, or an error. Example: `check_config(config)`.
 """
 
-from cspine_kit.core.config import Config
+from cspine_kit.core.config import Config, VolumeConfig
 from cspine_kit.core.errors import ConfigError
 from cspine_kit.vision.names import VERTEBRA
 from cspine_kit.vision.nets.backbone import check_backbone
+from cspine_kit.vision.nets.volume3d import check_volume
 from cspine_kit.vision.training.settings import check_training
 
 
@@ -20,6 +21,9 @@ def check_config(config: Config) -> None:
     for name, network in config.networks.items():
         holder = "members" if name in config.members else "vertebra_members"
         place = name if name == VERTEBRA else f"{holder}.{name}"
-        check_backbone(network, place)
+        if isinstance(network, VolumeConfig):
+            check_volume(network, place)
+        else:
+            check_backbone(network, place)
         if network.weights is not None and not network.weights.exists():
             raise ConfigError(f"{place}.weights: {network.weights} is not there")

@@ -20,14 +20,15 @@ from cspine_kit.core.config import Config
 from cspine_kit.core.errors import DataError
 from cspine_kit.core.failures import Failure, failures_table, gather
 from cspine_kit.core.paths import RunPaths
-from cspine_kit.core.runs import fingerprint, is_fresh
-from cspine_kit.core.tables import CONTRACTS, write_table
+from cspine_kit.core.runs import fingerprint, is_fresh, publish, stored_key
+from cspine_kit.core.tables import CONTRACTS, read_table, write_table
 from cspine_kit.core.tasks import Task, run_tasks
 from cspine_kit.data.stages import run_fine
 from cspine_kit.vision.attempts import Attempts
 from cspine_kit.vision.calibration import calibrate
 from cspine_kit.vision.chain import FoldChain
 from cspine_kit.vision.check import check_config
+from cspine_kit.vision.detection import DETECTIONS, detection
 from cspine_kit.vision.inputs import Inputs, open_inputs
 from cspine_kit.vision.lineage import check_lineages
 from cspine_kit.vision.names import DICE, VERTEBRA
@@ -151,6 +152,19 @@ def _collect_levels(chains: Sequence[FoldChain], paths: RunPaths) -> None:
         write_table(pd.concat(frames, ignore_index=True), paths.table("levels"), "levels", key)
 
 
+def _detections(paths: RunPaths) -> None:
+    """`boxes.csv`: how well members that find boxes do; nothing where none does."""
+    boxes, out = paths.table("oof_boxes"), paths.root / DETECTIONS
+    if not boxes.exists():
+        out.unlink(missing_ok=True)
+        return
+    key = fingerprint([stored_key(paths.table(t)) for t in ("oof_boxes", "slices", "studies")])
+    if not is_fresh(out, key):
+        tables = (read_table(paths.table(t), t) for t in ("oof_boxes", "slices", "studies"))
+        with publish(out, key) as temporary:
+            detection(*tables).to_csv(temporary, index=False)
+
+
 def run_oof(config: Config, paths: RunPaths) -> list[Failure]:
     """Everything missing up to the out-of-fold slice table; finished work is skipped.
 
@@ -178,6 +192,7 @@ def run_oof(config: Config, paths: RunPaths) -> list[Failure]:
     _collect(made, inputs, paths, "oof_slices")
     for table in SCORES:
         _collect_some(made, inputs, paths, table)
+    _detections(paths)
     found = gather(paths, config.trained, config.folds.n)
     failures = [f for f in found if not f.member or f.study_uid in inputs.fold_of]
     table = failures_table(failures)

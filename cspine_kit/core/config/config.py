@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from cspine_kit.core.config.competition import CompetitionConfig, FoldsConfig
 from cspine_kit.core.config.machine import ExecutionConfig, TrainingConfig
 from cspine_kit.core.config.networks import (
+    BoxesConfig,
     LevelsConfig,
     Member,
     ModelConfig,
@@ -18,6 +19,7 @@ from cspine_kit.core.config.networks import (
     StageMember,
     StudyConfig,
     VertebraConfig,
+    VolumeConfig,
 )
 from cspine_kit.core.config.section import Name, Section
 from cspine_kit.core.config.ship import BundleConfig, KernelConfig
@@ -65,6 +67,8 @@ class Config(Section):
     vertebra_members: dict[Name, StageMember] = Field(default_factory=dict)
     levels: LevelsConfig
     study: StudyConfig
+    volume: VolumeConfig
+    boxes: BoxesConfig
     members: Annotated[dict[Name, Member], Field(min_length=1)]
     training: TrainingConfig
     stack: StackConfig

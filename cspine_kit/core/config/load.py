@@ -39,7 +39,12 @@ def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A file that holds a mapping.
+
+    Raises:
+        ConfigError: it is absent, no YAML, or holds something else.
+    """
     if not path.exists():
         nearby = sorted(str(p) for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
         raise ConfigError(f"config {path} not found" + (f"; there are {nearby}" if nearby else ""))
@@ -173,6 +178,22 @@ def parse_config(raw: dict[str, Any], path: Path) -> Config:
         raise ConfigError(_explain(path, error, raw)) from error
 
 
+def read_config(path: Path) -> dict[str, Any]:
+    """A config over its base, before networks take their defaults: what `parse_config` takes.
+
+    Raises:
+        ConfigError: absent file, no YAML, or a base that itself has a base.
+    """
+    raw = read_yaml(path)
+    if "base" in raw:
+        base_path = path.parent / str(raw.pop("base"))
+        base = read_yaml(base_path)
+        if "base" in base:
+            raise ConfigError(f"config {base_path} is a base and may not name a base itself")
+        raw = merge(base, raw)
+    return raw
+
+
 def load_config(path: Path) -> Config:
     """Read a config and its base.
 
@@ -180,14 +201,7 @@ def load_config(path: Path) -> Config:
         ConfigError: absent file, unknown key (names the nearest valid one), value out of range,
             or a base that itself has a base.
     """
-    raw = _read_yaml(path)
-    if "base" in raw:
-        base_path = path.parent / str(raw.pop("base"))
-        base = _read_yaml(base_path)
-        if "base" in base:
-            raise ConfigError(f"config {base_path} is a base and may not name a base itself")
-        raw = merge(base, raw)
-    return parse_config(raw, path)
+    return parse_config(read_config(path), path)
 
 
 def resolved_yaml(config: Config) -> str:

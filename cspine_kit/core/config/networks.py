@@ -1,6 +1,7 @@
 """Networks and their training: a class for each kind, with the keys that do something for it.
 
-In: the sections `model`, `vertebra`, `levels`, `study` and `members`. Out: their values. Example::
+In: the sections `model`, `vertebra`, those named like kinds, and `members`. Out: their values.
+Example::
 
     config.vertebra.kind, [member.kind for member in config.members.values()]
 
@@ -10,7 +11,7 @@ and `Member`, and give it a section in `Config`.
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, TypeAdapter, model_validator
 
@@ -259,13 +260,39 @@ class StudyConfig(LevelsConfig):
     study_loss: Positive
 
 
-Member = Annotated[SlicesConfig | LevelsConfig | StudyConfig, Field(discriminator="kind")]
+class VolumeConfig(LevelsConfig):
+    """A member that scores one vertebra from all its planes at once, in three dimensions."""
+
+    kind: Literal["volume"] = "volume"  # type: ignore[assignment]
+
+
+class BoxesConfig(MemberConfig):
+    """A member that finds fractures as boxes on axial slices, and judges the slices."""
+
+    kind: Literal["boxes"] = "boxes"
+    plane: ClassVar[Plane] = "axial"
+    slices_per_study: Count
+    fractured_share: Share
+    lesion_loss: Positive
+
+    @property
+    def drawn(self) -> float:
+        """Patches of a study in each epoch of a training."""
+        return self.slices_per_study
+
+
+Member = Annotated[
+    SlicesConfig | LevelsConfig | StudyConfig | VolumeConfig | BoxesConfig,
+    Field(discriminator="kind"),
+]
 """Any of the fracture stage's networks."""
 
 MEMBERS: dict[str, type[MemberConfig]] = {
     "slices": SlicesConfig,
     "levels": LevelsConfig,
     "study": StudyConfig,
+    "volume": VolumeConfig,
+    "boxes": BoxesConfig,
 }
 """Kinds of members; the first one is meant where none is named."""
 
@@ -277,7 +304,15 @@ STAGE: dict[str, type[ModelConfig]] = {"vertebra": VertebraConfig, "segment": Se
 
 KINDS: dict[str, type[ModelConfig]] = {**STAGE, **MEMBERS}
 
-Network = VertebraConfig | SegmentConfig | SlicesConfig | LevelsConfig | StudyConfig
+Network = (
+    VertebraConfig
+    | SegmentConfig
+    | SlicesConfig
+    | LevelsConfig
+    | StudyConfig
+    | VolumeConfig
+    | BoxesConfig
+)
 """Any of them."""
 
 _NETWORK: TypeAdapter[Network] = TypeAdapter(Annotated[Network, Field(discriminator="kind")])

@@ -94,6 +94,13 @@ class Run:
         return None if rows is None or rows.empty else rows
 
     @cached_property
+    def ablation(self) -> Table:
+        """Rows of every grid that was run (`cspine ablate`), without the config's own."""
+        files = sorted(self.paths.ablation.glob("*.csv"))
+        found = [pd.read_csv(file).iloc[1:].assign(grid=file.stem) for file in files]
+        return pd.concat(found, ignore_index=True) if found else None
+
+    @cached_property
     def coarse(self) -> Table:
         """Table `coarse`."""
         return self._table("coarse")

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from cspine_kit.core.anatomy import LEVELS
+from cspine_kit.show.ablation.picture import gains
 from cspine_kit.show.report import data, fracture, kernel, pictures, stack, vertebra
 from cspine_kit.show.report.figure import (
     MEAN_COLOR,
@@ -39,6 +40,7 @@ MAKERS = {
     **dict.fromkeys(("predictions", "scores", "worth", "operating"), "make stack"),
     **dict.fromkeys(("contributions", "effort"), "make stack"),
     "kernel": "cspine kernel",
+    "ablation": "make ablate",
     "tested": "make score",
 }
 """The command that makes what a figure needs."""
@@ -220,6 +222,7 @@ SECTIONS: dict[str, tuple[Plan, ...]] = {
             ("operating",),
             lambda run: fracture.confusions(run.operating, BEST_F1),
         ),
+        Plan("Ablation", ("ablation",), lambda run: gains(run.ablation)),
     ),
     "stack": (
         Plan("Scores and baselines", ("scores",), lambda run: stack.baselines(run.scores)),

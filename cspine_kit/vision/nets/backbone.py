@@ -17,7 +17,7 @@ import torch
 import torchvision
 from torch import nn
 
-from cspine_kit.core.config import MemberConfig, ModelConfig, SegmentConfig
+from cspine_kit.core.config import BoxesConfig, MemberConfig, ModelConfig, SegmentConfig
 from cspine_kit.core.errors import ConfigError, DataError
 
 BASIC_WIDTHS = (32, 64, 128, 256)
@@ -150,8 +150,10 @@ def check_backbone(config: ModelConfig, place: str) -> None:
         raise ConfigError(
             f"{key}: {name!r} cannot take {' x '.join(map(str, shape[1:]))} px: {error}"
         ) from error
-    if isinstance(config, MemberConfig) and config.mask_loss > 0:
-        _check_map(config, place, shape)
+    if isinstance(config, BoxesConfig):
+        _check_map(config, key, shape)
+    elif isinstance(config, MemberConfig) and config.mask_loss > 0:
+        _check_map(config, f"{place}.mask_loss", shape)
     if features != (2, width):
         raise ConfigError(f"{key}: {name!r} gives {features[1:]} in place of {width} features")
 
@@ -174,8 +176,8 @@ def _check_maps(config: ModelConfig, key: str, shape: tuple[int, ...]) -> None:
         raise ConfigError(f"{key}: {config.backbone!r} has its channels elsewhere than a U-Net")
 
 
-def _check_map(config: ModelConfig, place: str, shape: tuple[int, ...]) -> None:
-    """Refuse a backbone without a feature map on which a mask could be learned.
+def _check_map(config: ModelConfig, key: str, shape: tuple[int, ...]) -> None:
+    """Refuse a backbone without a feature map on which a mask or a box could be learned.
 
     Raises:
         ConfigError: names the key.
@@ -187,8 +189,8 @@ def _check_map(config: ModelConfig, place: str, shape: tuple[int, ...]) -> None:
             found = tuple(backbone.forward_features(torch.empty(shape, device="meta")).shape)
     if len(found) != len(shape) or found[1] != backbone.num_features:
         raise ConfigError(
-            f"{place}.mask_loss: {config.backbone!r} has no feature map on which a mask could be "
-            "learned; take one of timm's convolutional networks, or set it to 0"
+            f"{key}: {config.backbone!r} has no feature map on which a mask or a box could be "
+            "learned; take one of timm's convolutional networks, or set mask_loss to 0"
         )
 
 
@@ -214,21 +216,25 @@ def create_backbone(config: ModelConfig, *, pretrained: bool) -> tuple[nn.Module
     Raises:
         DataError: pretrained weights cannot be had.
     """
-    with _weights_of(config.backbone, pretrained=pretrained):
+    with loading(config, pretrained=pretrained):
         return _create(config.backbone, config.channels, pretrained=pretrained)
 
 
 @contextmanager
-def _weights_of(name: str, *, pretrained: bool) -> Iterator[None]:
-    """Say what to do where pretrained weights cannot be had."""
+def loading(config: ModelConfig, *, pretrained: bool) -> Iterator[None]:
+    """Say what to do where pretrained weights cannot be had.
+
+    Raises:
+        DataError: they cannot.
+    """
     try:
         yield
     except (OSError, RuntimeError) as error:
         if not pretrained:
             raise
         raise DataError(
-            f"pretrained weights of {name} cannot be loaded: {error}; name a .safetensors file in "
-            "weights:, or set pretrained: false"
+            f"pretrained weights of {config.backbone} cannot be loaded: {error}; name a "
+            ".safetensors file in weights:, or set pretrained: false"
         ) from error
 
 
@@ -244,7 +250,7 @@ def create_encoder(config: ModelConfig, *, pretrained: bool) -> tuple[nn.Module,
             f"{config.backbone!r} gives no maps of several resolutions; take one of timm's "
             "convolutional networks"
         )
-    with _weights_of(config.backbone, pretrained=pretrained):
+    with loading(config, pretrained=pretrained):
         made: Any = timm.create_model(
             config.backbone, pretrained=pretrained, in_chans=config.channels, features_only=True
         )
@@ -296,8 +302,10 @@ def _widened(conv: Any, in_chans: int) -> nn.Conv2d:
 def fit_channels(weight: torch.Tensor, in_chans: int) -> torch.Tensor:
     """A first convolution's weight (out, in, h, w) for another number of channels.
 
-    Channels repeat in turn, scaled so that alike channels give the same sum, as in timm.
+    Of volumes too, (out, in, z, h, w). Channels repeat in turn, scaled so that alike channels give
+    the same sum, as in timm.
     """
     have = weight.shape[1]
-    repeated = weight.repeat(1, math.ceil(in_chans / have), 1, 1)[:, :in_chans]
+    times = (1, math.ceil(in_chans / have), *([1] * (weight.ndim - 2)))
+    repeated = weight.repeat(times)[:, :in_chans]
     return repeated * (have / in_chans)

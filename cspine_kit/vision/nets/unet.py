@@ -83,7 +83,7 @@ class UNet(Network):
     def forward(self, stack: torch.Tensor) -> dict[str, torch.Tensor]:
         """Map units (b, 1, channels, h, w) in 0..255 to "visible" (b, 7) logits and, in training,
         "map" (b, 9, h, w) logits, else "labels" (b, h, w)."""
-        pixels = self.pixels(stack)
+        pixels = self._flat(stack)
         found, *finer = self.backbone(pixels)[::-1]
         for block, beside in zip(self.heads["decoder"].children(), finer, strict=True):
             found = block(found, beside)

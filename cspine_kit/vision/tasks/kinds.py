@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cspine_kit.core.config import ModelConfig
+from cspine_kit.vision.tasks.boxes import BoxesTask
 from cspine_kit.vision.tasks.levels import LevelsTask, StudyTask
 from cspine_kit.vision.tasks.segment import SegmentTask
 from cspine_kit.vision.tasks.slices import SlicesTask
@@ -21,6 +22,8 @@ TASKS: dict[str, Callable[[Any], Task]] = {
     "slices": SlicesTask,
     "levels": LevelsTask,
     "study": StudyTask,
+    "volume": LevelsTask,
+    "boxes": BoxesTask,
 }
 
 

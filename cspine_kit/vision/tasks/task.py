@@ -63,6 +63,7 @@ class Task(ABC):
         heads: widths of the network's heads.
         sided: True where a head speaks of left and right, so that a mirrored image is another one.
         tables: further tables that it fills, where it judges more than slices (`SCORES`).
+        reads_boxes: True where fracture boxes are learned from.
         rows_version: raised when the same network would give other rows of the same volume: another
             choice or cut of patches, other means over views.
         config: the network.
@@ -73,6 +74,7 @@ class Task(ABC):
     heads: ClassVar[dict[str, int]]
     sided: ClassVar[bool]
     tables: ClassVar[tuple[str, ...]] = ()
+    reads_boxes: ClassVar[bool] = False
 
     def __init__(self, config: ModelConfig) -> None:
         self.config = config
@@ -159,7 +161,7 @@ def mask_terms(outputs: Batch, batch: Batch, share: float) -> dict[str, Term]:
     return {MASK: (share * (both.mean(dim=1) * known).sum(), known.sum())}
 
 
-SCORES = ("oof_levels", "oof_studies")
+SCORES = ("oof_levels", "oof_studies", "oof_boxes")
 """Tables in which members speak of more than slices."""
 
 

@@ -132,7 +132,7 @@ class _Run:
             self.progress.started_from = taken + start_from(model, start)
             for told in self.progress.started_from:
                 tqdm.write(f"{self.title}: starts from {told}")
-        model = model.to(self.accelerator.device, memory_format=torch.channels_last)
+        model = model.to(self.accelerator.device, memory_format=model.layout)
         optimizer, self.schedule = optimizer_of(model, config, total)
         optimizer = self.accelerator.prepare(optimizer)
         self.average: ModelEmaV3 = average_of(model, config, total)

@@ -103,14 +103,14 @@ def stamps(folder):
     return {
         path.relative_to(folder): path.stat().st_mtime_ns
         for path in folder.rglob("*.safetensors")
-        if "ablation" not in path.parts
+        if "ablation" not in path.relative_to(folder).parts
     }
 
 
 def test_rows_share_what_they_do_not_change_and_go_on_where_they_were(desk, monkeypatch, capsys):
     monkeypatch.chdir(desk)
     Path("grid.yaml").write_text(
-        "smaller trees: {stack.num_leaves: 3}\nwithout momentum: {members.resnet.ema_decay: 0.0}\n"
+        "wider clip: {stack.clip: 0.2}\nslower resnet: {members.resnet.lr: 1.0e-3}\n"
     )
     paths, before = RunPaths(Path("oof/tiny")), stamps(desk / "oof")
     command = ["ablate", "--config", "configs/tiny.yaml", "--grid", "grid.yaml"]
@@ -118,17 +118,18 @@ def test_rows_share_what_they_do_not_change_and_go_on_where_they_were(desk, monk
     assert stamps(desk / "oof") == before
     told = capsys.readouterr().out
     table = pd.read_csv(paths.ablation / "grid.csv").set_index("row")
-    assert list(table.index) == [BASE, "smaller trees", "without momentum"]
+    assert list(table.index) == [BASE, "wider clip", "slower resnet"]
     assert all(name in told for name in table.index)
     assert table["trained"].tolist() == [0, 0, 2]  # one member in two folds
     assert table["studies"].nunique() == 1 and table["fault"].isna().all()
     assert table.loc[BASE, ["gain", "gain_low", "gain_high"]].tolist() == [0, 0, 0]
     shipped = pd.read_csv(paths.stack / "scores.csv").set_index("model").loc["shipped"]
     assert table.loc[BASE, "A"] == pytest.approx(shipped["per_exam"])
+    assert (table["gain"].iloc[1:] != 0).all()
     for row in table.iloc[1:].itertuples():
         assert row.gain_low <= row.gain <= row.gain_high
         assert row.gain == pytest.approx(row.A - table.loc[BASE, "A"])
-    own = paths.ablation / "grid" / "without_momentum"
+    own = paths.ablation / "grid" / "slower_resnet"
     changed = {p.parts[1] for p, t in stamps(own).items() if t != stamps(paths.root)[p]}
     assert changed == {"resnet"}
     assert not list(own.glob("cache/coarse/*.arrow"))
@@ -140,14 +141,14 @@ def test_rows_share_what_they_do_not_change_and_go_on_where_they_were(desk, monk
     again = pd.read_csv(paths.ablation / "grid.csv").set_index("row")
     pd.testing.assert_frame_equal(again, table)
     shown = Run(load_config(Path("configs/tiny.yaml")), paths, Path("submissions")).ablation
-    assert shown["row"].tolist() == ["smaller trees", "without momentum"]
+    assert shown["row"].tolist() == ["wider clip", "slower resnet"]
     assert np.isfinite(shown["gain"]).all() and set(shown["grid"]) == {"grid"}
 
 
 def test_a_row_that_fails_costs_itself(desk, monkeypatch, capsys):
     monkeypatch.chdir(desk)
     Path("broken.yaml").write_text(
-        "no file: {stack.columns: nowhere.csv}\nfine: {stack.num_leaves: 3}\n"
+        "no file: {stack.columns: nowhere.csv}\nfine: {stack.clip: 0.1}\n"
     )
     assert main(["ablate", "--config", "configs/tiny.yaml", "--grid", "broken.yaml"]) == 1
     table = pd.read_csv("oof/tiny/ablation/broken.csv").set_index("row")

@@ -33,12 +33,14 @@ UPSIDE_DOWN = "its levels run from the feet to the head: its headers tell the wr
 class StudyLevels:
     """Levels of one study beside the volume they were found in.
 
-    `levels` are rows of the `levels` table, in mm of the geometry's own frame.
+    `levels` are rows of the `levels` table, in mm of the geometry's own frame; `rows` of the table
+    `vertebra`, what the networks together say of each slice.
     """
 
     volume: Volume
     levels: pd.DataFrame
     geometry: Geometry
+    rows: pd.DataFrame
 
     def _named(self, rows: "pd.Series[bool]") -> list[str]:
         return [str(level) for level in self.levels.loc[rows, "level"]]
@@ -125,4 +127,5 @@ def study_levels(folder: Path, bundle: Path) -> StudyLevels:
         said = predict(models, volumes.coarse, None, batch)
         averaged = combined([one.require() for one in said.values()])
     line = mean_of(list(ensemble.calibrations.values()))
-    return StudyLevels(volumes.fine, line.applied(decode_study(averaged)), geometry)
+    levels = line.applied(decode_study(averaged))
+    return StudyLevels(volumes.fine, levels, geometry, averaged)

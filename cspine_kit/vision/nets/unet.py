@@ -32,6 +32,9 @@ EVEN_SHARE, LEAST_SHARE = 1e-3, 1e-6
 """A level that fills this share of a patch is as likely seen as not before anything is learned (16
 square millimeters of 128 x 128 mm); and the share that stands for nothing."""
 
+BACKGROUND = 4.0
+"""Logit of the background against each label before anything is learned: most pixels are none."""
+
 
 class UpBlock(nn.Module):
     """Twice the resolution, the encoder's map of it beside, two 3 x 3 convolutions."""
@@ -71,7 +74,10 @@ class UNet(Network):
             blocks.append(UpBlock(coarse, beside, width))
             coarse = width
         self.heads["decoder"] = nn.ModuleList(blocks)
-        self.heads[MAP] = nn.Conv2d(coarse, N_LABELS, 1)
+        found = nn.Conv2d(coarse, N_LABELS, 1)
+        nn.init.zeros_(found.bias)  # type: ignore[arg-type]
+        found.bias.data[0] = BACKGROUND  # type: ignore[union-attr]
+        self.heads[MAP] = found
         area = nn.Conv1d(N_LEVELS, N_LEVELS, 1, groups=N_LEVELS)
         nn.init.ones_(area.weight)
         nn.init.constant_(area.bias, -math.log(EVEN_SHARE))  # type: ignore[arg-type]

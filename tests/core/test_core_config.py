@@ -75,7 +75,7 @@ def test_faults_name_file_key_and_nearest(tmp_path, change, said):
     [
         (
             {"slices_per_study": 3},
-            "does nothing for kind 'levels', only for ['vertebra', 'slices']",
+            "does nothing for kind 'levels', only for ['vertebra', 'segment', 'slices']",
         ),
         ({"slices_per_study": 3}, "did you mean 'members.a.slices_per_level'"),
         (

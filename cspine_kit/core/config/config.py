@@ -107,7 +107,12 @@ class Config(Section):
     @property
     def stage(self) -> dict[str, VertebraConfig | SegmentConfig]:
         """The vertebra stage's networks that speak, each of its last round, by name."""
-        return {round_name(name, _rounds(m)): m for name, m in self._stage_members.items()}
+        return self.stage_after(len(self.stage_rounds) - 1)
+
+    def stage_after(self, number: int) -> dict[str, VertebraConfig | SegmentConfig]:
+        """The networks that would speak if that round of pseudo-labels were the last."""
+        members = self._stage_members.items()
+        return {round_name(name, min(number, _rounds(m))): m for name, m in members}
 
     @property
     def trained(self) -> dict[str, ModelConfig]:

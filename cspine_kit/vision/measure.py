@@ -138,7 +138,7 @@ def _speed(
         key: value.to(here.device)
         for key, value in default_collate([dataset[item] for item in items]).items()
     }
-    model = build_net(config, task.heads, pretrained=False)
+    model = build_net(config, task.outputs, pretrained=False)
     model = model.to(here.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = here.prepare(optimizer_of(model, config, steps + WARM_STEPS)[0])
     stepper = Stepper(here, model.train(), optimizer, task, config, training.accumulate)

@@ -18,7 +18,7 @@ from cspine_kit.vision.chain import FoldChain
 from cspine_kit.vision.inputs import open_inputs
 
 
-def link(source: Path, target: Path) -> None:
+def link(source: Path | str, target: Path | str) -> None:
     """A second name of a file, a copy where the disk has no such thing."""
     try:
         os.link(source, target)

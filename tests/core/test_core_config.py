@@ -34,7 +34,7 @@ def test_members_inherit_the_model_section():
     assert len(config.members) >= 2
     assert len({m.backbone for m in config.members.values()}) >= 2
     sizes = {"slices": config.model.size_px, "levels": config.levels.size_px}
-    sizes["study"] = config.study.size_px
+    sizes |= {"study": config.study.size_px, "volume": config.volume.size_px}
     assert all(m.size_px == sizes[m.kind] for m in config.members.values())
     assert {m.in_chans for m in config.members.values()} == {config.model.in_chans}
 

@@ -61,7 +61,7 @@ class BoxesTask(SlicesTask):
 
     def wanted(self, view: StudyView) -> BoolArray:
         """Slices with a box, where a study has any."""
-        boxed: BoolArray = np.isfinite(view.targets["box"]).all(axis=1)
+        boxed = np.asarray(np.isfinite(view.targets["box"]).all(axis=1))
         return boxed if boxed.any() else super().wanted(view)
 
     def blank(self, batch: Batch) -> Batch:

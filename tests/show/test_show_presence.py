@@ -38,7 +38,9 @@ def _world():
         own = pd.DataFrame(areas, columns=list(MASK_COLUMNS)).assign(study_uid=uid, z_mm=z)
         slices.append(own.assign(slice_number=np.arange(len(z)) + 1.0))
         studies.append({"study_uid": uid, "rows": 128, "cols": 128})
-        said = pd.DataFrame(np.where(shown, 2.0 + 0.1 * areas, -5.0), columns=list(VERTEBRA_COLUMNS))
+        said = pd.DataFrame(
+            np.where(shown, 2.0 + 0.1 * areas, -5.0), columns=list(VERTEBRA_COLUMNS)
+        )
         said = said.assign(study_uid=uid, at_mm=z, fold=k % 3, model_fold=k % 3)
         said = said.assign(**dict.fromkeys(SPINE_BOX_COLUMNS, 50.0))[::2]
         rows.append(said.assign(member="vertebra"))

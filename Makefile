@@ -9,7 +9,7 @@ CSPINE = $(VENV)/bin/cspine
 READY = $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: notebooks help demo test oof stack kernel rehearse push score report leaderboard info lint backbones ablate bench viewer
+.PHONY: sources notebooks help demo test oof stack kernel rehearse push score report leaderboard info lint backbones ablate bench viewer
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -64,6 +64,9 @@ backbones: $(READY)  ## accuracy and time of backbones on CONFIG's masked studie
 
 ablate: $(READY)  ## GRID's changes of CONFIG, one at a time, each scored beside CONFIG itself
 	$(CSPINE) ablate --config $(CONFIG) --grid $(GRID)
+
+sources: $(READY)  ## the five source documents' systems, as small as the demo, beside the demo's own: one table
+	$(CSPINE) ablate --config configs/demo.yaml --grid configs/grids/sources.yaml
 
 viewer: $(READY)  ## a page on this machine only: drop a scan, see what CONFIG's bundle says of it
 	$(CSPINE) viewer --bundle oof/$(basename $(notdir $(CONFIG)))/bundle --phantoms oof/$(basename $(notdir $(CONFIG)))/competition/test_images

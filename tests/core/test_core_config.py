@@ -21,7 +21,11 @@ def changed(tmp_path: Path, change) -> Path:
     return path
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path",
+    sorted(CONFIGS.glob("*.yaml")) + sorted(CONFIGS.glob("sources/*.yaml")),
+    ids=lambda p: p.stem,
+)
 def test_every_shipped_config_loads_and_survives_resolution(path, tmp_path):
     config = load_config(path)
     resolved = tmp_path / "resolved.yaml"

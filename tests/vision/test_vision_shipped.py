@@ -14,9 +14,10 @@ from cspine_kit.vision.nets.kinds import build_net
 from cspine_kit.vision.tasks.kinds import task_of
 from cspine_kit.vision.training.losses import batch_weights, loss_of
 
-CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.yaml"))
-TINY_PX = 64
-GRIDS = load_config(next(path for path in CONFIGS if path.stem == "demo"))
+FOLDER = Path(__file__).resolve().parents[2] / "configs"
+CONFIGS = [*sorted(FOLDER.glob("*.yaml")), *sorted(FOLDER.glob("sources/*.yaml"))]
+TINY_PX, LEAST_PX = 64, {"inception_v3": 96}
+GRIDS = load_config(FOLDER / "demo.yaml")
 """Small ones: `configs/demo.yaml`."""
 
 
@@ -26,7 +27,8 @@ def networks() -> dict[str, ModelConfig]:
     seen = set()
     for path in CONFIGS:
         for name, network in load_config(path).trained.items():
-            small: dict[str, object] = {"pretrained": False, "size_px": TINY_PX}
+            small: dict[str, object] = {"pretrained": False}
+            small["size_px"] = LEAST_PX.get(network.backbone, TINY_PX)
             if isinstance(network, LevelsConfig):
                 small["slices_per_level"] = min(2, network.slices_per_level)
             kind = (network.kind, network.backbone, network.channels)

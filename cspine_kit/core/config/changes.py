@@ -8,7 +8,7 @@ In: a config as `read_config` gives it, changes. Out: another one. Example::
     bigger = apply_changes(raw, {"model.size_px": 96, "members.*.augment.flip_x": 0.0})
     parse_config(bigger, Path("bigger.yaml")).model.size_px          # 96
 
-`members.*` stands for every member whose kind has the key.
+`members.*` stands for every member whose kind has the key, `vertebra_members.*` likewise.
 """
 
 import copy
@@ -16,10 +16,11 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from cspine_kit.core.config.networks import KINDS, MEMBERS
+from cspine_kit.core.config.load import HOLDERS
+from cspine_kit.core.config.networks import KINDS
 from cspine_kit.core.errors import ConfigError
 
-MEMBERS_KEY, EVERY = "members", "*"
+EVERY = "*"
 
 
 def apply_changes(raw: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -49,19 +50,19 @@ def apply_changes(raw: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[st
 def _paths(raw: Mapping[str, Any], key: str) -> list[list[str]]:
     """Where a dotted key leads: to one place, or with `members.*` to one in each that has it."""
     parts = key.split(".")
-    if parts[0] != MEMBERS_KEY or len(parts) < 3:
+    if parts[0] not in HOLDERS or len(parts) < 3:
         return [parts]
-    members, name = raw.get(MEMBERS_KEY) or {}, parts[1]
+    members, name = raw.get(parts[0]) or {}, parts[1]
     if name != EVERY:
         if name not in members:
             raise ConfigError(f"{key}: there is no member {name!r}{_hint(name, list(members))}")
         return [parts]
-    usual = next(iter(MEMBERS))
+    usual = next(iter(HOLDERS[parts[0]]))
     kinds = {member: (own or {}).get("kind", usual) for member, own in members.items()}
     fields = {
         member: list(KINDS[kind].model_fields) for member, kind in kinds.items() if kind in KINDS
     }
-    found = [[MEMBERS_KEY, m, *parts[2:]] for m, known in fields.items() if parts[2] in known]
+    found = [[parts[0], m, *parts[2:]] for m, known in fields.items() if parts[2] in known]
     if not found:
         known = sorted({name for own in fields.values() for name in own})
         raise ConfigError(f"{key}: no member has a key {parts[2]!r}{_hint(parts[2], known)}")

@@ -7,7 +7,8 @@ In: a config's file, a grid's file. Out: `Row`s, every one of them checked. Exam
 
 A grid's file maps a row's label to its changes, dotted keys of the config with a value each. A list
 holds values of which each makes a row of its own, but for the one that the config has; a value that
-is itself a list stands in one.
+is itself a list stands in one. The key `config` names another config's file, beside the grid's: the
+row has that one's networks and stack, changed by its other keys.
 """
 
 import re
@@ -23,6 +24,10 @@ from cspine_kit.core.resolved import differing
 
 SAME = ("name", "competition", "exclude", "folds")
 """What rows may not change: they are compared on the same studies in the same folds."""
+
+OTHER = "config"
+OWN = (*SAME, "volumes", "training", "execution", "kernel", "bundle", "seed")
+"""Sections that a row keeps of the config itself where it takes another one's networks."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +68,10 @@ def read_grid(config_path: Path, grid_path: Path) -> list[Row]:
                 f"{place}: {fixed[0]} may not be changed: rows are compared on the same studies "
                 "and folds; make a config of its own for it"
             )
+        own = dict(changes)
         try:
-            config = parse_config(apply_changes(raw, changes), config_path)
+            start = _beside(raw, grid_path.parent / own.pop(OTHER)) if OTHER in own else raw
+            config = parse_config(apply_changes(start, own), config_path)
         except ConfigError as error:
             raise ConfigError(f"{place}: {error}") from error
         if not differing(config, base):
@@ -82,6 +89,11 @@ def read_grid(config_path: Path, grid_path: Path) -> list[Row]:
     return rows
 
 
+def _beside(raw: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A config with the networks and the stack of another one."""
+    return read_config(path) | {section: raw[section] for section in OWN if section in raw}
+
+
 def _unrolled(grid: dict[str, Any], path: Path) -> Iterator[tuple[str, dict[str, Any], bool]]:
     """Rows with one value for each key, and whether it is one of several."""
     for label, changes in grid.items():
@@ -91,7 +103,7 @@ def _unrolled(grid: dict[str, Any], path: Path) -> Iterator[tuple[str, dict[str,
                 f"{changes!r}; e.g. 'larger crops: {{model.field_mm: 100}}'"
             )
         lists = [key for key, value in changes.items() if isinstance(value, list)]
-        if not lists:
+        if not lists or OTHER in changes:
             yield str(label), changes, False
             continue
         if len(changes) > 1:

@@ -19,7 +19,11 @@ from cspine_kit.core.paths import RunPaths
 from cspine_kit.core.runs import read_json
 from cspine_kit.core.tables import read_table
 from cspine_kit.stack.model.stack import SHIPPED
-from cspine_kit.stack.scores.baselines import MEAN_OF_MEMBERS, wide_predictions
+from cspine_kit.stack.scores.baselines import (
+    MEAN_OF_MEMBERS,
+    WEIGHTED_MEAN,
+    wide_predictions,
+)
 
 BASE = "as it is"
 """Label of the config without a change."""
@@ -39,14 +43,16 @@ def compared(
     Returns:
         row, change; studies that both have judged; A and B of what ships, out-of-fold; gain, the
         row's A minus the config's (below 0 is better), with gain_low and gain_high, its paired 95 %
-        bootstrap interval; members_A, of the plain mean of the members; auc_levels (mean of seven)
-        and auc_overall; training_s, of all its networks together; trained, how many fold models
+        bootstrap interval; members_A, of the plain mean of the members; weighted_A, of the mean of
+        slices weighted by what they show (documents A and B); auc_levels (mean of seven) and
+        auc_overall; training_s, of all its networks together; trained, how many fold models
         were trained for this row alone; fault, empty.
     """
     labels, own, usual = _answers(paths, base, SHIPPED)
     low, high = bootstrap_interval(labels, own, others=usual)
     aucs = [auc(labels[:, k], own[:, k]) for k in range(len(TARGETS))]
     _, mean, _ = _answers(paths, base, MEAN_OF_MEMBERS)
+    _, weighted, _ = _answers(paths, base, WEIGHTED_MEAN)
     return {
         "row": label,
         "change": _told(changes),
@@ -57,6 +63,7 @@ def compared(
         "gain_low": low,
         "gain_high": high,
         "members_A": metric(labels, mean),
+        "weighted_A": metric(labels, weighted),
         "auc_levels": float(np.mean(aucs[:-1])),
         "auc_overall": aucs[-1],
         "training_s": sum(_training_seconds(paths).values()),
@@ -72,7 +79,10 @@ def failed(label: str, changes: Mapping[str, Any], fault: str) -> dict[str, Any]
 
 def render(table: pd.DataFrame) -> str:
     """The table as text, the better rows marked."""
-    lines = [f"{'row':32s} {'A':>7s} {'gain':>8s} {'paired 95 %':>18s} {'members':>8s} {'s':>7s}"]
+    lines = [
+        f"{'row':32s} {'A':>7s} {'gain':>8s} {'paired 95 %':>18s} {'members':>8s} {'slices':>8s} "
+        f"{'s':>7s}"
+    ]
     for row in table.to_dict("records"):
         if row["fault"]:
             lines.append(f"{row['row']:32s} failed: {row['fault']}")
@@ -80,14 +90,14 @@ def render(table: pd.DataFrame) -> str:
         sure = " *" if row["gain_high"] < 0 or row["gain_low"] > 0 else ""
         lines.append(
             f"{row['row']:32s} {row['A']:7.4f} {row['gain']:+8.4f} {row['gain_low']:+8.4f} to "
-            f"{row['gain_high']:+7.4f} {row['members_A']:8.4f} {row['training_s']:7.0f}{sure}"
+            f"{row['gain_high']:+7.4f} {row['members_A']:8.4f} {row['weighted_A']:8.4f} "
+            f"{row['training_s']:7.0f}{sure}"
         )
-    lines.append(
-        "A of what ships, out-of-fold; gain below 0: better than the config; * the interval"
-    )
-    lines.append(
-        "is wholly on one side. members: A of their plain mean. s: training of all networks"
-    )
+    lines += [
+        "A of what ships, out-of-fold; gain below 0: better than the config; * the interval is",
+        "wholly on one side. members: A of their plain mean; slices: of the mean of slices",
+        "weighted by what they show. s: training of all networks",
+    ]
     return "\n".join(lines)
 
 

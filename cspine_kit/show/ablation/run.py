@@ -30,6 +30,7 @@ from cspine_kit.show.ablation.table import BASE, compared, failed
 from cspine_kit.stack.pipeline import run_stack
 from cspine_kit.vision.borrow import borrow_models, link
 from cspine_kit.vision.check import check_config
+from cspine_kit.vision.inputs import open_inputs
 from cspine_kit.vision.oof import run_oof
 
 log = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ def make_run(config: Config, paths: RunPaths, start: RunPaths | None = None) -> 
         _link_shared(start, paths)
     prepare(config, paths)
     if start is not None:
-        borrow_models(config, paths, start)
+        borrow_models(config, paths, start, open_inputs(paths))
     run_oof(config, paths)
     finish(config, paths, "oof")
     begin(config, paths, "stack")

@@ -34,6 +34,7 @@ from cspine_kit.vision.borrow import borrow_models
 from cspine_kit.vision.chain import FoldChain
 from cspine_kit.vision.check import check_config
 from cspine_kit.vision.inputs import open_inputs
+from cspine_kit.vision.nets.backbone import OWN
 from cspine_kit.vision.nets.store import load_model
 from cspine_kit.vision.oof import make_levels
 from cspine_kit.vision.steps import make_fracture
@@ -49,7 +50,7 @@ CALLED = 0.5
 def _with(config: Config, member: str, backbone: str) -> Config:
     """The config with that member alone, and another backbone in it."""
     own = config.members[member]
-    pretrained = own.pretrained and own.backbone != backbone and backbone not in ("basic_cnn",)
+    pretrained = own.pretrained and backbone not in OWN
     changes = {"backbone": backbone, "weights": None, "pretrained": pretrained}
     return config.model_copy(update={"members": {member: own.model_copy(update=changes)}})
 

@@ -5,7 +5,7 @@ Example::
 
     member, *_ = config.members
     own = config.members[member].model_copy(update={"epochs": 1, "slices_per_study": 2})
-    brief = config.model_copy(update={"members": {member: own}})
+    brief = config.model_copy(update={"members": {**config.members, member: own}})
     rows = compare(brief, paths, member, ("tiny_cnn",), best=0)
     rows[["backbone", "loss", "f1", "auc"]]
 

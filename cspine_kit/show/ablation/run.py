@@ -2,8 +2,10 @@
 
 In: a config, its run folder, rows. Out: run folders with scores, and a table. Example::
 
-    rows = read_grid(Path("configs/demo.yaml"), Path("configs/grids/crop.yaml"))
-    table = ablate(config, paths, rows[:0], "crop")
+    from cspine_kit.show.ablation.grid import read_grid
+
+    rows = read_grid(Path("configs/demo.yaml"), Path("configs/grids/stack.yaml"))
+    table = ablate(config, paths, rows[:0], "stack")
     table.loc[0, ["row", "A", "trained"]]                # the config as it is
 
 A row starts from what the config's own run has: index, folds, volumes, and every fold model that

@@ -7,6 +7,7 @@ Example: `cspine train --config configs/demo.yaml --member vertebra --fold 0`.
 import argparse
 
 from cspine_kit.cli.verb import DEMO, Verb, config_argument, ensure_competition, open_run
+from cspine_kit.core.errors import ConfigError
 
 
 def _train_arguments(parser: argparse.ArgumentParser) -> None:
@@ -96,6 +97,10 @@ def _backbones_arguments(parser: argparse.ArgumentParser) -> None:
         "--names", nargs="+", metavar="NAME", help="of timm or torchvision; fourteen by default"
     )
     parser.add_argument("--best", type=int, default=5, help="cross-validated (default 5)")
+    parser.add_argument(
+        "--stage", choices=("vertebra", "fracture"), default="vertebra", help="default: vertebra"
+    )
+    parser.add_argument("--member", help="with --stage fracture; default: the config's first one")
 
 
 def _backbones(args: argparse.Namespace) -> int:
@@ -108,6 +113,16 @@ def _backbones(args: argparse.Namespace) -> int:
     config, paths = open_run(args, makes="oof")
     ensure_competition(config)
     prepare(config, paths)
+    if args.stage == "fracture":
+        from cspine_kit.vision import fracture_backbones as fracture
+
+        member = args.member or next(iter(config.members))
+        table = fracture.compare(config, paths, member, args.names or fracture.FOUR, best=args.best)
+        print(fracture.summary(table).to_string(float_format="{:.4g}".format))
+        print(f"by fold in {paths.root / fracture.FOLDER / member}.csv")
+        return 0
+    if args.member is not None:
+        raise ConfigError(f"--member {args.member} says nothing without --stage fracture")
     table = compare(config, paths, args.names or FOURTEEN, best=args.best)
     print(summary(table).to_string(float_format="{:.4g}".format))
     for name, value in PUBLISHED.items():
@@ -124,8 +139,9 @@ VERBS = {
         _train,
     ),
     "backbones": Verb(
-        "accuracy and time of backbones as vertebra networks",
-        f"cspine backbones {DEMO} --names basic_cnn test_resnet test_efficientnet --best 2",
+        "accuracy and time of backbones as vertebra networks; or loss, F1 and AUC as a member",
+        f"cspine backbones {DEMO} --names basic_cnn test_resnet test_efficientnet --best 2; "
+        f"cspine backbones {DEMO} --stage fracture --member axial --names basic_cnn test_resnet",
         _backbones_arguments,
         _backbones,
     ),

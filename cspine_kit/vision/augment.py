@@ -105,6 +105,38 @@ def move_boxes(boxes: torch.Tensor, affine: torch.Tensor) -> torch.Tensor:
     return torch.cat([shares.amin(dim=1), shares.amax(dim=1)], dim=1)
 
 
+MIXED = ("fracture", "visible", "overall", "mask", "mask_weight", "present")
+"""Targets that are mixed as the images are; what is unknown of either is unknown of both."""
+
+
+def mix_pairs(
+    batch: dict[str, torch.Tensor], share: float, generator: torch.Generator, first: int, total: int
+) -> dict[str, torch.Tensor]:
+    """Some pairs of neighboring units in each other's place by up to a half (Zhang et al., mixup,
+    ICLR 2018): evenly drawn, images and targets alike.
+
+    Args:
+        batch: this part's units, "stack" float32, in an order that was drawn.
+        share: of the pairs.
+        generator: of the batch's device.
+        first, total: as of `augment_batch`; a unit whose partner lies in another part stays.
+    """
+    stack = batch["stack"]
+    at = torch.arange(first, first + len(stack), device=stack.device)
+    partner = (at ^ 1) - first
+    drawn, how = (_uniform(total, 0.5, generator) + 0.5 for _ in range(2))
+    inside = (partner >= 0) & (partner < len(stack)) & (drawn[at - at % 2] < share)
+    weight = torch.where(inside, how[at - at % 2] / 2, 0.0)
+    partner = torch.where(inside, partner, at - first)
+
+    def mixed(value: torch.Tensor) -> torch.Tensor:
+        own = weight.reshape(-1, *[1] * (value.ndim - 1))
+        return value.float() * (1.0 - own) + value[partner].float() * own
+
+    names = ("stack", *(name for name in MIXED if name in batch))
+    return {**batch, **{name: mixed(batch[name]) for name in names}}
+
+
 def augment_batch(
     batch: dict[str, torch.Tensor],
     config: ModelConfig,
@@ -158,4 +190,5 @@ def augment_batch(
         changed["labels"] = moved[:, 0]
     if "box" in batch:
         changed["box"] = move_boxes(batch["box"], affine)
-    return changed
+    mixup = config.mixup if isinstance(config, SlicesConfig | LevelsConfig) else 0.0
+    return mix_pairs(changed, mixup, generator, first, n) if mixup > 0 else changed

@@ -10,12 +10,14 @@ Example::
 
 Source document B's protocol: all on one split, then the best few by grouped cross-validation. Each
 network is trained as the config's vertebra stage is, with another backbone, and judged on the
-masked studies of the fold that it has not learned from.
+masked studies of the fold that it has not learned from. `vision.fracture_backbones` does the same
+with a member of the fracture stage.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -67,7 +69,7 @@ def _chain(config: Config, paths: RunPaths, backbone: str, fold: int) -> FoldCha
     return FoldChain(config.model_copy(update={"vertebra": vertebra}), own, inputs, fold)
 
 
-def _milliseconds(model: Network, batch: int) -> float:
+def milliseconds(model: Network, batch: int) -> float:
     """Time of one slice in a batch, on the device where the model is."""
     device = next(model.parameters()).device
     shape = (batch, 1, model.config.channels, model.config.size_px, model.config.size_px)
@@ -97,7 +99,7 @@ def _said(chain: FoldChain, model: Network) -> tuple[FloatArray, FloatArray, Boo
     return logits, decoded, shown
 
 
-def judge(config: Config, paths: RunPaths, backbone: str, fold: int) -> dict[str, object]:
+def judge(config: Config, paths: RunPaths, backbone: str, fold: int) -> dict[str, Any]:
     """One row: a backbone in one fold, trained where it is not there yet.
 
     Raises:
@@ -112,7 +114,7 @@ def judge(config: Config, paths: RunPaths, backbone: str, fold: int) -> dict[str
     folder = chain.paths.model(VERTEBRA, fold)
     seconds = float(read_json(folder / "run.json")["seconds"])
     model = load_model(folder)
-    speed = _milliseconds(model, config.kernel.batch_size)
+    speed = milliseconds(model, config.kernel.batch_size)
     logits, decoded, shown = _said(chain, model)
     right, after = ((logits > 0) == shown).mean(axis=0), ((decoded > 0.5) == shown).mean(axis=0)
     return {
@@ -146,17 +148,41 @@ def compare(
     """
     for name in names:
         check_backbone(config.vertebra.model_copy(update={"backbone": name}), "backbones")
-    first = [judge(config, paths, name, 0) for name in tqdm(names, "backbones on fold 0")]
-    ranked = sorted(first, key=lambda row: -float(str(row["accuracy"])))
-    chosen = [str(row["backbone"]) for row in ranked[:best]]
-    tasks = [(name, fold) for name in chosen for fold in range(1, config.folds.n)]
-    others = [judge(config, paths, *task) for task in tqdm(tasks, "best in other folds")]
-    table = pd.DataFrame(first + others).sort_values(["backbone", "fold"], ignore_index=True)
+
+    def judged(name: str, fold: int) -> dict[str, Any]:
+        return judge(config, paths, name, fold)
+
+    table = cross_validated(judged, names, best=best, folds=config.folds.n, by="accuracy")
     folder = paths.root / "backbones"
     with publish(folder / "backbones.csv") as temporary:
         table.to_csv(temporary, index=False)
     draw(table, folder / "backbones.png")
     return table
+
+
+def cross_validated(
+    judged: Callable[[str, int], dict[str, Any]],
+    names: Sequence[str],
+    *,
+    best: int,
+    folds: int,
+    by: str,
+) -> pd.DataFrame:
+    """Rows of all backbones on fold 0, and of the best few in the other folds.
+
+    Args:
+        judged: the row of a backbone and a fold.
+        names: of the backbones.
+        best: how many are cross-validated.
+        folds: of the run.
+        by: column that tells the best, the higher the better.
+    """
+    first = [judged(name, 0) for name in tqdm(names, "backbones on fold 0")]
+    ranked = sorted(first, key=lambda row: -float(row[by]))
+    chosen = [str(row["backbone"]) for row in ranked[:best]]
+    tasks = [(name, fold) for name in chosen for fold in range(1, folds)]
+    others = [judged(*task) for task in tqdm(tasks, "best in other folds")]
+    return pd.DataFrame(first + others).sort_values(["backbone", "fold"], ignore_index=True)
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:

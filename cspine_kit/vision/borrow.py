@@ -1,7 +1,11 @@
 """Fold models that another run folder has made from the same are taken over, not trained again.
 
-In: a config and its run folder with the data room's tables, another run folder. Out: models and
-their rows, as links. Example: `borrow_models(config, paths, RunPaths(Path("oof/demo")))`.
+In: a config, its run folder, another run folder, and what the run starts from. Out: models and
+their rows, as links. Example::
+
+    from cspine_kit.vision.inputs import open_inputs
+
+    borrow_models(config, RunPaths(Path("oof/other")), paths, open_inputs(paths))
 
 The keys decide: a model is taken where its key is the one that this run would give it. The kit
 replaces files and never writes into them, so a link is as good as a copy.
@@ -15,7 +19,7 @@ from cspine_kit.core.config import Config
 from cspine_kit.core.paths import RunPaths
 from cspine_kit.core.runs import publish
 from cspine_kit.vision.chain import FoldChain
-from cspine_kit.vision.inputs import open_inputs
+from cspine_kit.vision.inputs import Inputs
 
 
 def link(source: Path | str, target: Path | str) -> None:
@@ -26,18 +30,19 @@ def link(source: Path | str, target: Path | str) -> None:
         shutil.copy2(source, target)
 
 
-def borrow_models(config: Config, paths: RunPaths, other: RunPaths) -> list[str]:
+def borrow_models(config: Config, paths: RunPaths, other: RunPaths, inputs: Inputs) -> list[str]:
     """Take over what fits of every network and fold.
 
     Args:
         config: of this run.
-        paths: its folder; tables `studies`, `slices` and `coarse` and the folds are there.
+        paths: its folder.
         other: the run folder that may have what is missing.
+        inputs: what this run starts from.
 
     Returns:
         What was taken, as "<network> fold <k>".
     """
-    inputs, taken = open_inputs(paths), []
+    taken = []
     for fold in range(config.folds.n):
         own, theirs = (FoldChain(config, place, inputs, fold) for place in (paths, other))
         for name in config.trained:

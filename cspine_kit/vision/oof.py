@@ -59,7 +59,7 @@ def train_member(config: Config, paths: RunPaths, member: str, fold: int) -> Non
     if member not in config.members:
         train_vertebra(FoldChain(config, paths, open_inputs(paths), fold), member)
     else:
-        _make_levels(config, paths)
+        make_levels(config, paths)
         train_fracture(FoldChain(config, paths, open_inputs(paths), fold), member)
 
 
@@ -94,7 +94,7 @@ def _make(config: Config, paths: RunPaths, stages: Sequence[str]) -> None:
     )
 
 
-def _make_levels(config: Config, paths: RunPaths) -> None:
+def make_levels(config: Config, paths: RunPaths) -> None:
     """The vertebra stage of every fold, its tables, and the fine volumes along its levels.
 
     Raises:
@@ -183,7 +183,7 @@ def run_oof(config: Config, paths: RunPaths) -> list[Failure]:
     if processes().num_processes > 1:
         raise DataError("several processes share one training: accelerate launch `cspine train`")
     check_config(config)
-    _make_levels(config, paths)
+    make_levels(config, paths)
     _make(config, paths, list(config.members))
     inputs = open_inputs(paths)
     chains = [FoldChain(config, paths, inputs, fold) for fold in range(config.folds.n)]

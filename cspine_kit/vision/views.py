@@ -55,6 +55,7 @@ class StudyView:
         patches: of the first unit, of the second, ...
         per_unit: patches of each unit.
         present: (7,) which of C1..C7 the scan holds.
+        shown: (patches, 7) logits of which levels they show, where a task takes them from levels.
         targets: for training, an array for each target with a row for each unit.
     """
 
@@ -63,6 +64,7 @@ class StudyView:
     patches: list[Patch]
     targets: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     per_unit: int = 1
+    shown: FloatArray = field(default_factory=lambda: np.zeros((0, len(LEVELS))))
     present: BoolArray = field(default_factory=lambda: np.ones(len(LEVELS), dtype=np.bool_))
 
     def __len__(self) -> int:

@@ -173,6 +173,8 @@ class SlicesConfig(MemberConfig):
     across_mm: NotNegative
     slices_per_study: Count
     fractured_share: Share
+    one_output: bool = False
+    mixup: Share = 0.0
 
     @property
     def reach_mm(self) -> float:
@@ -210,6 +212,7 @@ class LevelsConfig(MemberConfig):
     hidden: Annotated[int, Field(ge=8, multiple_of=8)]
     others_share: Share
     slice_loss: NotNegative
+    mixup: Share = 0.0
 
     @property
     def spread_mm(self) -> float:

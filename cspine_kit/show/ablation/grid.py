@@ -2,7 +2,7 @@
 
 In: a config's file, a grid's file. Out: `Row`s, every one of them checked. Example::
 
-    rows = read_grid(Path("configs/demo.yaml"), Path("configs/grids/crop.yaml"))
+    rows = read_grid(Path("configs/demo.yaml"), Path("configs/grids/stack.yaml"))
     rows[0].label, rows[0].changes, rows[0].config.seed
 
 A grid's file maps a row's label to its changes, dotted keys of the config with a value each. A list

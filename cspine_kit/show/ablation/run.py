@@ -2,8 +2,10 @@
 
 In: a config, its run folder, rows. Out: run folders with scores, and a table. Example::
 
-    rows = read_grid(Path("configs/demo.yaml"), Path("configs/grids/crop.yaml"))
-    table = ablate(config, paths, rows[:0], "crop")
+    from cspine_kit.show.ablation.grid import read_grid
+
+    rows = read_grid(Path("configs/demo.yaml"), Path("configs/grids/stack.yaml"))
+    table = ablate(config, paths, rows[:0], "stack")
     table.loc[0, ["row", "A", "trained"]]                # the config as it is
 
 A row starts from what the config's own run has: index, folds, volumes, and every fold model that
@@ -30,6 +32,7 @@ from cspine_kit.show.ablation.table import BASE, compared, failed
 from cspine_kit.stack.pipeline import run_stack
 from cspine_kit.vision.borrow import borrow_models, link
 from cspine_kit.vision.check import check_config
+from cspine_kit.vision.inputs import open_inputs
 from cspine_kit.vision.oof import run_oof
 
 log = logging.getLogger(__name__)
@@ -64,7 +67,7 @@ def make_run(config: Config, paths: RunPaths, start: RunPaths | None = None) -> 
         _link_shared(start, paths)
     prepare(config, paths)
     if start is not None:
-        borrow_models(config, paths, start)
+        borrow_models(config, paths, start, open_inputs(paths))
     run_oof(config, paths)
     finish(config, paths, "oof")
     begin(config, paths, "stack")

@@ -11,6 +11,7 @@ from typing import Any
 from cspine_kit.core.config import ModelConfig
 from cspine_kit.vision.tasks.boxes import BoxesTask
 from cspine_kit.vision.tasks.levels import LevelsTask, StudyTask
+from cspine_kit.vision.tasks.plain import PlainTask
 from cspine_kit.vision.tasks.segment import SegmentTask
 from cspine_kit.vision.tasks.slices import SlicesTask
 from cspine_kit.vision.tasks.task import Task
@@ -19,7 +20,7 @@ from cspine_kit.vision.tasks.vertebra import VertebraTask
 TASKS: dict[str, Callable[[Any], Task]] = {
     "vertebra": VertebraTask,
     "segment": SegmentTask,
-    "slices": SlicesTask,
+    "slices": lambda config: (PlainTask if config.one_output else SlicesTask)(config),
     "levels": LevelsTask,
     "study": StudyTask,
     "volume": LevelsTask,

@@ -127,6 +127,11 @@ class Competition:
         """Truth of the test set in train.csv's shape; only a phantom has one."""
         return self.root / "solution.csv"
 
+    @property
+    def levels_truth(self) -> Path:
+        """Which levels each study shows, and where they lie; only a phantom has it."""
+        return self.root / "truth" / "levels.csv"
+
     def images(self, split: Split, study_uid: str) -> Path:
         """Folder of one study's DICOM files (`safe_uid` is enforced)."""
         train = split == "train"

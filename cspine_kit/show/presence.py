@@ -12,7 +12,7 @@ All systems are judged on the same slices: those of masked studies that the firs
 stage looks at, each by models that have not learned from the study.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +30,7 @@ from cspine_kit.show.rounds import rounds_table
 from cspine_kit.stack.fallback.headers import read_headers
 from cspine_kit.stack.headers.presence import Presence, header_presence
 from cspine_kit.vision.names import DICE, VERTEBRA
+from cspine_kit.vision.nets.heads import asks_headers
 from cspine_kit.vision.tasks.vertebra import combined
 
 VERSION = 1
@@ -69,7 +70,7 @@ def write_presence(config: Config, paths: RunPaths) -> pd.DataFrame:
         return pd.read_csv(file)
     slices, studies, rows = (read_table(paths.table(name), name) for name in names)
     own = rows[rows["fold"] == rows["model_fold"]]
-    judged = judge_presence(slices, studies, own, list(config.stage), seed=config.seed)
+    judged = judge_presence(slices, studies, own, systems_of(config), seed=config.seed)
     tables = {"confusion.csv": confusions(judged), "presence.csv": presence_table(judged)}
     if paths.table(DICE).exists():
         tables = {"dice.csv": dice_table(read_table(paths.table(DICE), DICE)), **tables}
@@ -82,6 +83,13 @@ def write_presence(config: Config, paths: RunPaths) -> pd.DataFrame:
         with publish(folder / name, key) as temporary:
             table.to_csv(temporary, index=False)
     return pd.read_csv(file)
+
+
+def systems_of(config: Config) -> dict[str, str]:
+    """What each network of the vertebra stage that speaks is called in the tables."""
+    kinds = {name: "segmentation" for name, m in config.stage.items() if m.kind == "segment"}
+    kinds |= {name: "image + headers" for name, m in config.stage.items() if asks_headers(m)}
+    return {name: f"{name}: {kinds.get(name, 'image')}" for name in config.stage}
 
 
 def report_presence(config: Config, paths: RunPaths) -> str:
@@ -107,7 +115,7 @@ def judge_presence(
     slices: pd.DataFrame,
     studies: pd.DataFrame,
     rows: pd.DataFrame,
-    networks: Sequence[str],
+    networks: Mapping[str, str],
     *,
     seed: int,
 ) -> list[Judged]:
@@ -116,11 +124,11 @@ def judge_presence(
     Args:
         slices, studies: tables of these names.
         rows: of table `vertebra`, by models that have not learned from the study.
-        networks: of the vertebra stage, the first of which gives the slices.
+        networks: of the vertebra stage, the first of which gives the slices, and their systems.
         seed: of the forest.
     """
     areas = dict(iter(slices.dropna(subset=list(MASK_COLUMNS)).groupby("study_uid")))
-    spoken = rows[rows["member"].isin(networks) & rows["study_uid"].isin(set(areas))]
+    spoken = rows[rows["member"].isin(list(networks)) & rows["study_uid"].isin(set(areas))]
     by_study = {
         str(uid): [own[own["member"] == name] for name in networks]
         for uid, own in spoken.groupby("study_uid", sort=True)
@@ -130,7 +138,7 @@ def judge_presence(
     fold_of = {uid: int(parts[0]["fold"].iloc[0]) for uid, parts in by_study.items()}
     by_headers = header_presence(read_headers(slices, masked), fold_of, seed=seed)
     return [
-        _judge(areas[uid], dict(zip(networks, parts, strict=True)), uid, by_headers)
+        _judge(areas[uid], dict(zip(networks.values(), parts, strict=True)), uid, by_headers)
         for uid, parts in by_study.items()
     ]
 

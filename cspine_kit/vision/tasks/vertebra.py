@@ -37,7 +37,7 @@ from cspine_kit.vision.tasks.task import (
     Term,
     some_of_each,
 )
-from cspine_kit.vision.views import StudyView, spaced_slices, study_view
+from cspine_kit.vision.views import StudyView, header_facts, spaced_slices, study_view
 
 THORACIC = "thoracic"
 
@@ -90,6 +90,15 @@ class VertebraTask(StageTask):
     rows_version: ClassVar[int] = 2
     heads: ClassVar[dict[str, int]] = {"visible": 7, "box": 4}
     config: VertebraConfig
+
+    def view(
+        self, volume: Volume, levels: pd.DataFrame | None = None, stride: int = 1
+    ) -> StudyView:
+        """The middle of a coarse volume, slices a step apart, and what headers say of them."""
+        view = super().view(volume, levels, stride)
+        if self.config.header:
+            view.facts = header_facts(volume, view.indices)
+        return view
 
     @property
     def outputs(self) -> dict[str, int]:

@@ -47,12 +47,15 @@ class Lesson:
     Attributes:
         slices: its rows of the `slices` table.
         label: its row of the `studies` table.
-        rows: what vertebra model k says of its slices; None in the vertebra stage itself.
+        rows: what vertebra model k says of its slices; in the vertebra stage itself, what the round
+            before says of a study without a mask, else None.
+        weight: of its mask, where another tool made it.
     """
 
     slices: pd.DataFrame
     label: "pd.Series"
     rows: pd.DataFrame | None = None
+    weight: float = 1.0
 
 
 class Task(ABC):

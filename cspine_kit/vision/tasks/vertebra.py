@@ -114,9 +114,10 @@ class VertebraTask(StageTask):
         if lesson.rows is not None:
             found["visible"], found["weight"] = pseudo_labels(view, lesson.rows)
         else:
+            shares = native_rows(view, lesson.slices)[list(MASK_COLUMNS)].to_numpy(np.float32)
             areas = self.config.target == "area"
-            found["visible"] = area_shares(view, lesson) if areas else shown_levels(view, lesson)
-            found["weight"] = np.ones_like(found["visible"])
+            found["visible"] = shares if areas else shown_levels(view, lesson)
+            found["weight"] = np.full_like(found["visible"], lesson.weight)
         if self.config.thoracic_loss:
             found[THORACIC] = _thoracic(view)
         return found
@@ -139,14 +140,6 @@ class VertebraTask(StageTask):
     def rows(self, view: StudyView, outputs: Outputs) -> pd.DataFrame:
         """Table `vertebra`: visibility logits and the spine's box in mm."""
         return stage_rows(view, outputs["visible"], outputs["box"])
-
-
-def area_shares(view: StudyView, lesson: Lesson) -> NDArray[np.float32]:
-    """(n, 7) area of each level on each slice as a share of its largest in the scan."""
-    names = list(MASK_COLUMNS)
-    largest = np.maximum(lesson.slices[names].to_numpy(np.float64).max(axis=0), 1.0)
-    areas = native_rows(view, lesson.slices)[names].to_numpy(np.float64)
-    return (areas / largest).astype(np.float32)
 
 
 def _thoracic(view: StudyView) -> NDArray[np.float32]:

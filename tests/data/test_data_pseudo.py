@@ -70,5 +70,7 @@ def test_a_folder_that_is_not_there_or_holds_nothing_is_told(world, tmp_path):
     config, paths, *_ = world
     with pytest.raises(DataError, match=r"pseudo_masks\.dir: there is no folder .*nowhere"):
         run_pseudo(learning_from(config, tmp_path / "nowhere"), paths)
-    with pytest.raises(DataError, match=r"holds no <study_uid>\.nii or \.nii\.gz of a training study"):
+    with pytest.raises(
+        DataError, match=r"holds no <study_uid>\.nii or \.nii\.gz of a training study"
+    ):
         run_pseudo(learning_from(config, tmp_path), paths)

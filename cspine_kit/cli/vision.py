@@ -61,7 +61,7 @@ def _oof(args: argparse.Namespace) -> int:
     from cspine_kit.core.resolved import finish
     from cspine_kit.data.stages import prepare
     from cspine_kit.show.plan import describe_plan
-    from cspine_kit.show.presence import describe_presence, write_presence
+    from cspine_kit.show.presence import report_presence
     from cspine_kit.vision.check import check_config
     from cspine_kit.vision.detection import DETECTIONS, told
     from cspine_kit.vision.measure import measure_speeds
@@ -82,7 +82,7 @@ def _oof(args: argparse.Namespace) -> int:
 
     left_out = summary(run_oof(config, paths))
     finish(config, paths, "oof")
-    print(describe_presence(write_presence(config, paths)))
+    print(report_presence(config, paths))
     if (paths.root / DETECTIONS).exists():
         print("\n".join(told(pd.read_csv(paths.root / DETECTIONS))))
     print(f"out-of-fold slice table in {paths.table('oof_slices')}")

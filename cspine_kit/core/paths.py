@@ -127,6 +127,11 @@ class Competition:
         """Truth of the test set in train.csv's shape; only a phantom has one."""
         return self.root / "solution.csv"
 
+    @property
+    def levels_truth(self) -> Path:
+        """Which levels each study shows, and where they lie; only a phantom has it."""
+        return self.root / "truth" / "levels.csv"
+
     def images(self, split: Split, study_uid: str) -> Path:
         """Folder of one study's DICOM files (`safe_uid` is enforced)."""
         train = split == "train"
@@ -135,9 +140,13 @@ class Competition:
 
     def segmentation(self, study_uid: str) -> Path:
         """NIfTI mask of one study, `.nii` or `.nii.gz`; most studies have none."""
-        folder = self.holder(study_uid).segmentations
-        plain, packed = (folder / f"{safe_uid(study_uid)}{ending}" for ending in MASK_ENDINGS)
-        return packed if packed.exists() and not plain.exists() else plain
+        return mask_in(self.holder(study_uid).segmentations, study_uid)
+
+
+def mask_in(folder: Path, study_uid: str) -> Path:
+    """NIfTI file of one study in a folder of them, `.nii` or `.nii.gz` (`safe_uid` is enforced)."""
+    plain, packed = (folder / f"{safe_uid(study_uid)}{ending}" for ending in MASK_ENDINGS)
+    return packed if packed.exists() and not plain.exists() else plain
 
 
 @dataclass(frozen=True)

@@ -100,6 +100,15 @@ CONTRACTS: dict[str, Contract] = {
             *BOX_COLUMNS,
         ),
     ),
+    "pseudo_slices": Contract(
+        key=("study_uid", "slice_idx"),
+        columns={
+            **_kinds("str", ("study_uid",)),
+            **_kinds("int", ("slice_idx",)),
+            **_kinds("float", MASK_COLUMNS, SPINE_BOX_COLUMNS),
+        },
+        nullable=SPINE_BOX_COLUMNS,
+    ),
     "coarse": _VOLUMES,
     "fine": _VOLUMES,
     "vertebra": Contract(

@@ -34,6 +34,7 @@ from cspine_kit.core.tables import read_table, write_table
 from cspine_kit.data.folds import settle_folds
 from cspine_kit.data.index import build_index
 from cspine_kit.data.masks import MASKS_VERSION
+from cspine_kit.data.pseudo import run_pseudo
 from cspine_kit.data.reader.dicom import READER_VERSION
 from cspine_kit.data.sources import check_extra
 from cspine_kit.data.volumes.cache import Cache
@@ -279,7 +280,8 @@ def run_shards(config: Config, paths: RunPaths, most_gb: float) -> None:
 
 
 def prepare(config: Config, paths: RunPaths) -> None:
-    """Index, folds and coarse volumes, in that order."""
+    """Index, folds, other tools' masks and coarse volumes, in that order."""
     run_index(config, paths)
     run_folds(config, paths)
+    run_pseudo(config, paths)
     run_coarse(config, paths)

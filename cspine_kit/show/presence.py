@@ -1,18 +1,18 @@
 """Which level a slice shows, said by headers, networks and decode: one table, out-of-fold.
 
 In: a finished vertebra stage. Out: `vertebra/presence.csv` (accuracy, precision, recall and F1 of
-each level by each system), `vertebra/confusion.csv` and, where a network draws levels,
-`vertebra/dice.csv`. Example::
+each level by each system), `vertebra/confusion.csv`, where a network draws levels
+`vertebra/dice.csv`, and where there are rounds of pseudo-labels `vertebra/rounds.csv`. Example::
 
     table = write_presence(config, paths)
     table.loc[table["level"] == "mean", ["system", "accuracy"]]
-    describe_presence(table).splitlines()[1]
+    report_presence(config, paths).splitlines()[1]
 
 All systems are judged on the same slices: those of masked studies that the first network of the
 stage looks at, each by models that have not learned from the study.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,9 +26,11 @@ from cspine_kit.core.runs import fingerprint, is_fresh, publish, stored_key
 from cspine_kit.core.tables import MASK_COLUMNS, VERTEBRA_COLUMNS, read_table
 from cspine_kit.data.levels import DECODE_VERSION, decode_visible
 from cspine_kit.data.volumes.volume import nearest_slices
+from cspine_kit.show.rounds import rounds_table
 from cspine_kit.stack.fallback.headers import read_headers
 from cspine_kit.stack.headers.presence import Presence, header_presence
 from cspine_kit.vision.names import DICE, VERTEBRA
+from cspine_kit.vision.nets.heads import asks_headers
 from cspine_kit.vision.tasks.vertebra import combined
 
 VERSION = 1
@@ -62,28 +64,58 @@ def write_presence(config: Config, paths: RunPaths) -> pd.DataFrame:
     folder = paths.root / VERTEBRA
     names = ("slices", "studies", VERTEBRA)
     stored = [stored_key(paths.table(name)) for name in (*names, DICE)]
-    key = fingerprint(VERSION, DECODE_VERSION, stored, list(config.stage), config.seed)
+    key = fingerprint(VERSION, DECODE_VERSION, stored, list(config.trained), config.seed)
     file = folder / "presence.csv"
     if is_fresh(file, key):
         return pd.read_csv(file)
     slices, studies, rows = (read_table(paths.table(name), name) for name in names)
     own = rows[rows["fold"] == rows["model_fold"]]
-    judged = judge_presence(slices, studies, own, list(config.stage), seed=config.seed)
+    judged = judge_presence(slices, studies, own, systems_of(config), seed=config.seed)
     tables = {"confusion.csv": confusions(judged), "presence.csv": presence_table(judged)}
     if paths.table(DICE).exists():
         tables = {"dice.csv": dice_table(read_table(paths.table(DICE), DICE)), **tables}
+    if len(config.stage_rounds) > 1:
+        tables = {"rounds.csv": rounds_table(config, paths), **tables}
     folder.mkdir(parents=True, exist_ok=True)
+    for file_of_others in {"dice.csv", "rounds.csv"} - set(tables):
+        (folder / file_of_others).unlink(missing_ok=True)
     for name, table in tables.items():
         with publish(folder / name, key) as temporary:
             table.to_csv(temporary, index=False)
     return pd.read_csv(file)
 
 
+def systems_of(config: Config) -> dict[str, str]:
+    """What each network of the vertebra stage that speaks is called in the tables."""
+    kinds = {name: "segmentation" for name, m in config.stage.items() if m.kind == "segment"}
+    kinds |= {name: "image + headers" for name, m in config.stage.items() if asks_headers(m)}
+    return {name: f"{name}: {kinds.get(name, 'image')}" for name in config.stage}
+
+
+def report_presence(config: Config, paths: RunPaths) -> str:
+    """Write the tables, and say what they hold of accuracy, Dice and rounds.
+
+    Raises:
+        ArtifactError: the vertebra stage has not run yet.
+    """
+    told = [describe_presence(write_presence(config, paths))]
+    titles = {
+        "dice.csv": "Dice of what a network draws, out-of-fold:",
+        "rounds.csv": "levels after each round of pseudo-labels, out-of-fold:",
+    }
+    for name, title in titles.items():
+        file = paths.root / VERTEBRA / name
+        if file.exists():
+            table = pd.read_csv(file)
+            told.append(f"{title}\n{table.to_string(index=False, float_format='{:.3f}'.format)}")
+    return "\n".join(told)
+
+
 def judge_presence(
     slices: pd.DataFrame,
     studies: pd.DataFrame,
     rows: pd.DataFrame,
-    networks: Sequence[str],
+    networks: Mapping[str, str],
     *,
     seed: int,
 ) -> list[Judged]:
@@ -92,11 +124,11 @@ def judge_presence(
     Args:
         slices, studies: tables of these names.
         rows: of table `vertebra`, by models that have not learned from the study.
-        networks: of the vertebra stage, the first of which gives the slices.
+        networks: of the vertebra stage, the first of which gives the slices, and their systems.
         seed: of the forest.
     """
     areas = dict(iter(slices.dropna(subset=list(MASK_COLUMNS)).groupby("study_uid")))
-    spoken = rows[rows["member"].isin(networks) & rows["study_uid"].isin(set(areas))]
+    spoken = rows[rows["member"].isin(list(networks)) & rows["study_uid"].isin(set(areas))]
     by_study = {
         str(uid): [own[own["member"] == name] for name in networks]
         for uid, own in spoken.groupby("study_uid", sort=True)
@@ -106,7 +138,7 @@ def judge_presence(
     fold_of = {uid: int(parts[0]["fold"].iloc[0]) for uid, parts in by_study.items()}
     by_headers = header_presence(read_headers(slices, masked), fold_of, seed=seed)
     return [
-        _judge(areas[uid], dict(zip(networks, parts, strict=True)), uid, by_headers)
+        _judge(areas[uid], dict(zip(networks.values(), parts, strict=True)), uid, by_headers)
         for uid, parts in by_study.items()
     ]
 

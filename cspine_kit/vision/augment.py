@@ -25,6 +25,7 @@ from cspine_kit.core.config import (
     StageConfig,
     StudyConfig,
 )
+from cspine_kit.vision.nets.heads import FACTS
 
 
 def _uniform(n: int, reach: float, generator: torch.Generator) -> torch.Tensor:
@@ -149,7 +150,7 @@ def augment_batch(
 
     Args:
         batch: "stack" uint8 (b, patches, c, h, w) and targets; "box", "mask" and "labels" move with
-            it.
+            it, and "facts" turn with it.
         config: strengths, and the field that turns millimeters into shares.
         generator: of the batch's device.
         first: where this part lies in the batch that the numbers are drawn for ...
@@ -167,6 +168,10 @@ def augment_batch(
     if isinstance(config, StageConfig) and config.upside_down > 0:
         turned = _uniform(n, 0.5, generator)[part] + 0.5 < config.upside_down
         stack = torch.where(turned[:, None, None, None, None], from_the_feet(stack, config), stack)
+        if FACTS in batch:
+            facts = batch[FACTS]
+            other = torch.cat([facts[:, [1, 0]], 1.0 - facts[:, 2:3], facts[:, 3:]], dim=1)
+            batch = {**batch, FACTS: torch.where(turned[:, None], other, facts)}
     flat = stack.flatten(1, 2)
     grid = F.affine_grid(affine, list(flat.shape), align_corners=False)
     value = F.grid_sample(flat.float(), grid, padding_mode="zeros", align_corners=False)

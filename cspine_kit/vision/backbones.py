@@ -38,10 +38,11 @@ from cspine_kit.vision.chain import FoldChain
 from cspine_kit.vision.inputs import open_inputs
 from cspine_kit.vision.names import VERTEBRA
 from cspine_kit.vision.nets.backbone import check_backbone
-from cspine_kit.vision.nets.heads import Network
+from cspine_kit.vision.nets.heads import Network, asks_headers
 from cspine_kit.vision.nets.store import load_model
 from cspine_kit.vision.predict import forward, predict
 from cspine_kit.vision.steps import train_vertebra
+from cspine_kit.vision.views import FACT_NAMES
 
 FOURTEEN = (
     *("alexnet", "vgg16_bn", "resnet50", "resnext50_32x4d", "googlenet", "inception_v3"),
@@ -74,11 +75,13 @@ def milliseconds(model: Network, batch: int) -> float:
     device = next(model.parameters()).device
     shape = (batch, 1, model.config.channels, model.config.size_px, model.config.size_px)
     stack = torch.zeros(shape, dtype=torch.uint8, device=device)
+    asked = asks_headers(model.config)
+    facts = [torch.zeros(batch, len(FACT_NAMES), device=device)] if asked else []
     times = []
     with torch.inference_mode():
         for _ in range(LOOKS):
             start = time.perf_counter()
-            next(iter(forward(model, stack).values())).cpu()
+            next(iter(forward(model, stack, *facts).values())).cpu()
             times.append(time.perf_counter() - start)
     return 1000.0 * float(np.median(times)) / batch
 

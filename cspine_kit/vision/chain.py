@@ -73,12 +73,25 @@ class FoldChain:
 
     @cached_property
     def unmasked(self) -> list[str]:
-        """Training studies without a mask: what a round of pseudo-labels learns from besides."""
-        return [
-            uid
-            for uid in self.inputs.studies_of(self.fold, training=True)
-            if not self.inputs.studies["has_mask"][uid]
-        ]
+        """Training studies without any mask: what a round of pseudo-labels learns from besides."""
+        return [uid for uid in self._without_mask if uid not in self.inputs.pseudo]
+
+    @property
+    def _without_mask(self) -> list[str]:
+        masked = set(self.masked)
+        training = self.inputs.studies_of(self.fold, training=True)
+        return [uid for uid in training if uid not in masked]
+
+    @cached_property
+    def pseudo(self) -> list[str]:
+        """Unmasked training studies of which another tool made a mask."""
+        return [uid for uid in self._without_mask if uid in self.inputs.pseudo]
+
+    @property
+    def pseudo_weight(self) -> float:
+        """What such masks count beside the competition's own."""
+        pseudo = self.config.competition.pseudo_masks
+        return pseudo.weight if pseudo else 0.0
 
     @cached_property
     def _stage_keys(self) -> dict[str, str]:
@@ -89,6 +102,12 @@ class FoldChain:
         for networks in self.config.stage_rounds:
             for name, model in networks.items():
                 studies = dict(truth)
+                if model.kind == "vertebra":
+                    weight = str(self.pseudo_weight)
+                    said_by_others = self.inputs.pseudo_masks
+                    studies |= {
+                        uid: [pixels[uid], said_by_others[uid], weight] for uid in self.pseudo
+                    }
                 if name in self.config.teachers:
                     said = fingerprint(DECODE_VERSION, keys[self.config.teachers[name]])
                     studies |= {uid: [pixels[uid], said] for uid in self.unmasked}

@@ -10,7 +10,7 @@ A digest is made of values alone: where files lie and when they were written doe
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -27,6 +27,8 @@ from cspine_kit.data.folds import load_folds
 from cspine_kit.data.volumes.store import open_volume
 from cspine_kit.data.volumes.volume import Volume
 
+MASK = [*MASK_COLUMNS, *SPINE_BOX_COLUMNS]
+
 
 def _digest(values: pd.DataFrame) -> str:
     return hashlib.sha256(np.ascontiguousarray(values, dtype=np.float64).tobytes()).hexdigest()
@@ -42,6 +44,7 @@ class Inputs:
         coarse: table `coarse`.
         fine: files of the fine volumes by study; none before they are cut.
         fold_of: fold of each study that has a coarse volume.
+        pseudo: rows of `slices` of studies without a mask, with the masks that another tool made.
     """
 
     studies: pd.DataFrame
@@ -49,6 +52,7 @@ class Inputs:
     coarse: pd.DataFrame
     fine: dict[str, Path]
     fold_of: dict[str, int]
+    pseudo: dict[str, pd.DataFrame] = field(default_factory=dict)
 
     def file(self, study_uid: str, grid: str) -> Path:
         """File of a study's "coarse" or "fine" volume.
@@ -93,8 +97,12 @@ class Inputs:
     @cached_property
     def masks(self) -> dict[str, str]:
         """Digest of what each study's mask says of its slices."""
-        columns = [*MASK_COLUMNS, *SPINE_BOX_COLUMNS]
-        return {uid: _digest(self.slices[uid][columns]) for uid in self.fold_of}
+        return {uid: _digest(self.slices[uid][MASK]) for uid in self.fold_of}
+
+    @cached_property
+    def pseudo_masks(self) -> dict[str, str]:
+        """Digest of what another tool's mask says of the slices of studies that have one."""
+        return {uid: _digest(rows[MASK]) for uid, rows in self.pseudo.items()}
 
     @cached_property
     def labels(self) -> dict[str, str]:
@@ -118,7 +126,7 @@ def open_inputs(paths: RunPaths) -> Inputs:
 
     Read once in a process as long as they do not change: several tasks may run in it.
     """
-    names = ("studies", "slices", "coarse", "fine")
+    names = ("studies", "slices", "coarse", "fine", "pseudo_slices")
     keys = [stored_key(paths.table(name)) for name in names]
     # Volumes may be found elsewhere under the same key.
     keys += [str(file_state(paths.table(grid))) for grid in ("coarse", "fine")]
@@ -140,9 +148,18 @@ def _read_inputs(paths: RunPaths, key: str) -> Inputs:
         for uid, fold in sorted(zip(folds["study_uid"], folds["fold"], strict=True))
         if uid in coarse.index and uid in studies.index
     }
+    by_study = {str(uid): group for uid, group in slices.groupby("study_uid", sort=False)}
+    pseudo = dict[str, pd.DataFrame]()
+    if paths.table("pseudo_slices").exists():
+        said = read_table(paths.table("pseudo_slices"), "pseudo_slices")
+        for uid, rows in said.groupby("study_uid", sort=True):
+            bare = by_study[str(uid)].drop(columns=MASK) if uid in fold_of else None
+            if bare is not None:
+                pseudo[str(uid)] = bare.merge(rows, on=["study_uid", "slice_idx"])
     return Inputs(
         studies=studies,
-        slices={str(uid): group for uid, group in slices.groupby("study_uid", sort=False)},
+        slices=by_study,
+        pseudo=pseudo,
         coarse=coarse,
         fine=fine,
         fold_of=fold_of,

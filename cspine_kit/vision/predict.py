@@ -65,17 +65,20 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or "out of memory" in text or "not enough memory" in text
 
 
-def forward(model: Network, batch: torch.Tensor, *, half: bool = False) -> Outputs:
+def forward(
+    model: Network, batch: torch.Tensor, *facts: torch.Tensor, half: bool = False
+) -> Outputs:
     """Head outputs (float32) of one batch on its device; halves of it where memory is too short.
 
     Args:
         model: on the batch's device.
         batch: units, uint8 (b, patches, channels, rows, cols).
+        facts: of their headers (b, n), where the model reads them.
         half: in half precision.
     """
     try:
         with torch.autocast(batch.device.type, torch.float16, enabled=half):
-            outputs = model(batch)
+            outputs = model(batch, *facts)
         return {name: value.float() for name, value in outputs.items()}
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error) or len(batch) == 1:
@@ -85,7 +88,10 @@ def forward(model: Network, batch: torch.Tensor, *, half: bool = False) -> Outpu
         torch.cuda.empty_cache()
     middle = len(batch) // 2
     log.warning("%s: no memory for a batch of %d, halved", model.config.backbone, len(batch))
-    first, second = (forward(model, part, half=half) for part in (batch[:middle], batch[middle:]))
+    first, second = (
+        forward(model, batch[part], *(f[part] for f in facts), half=half)
+        for part in (slice(None, middle), slice(middle, None))
+    )
     return {name: torch.cat([first[name], second[name]]) for name in first}
 
 
@@ -110,29 +116,33 @@ class Drawn:
         device: str,
     ) -> None:
         self._device = device
-        self._placed: dict[int, torch.Tensor] = {}
+        self._placed: dict[int, tuple[torch.Tensor, ...]] = {}
         self.count = len(view)
         batch_size = max(1, batch_size // view.per_unit)
         on_gpu = device != "cpu"
         least = max(1, batch_size // SIZES) if on_gpu else 1
 
-        def draw(rows: range) -> torch.Tensor:
-            drawn = [view.drawn(row, windows) for row in rows]
-            drawn += [np.zeros_like(drawn[0])] * (-len(drawn) % least)
-            batch = torch.from_numpy(np.stack(drawn))
-            return batch.pin_memory() if on_gpu else batch
+        def draw(rows: range) -> tuple[torch.Tensor, ...]:
+            parts = [[view.drawn(row, windows) for row in rows]]
+            if view.facts is not None:
+                parts.append([view.facts[row] for row in rows])
+            empty = -len(rows) % least
+            filled = [np.stack([*part, *[np.zeros_like(part[0])] * empty]) for part in parts]
+            batch = tuple(torch.from_numpy(part) for part in filled)
+            return tuple(part.pin_memory() for part in batch) if on_gpu else batch
 
         self._pool = ThreadPoolExecutor(1)
-        self._waiting: list[Future[torch.Tensor]] = [
+        self._waiting: list[Future[tuple[torch.Tensor, ...]]] = [
             self._pool.submit(draw, range(start, min(start + batch_size, self.count)))
             for start in range(0, self.count, batch_size)
         ]
         self._pool.shutdown(wait=False)
 
-    def __iter__(self) -> Iterator[torch.Tensor]:
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, ...]]:
         for k, waiting in enumerate(self._waiting):
             if k not in self._placed:
-                self._placed[k] = waiting.result().to(self._device, non_blocking=True)
+                parts = waiting.result()
+                self._placed[k] = tuple(p.to(self._device, non_blocking=True) for p in parts)
             yield self._placed[k]
 
     def stop(self) -> None:
@@ -159,10 +169,10 @@ def run_model(model: Network, batches: Drawn, *, views: int = 1) -> dict[str, Fl
     both = views == 2 and not task_of(model.config).sided
     for half in (True, False) if on_gpu else (False,):
         parts = []
-        for batch in batches:
-            outputs = forward(model, batch, half=half)
+        for batch, *facts in batches:
+            outputs = forward(model, batch, *facts, half=half)
             if both:
-                other = forward(model, mirrored(batch, model.config), half=half)
+                other = forward(model, mirrored(batch, model.config), *facts, half=half)
                 other = mirrored_outputs(other, model.config)
                 outputs = {name: (value + other[name]) / 2 for name, value in outputs.items()}
             parts.append(outputs)

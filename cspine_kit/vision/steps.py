@@ -58,6 +58,7 @@ def train_vertebra(chain: FoldChain, name: str = VERTEBRA) -> None:
             "learn; add masks under segmentations/ or use fewer folds"
         )
     task, inputs = task_of(chain.config.trained[name]), chain.inputs
+    pseudo = set(chain.pseudo) if task.config.kind == "vertebra" else set[str]()
     teacher, taught = chain.config.teachers.get(name), dict[str, pd.DataFrame]()
     if teacher is not None:
         with main_first():
@@ -67,12 +68,15 @@ def train_vertebra(chain: FoldChain, name: str = VERTEBRA) -> None:
 
     def build(uid: str) -> StudyView:
         view = task.view(inputs.volume(uid, task.grid), None)
-        lesson = Lesson(inputs.slices[uid], inputs.studies.loc[uid], taught.get(uid))
+        slices, weight = inputs.slices[uid], 1.0
+        if uid in pseudo:
+            slices, weight = inputs.pseudo[uid], chain.pseudo_weight
+        lesson = Lesson(slices, inputs.studies.loc[uid], taught.get(uid), weight)
         view.targets = task.targets(view, lesson)
         return view
 
     upstream = [] if teacher is None else [read_lineage(chain.paths.model(teacher, chain.fold))]
-    studies = sorted([*chain.masked, *taught])
+    studies = sorted([*chain.masked, *pseudo, *taught])
     _train(chain, name, studies, chain.masked_here, build, upstream=upstream)
 
 

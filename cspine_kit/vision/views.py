@@ -26,6 +26,8 @@ from cspine_kit.data.volumes.curve import Grey
 from cspine_kit.data.volumes.patch import Patch, Plane, draw, parallel
 from cspine_kit.data.volumes.volume import Volume, nearest_slices
 
+FACT_NAMES = ("above", "below", "ratio", "spacing", "thickness")
+
 CENTER_COLUMNS = ("center_z_mm", "center_y_mm", "center_x_mm")
 
 
@@ -56,6 +58,7 @@ class StudyView:
         per_unit: patches of each unit.
         present: (7,) which of C1..C7 the scan holds.
         shown: (patches, 7) logits of which levels they show, where a task takes them from levels.
+        facts: (n, `FACT_NAMES`) what headers say of each unit; None where nobody asks.
         targets: for training, an array for each target with a row for each unit.
     """
 
@@ -66,6 +69,7 @@ class StudyView:
     per_unit: int = 1
     shown: FloatArray = field(default_factory=lambda: np.zeros((0, len(LEVELS))))
     present: BoolArray = field(default_factory=lambda: np.ones(len(LEVELS), dtype=np.bool_))
+    facts: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.patches) // self.per_unit
@@ -97,6 +101,24 @@ class StudyView:
     def drawn(self, unit: int, windows: Sequence[Sequence[float]]) -> Grey:
         """What a network sees of one unit, uint8 (patches, planes x windows, rows, cols)."""
         return np.stack([draw(self.volume, patch, windows) for patch in self.of_unit(unit)])
+
+
+def header_facts(volume: Volume, indices: IntArray) -> NDArray[np.float32]:
+    """What headers say of slices of a whole scan (source document B), each about 0 to 3.
+
+    Args:
+        volume: of the whole scan.
+        indices: (n,) of its slices.
+
+    Returns:
+        (n, `FACT_NAMES`): decimeters below the top and above the bottom, the share of the scan
+        above, the distance of native slices and the thickness that was averaged in centimeters.
+    """
+    z = volume.z_mm[indices]
+    above, below = volume.z_mm[0] - z, z - volume.z_mm[-1]
+    ratio = above / np.maximum(above + below, 1.0)
+    scan = np.tile([volume.step_mm / volume.group / 10.0, volume.step_mm / 10.0], (len(z), 1))
+    return np.column_stack([above / 100.0, below / 100.0, ratio, scan]).astype(np.float32)
 
 
 def study_view(

@@ -21,6 +21,7 @@ from cspine_kit.show.report import vertebra
 from cspine_kit.stack.headers.presence import FOREST, HEADERS
 
 STUDIES, STEP_MM = 12, 2.0
+SYSTEMS = {"vertebra": "image", "seg": "segmentation"}
 
 
 @pytest.fixture(name="world", scope="module")
@@ -52,7 +53,7 @@ def _world():
 
 @pytest.fixture(name="judged", scope="module")
 def _judged(world):
-    return judge_presence(*world, ["vertebra", "seg"], seed=0)
+    return judge_presence(*world, SYSTEMS, seed=0)
 
 
 def accuracy(table, system, level="mean"):
@@ -63,18 +64,18 @@ def accuracy(table, system, level="mean"):
 def test_all_systems_are_judged_on_the_slices_of_the_first_network(judged):
     assert len(judged) == STUDIES and len(judged[0].truth) == 40
     for own in judged:
-        assert list(own.said) == [FOREST, HEADERS, "vertebra", "seg", DECODED]
+        assert list(own.said) == [FOREST, HEADERS, "image", "segmentation", DECODED]
         assert all(said.shape == own.truth.shape for said in own.said.values())
 
 
 def test_accuracies_are_in_the_order_that_they_must_be(judged):
     table = presence_table(judged)
     majority = np.mean([(own.truth == 0).mean() for own in judged])
-    assert accuracy(table, "vertebra") == 1.0
-    assert accuracy(table, "seg", "C1") > 0.95 > accuracy(table, "seg", "C3")
+    assert accuracy(table, "image") == 1.0
+    assert accuracy(table, "segmentation", "C1") > 0.95 > accuracy(table, "segmentation", "C3")
     assert majority < accuracy(table, HEADERS) < 1.0 and accuracy(table, FOREST) > majority
     assert accuracy(table, DECODED) > 0.9
-    right = table[(table["system"] == "vertebra")]
+    right = table[(table["system"] == "image")]
     assert (right[["precision", "recall", "f1"]] == 1.0).all(axis=None)
     told = describe_presence(table).splitlines()
     assert told[1].split() == [*LEVELS, "mean"] and "1.0000" in told[4]
@@ -83,9 +84,9 @@ def test_accuracies_are_in_the_order_that_they_must_be(judged):
 def test_a_study_of_which_a_network_said_nothing_is_left_out(world):
     slices, studies, rows = world
     less = rows[(rows["study_uid"] != "1.2.4") | (rows["member"] != "seg")]
-    assert len(judge_presence(slices, studies, less, ["vertebra", "seg"], seed=0)) == STUDIES - 1
+    assert len(judge_presence(slices, studies, less, SYSTEMS, seed=0)) == STUDIES - 1
     bare = slices.assign(**dict.fromkeys(MASK_COLUMNS, np.nan))
-    assert judge_presence(bare, studies, rows, ["vertebra"], seed=0) == []
+    assert judge_presence(bare, studies, rows, {"vertebra": "image"}, seed=0) == []
     assert "no masked study" in describe_presence(presence_table([]))
 
 
@@ -123,7 +124,7 @@ def test_dice_is_over_all_voxels_and_over_studies():
 
 def test_the_figures_say_what_the_tables_hold(judged):
     figure = vertebra.presence(judged)
-    assert "12 masked studies" in figure.caption and "vertebra 1.000" in figure.caption
+    assert "12 masked studies" in figure.caption and "image 1.000" in figure.caption
     figure = vertebra.confusion(judged)
-    assert "vertebra 100%" in figure.caption and "seg 100%" not in figure.caption
+    assert "image 100%" in figure.caption and "segmentation 100%" not in figure.caption
     assert set(presence.PUBLISHED) == {"D, random forest", "D, EfficientNetV2"}

@@ -5,7 +5,12 @@ In: a YAML file. Out: a frozen `Config`. Example::
     config = load_config(Path("configs/demo.yaml"))
 """
 
-from cspine_kit.core.config.competition import CompetitionConfig, FoldsConfig, PhantomConfig
+from cspine_kit.core.config.competition import (
+    CompetitionConfig,
+    FoldsConfig,
+    PhantomConfig,
+    PseudoMasksConfig,
+)
 from cspine_kit.core.config.config import RESERVED, Config, round_name
 from cspine_kit.core.config.load import (
     load_config,
@@ -61,6 +66,7 @@ __all__ = [
     "ModelConfig",
     "Network",
     "PhantomConfig",
+    "PseudoMasksConfig",
     "Section",
     "SegmentConfig",
     "SlicesConfig",

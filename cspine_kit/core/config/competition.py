@@ -24,6 +24,13 @@ class PhantomConfig(Section):
     seed: Annotated[int, Field(ge=0)] = 0
 
 
+class PseudoMasksConfig(Section):
+    """A folder of masks that other tools made, and what they count beside the competition's own."""
+
+    dir: Path
+    weight: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5
+
+
 class CompetitionConfig(Section):
     """Which competition folder is read, what else is learned from, and whether the kit writes the
     competition itself."""
@@ -31,6 +38,7 @@ class CompetitionConfig(Section):
     dir: Path
     slug: str
     extra: tuple[Path, ...] = ()
+    pseudo_masks: PseudoMasksConfig | None = None
     phantom: PhantomConfig | None = None
 
 

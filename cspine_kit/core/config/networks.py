@@ -135,6 +135,7 @@ class VertebraConfig(StageConfig):
     kind: Literal["vertebra"] = "vertebra"
     target: Literal["presence", "area"] = "presence"
     thoracic_loss: NotNegative = 0.0
+    header: bool = False
     rounds: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")

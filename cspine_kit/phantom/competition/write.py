@@ -216,7 +216,7 @@ def _write_levels(competition: Competition, plans: list[StudyPlan]) -> None:
         for plan in plans
         for row in read_json(_truth_path(competition, plan.study_uid))["levels"]
     ]
-    write_csv(pd.DataFrame(rows), competition.root / "truth" / "levels.csv")
+    write_csv(pd.DataFrame(rows), competition.levels_truth)
 
 
 def marker(spec: dict[str, Any], *, complete: bool) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from cspine_kit.core.paths import KERNEL_LOG, RESULTS, SUBMISSION, RunPaths
 from cspine_kit.core.runs import read_json
 from cspine_kit.core.tables import MASK_COLUMNS, read_table
 from cspine_kit.infer.log import read_kernel_log
-from cspine_kit.show.presence import judge_presence
+from cspine_kit.show.presence import judge_presence, systems_of
 from cspine_kit.show.report.figure import PLAIN_COLOR, SHIPS_COLOR, member_colors
 from cspine_kit.show.report.scan import Scan, read_scan
 from cspine_kit.vision.lineage import check_lineage
@@ -187,7 +187,7 @@ class Run:
         """What headers, networks and decode say of the masked studies' slices."""
         if self.stage is None or self.masked is None or self.studies is None:
             return None
-        names = list(self.config.stage)
+        names = systems_of(self.config)
         found = judge_presence(self.slices, self.studies, self.stage, names, seed=self.config.seed)
         return found or None
 

@@ -6,7 +6,7 @@ In: tables `vertebra`, `slices`, `levels`, all out-of-fold. Out: `Figure`s. Exam
     own = seen[seen["fold"] == seen["model_fold"]]
     from cspine_kit.show.presence import judge_presence
 
-    judged = judge_presence(slices, studies, own, ["vertebra"], seed=0)
+    judged = judge_presence(slices, studies, own, {"vertebra": "image"}, seed=0)
     figure = presence(judged)
 """
 

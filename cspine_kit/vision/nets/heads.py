@@ -9,13 +9,15 @@ Example::
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
-from cspine_kit.core.config import MemberConfig, ModelConfig
+from cspine_kit.core.config import MemberConfig, ModelConfig, VertebraConfig
 from cspine_kit.vision.nets.backbone import create_backbone
+from cspine_kit.vision.views import FACT_NAMES
 
 PIXEL_MEAN, PIXEL_STD = 0.449, 0.226
 """ImageNet statistics averaged over color channels, for any number of channels."""
@@ -27,6 +29,22 @@ MASK = "mask"
 def learns_masks(config: ModelConfig) -> bool:
     """True where the config gives the mask a weight."""
     return isinstance(config, MemberConfig) and config.mask_loss > 0
+
+
+FACTS = "facts"
+"""Name of what headers say of a unit, (b, facts), beside "stack" in a batch."""
+
+FACT_WIDTH = 16
+
+
+def asks_headers(config: ModelConfig) -> bool:
+    """True where the network takes facts beside the stack."""
+    return isinstance(config, VertebraConfig) and config.header
+
+
+def inputs_of(batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    """What a network is called with: the stack and, where there are any, facts."""
+    return tuple(batch[name] for name in ("stack", FACTS) if name in batch)
 
 
 class Network(nn.Module, ABC):
@@ -93,21 +111,37 @@ class Network(nn.Module, ABC):
         return found.reshape(*stack.shape[:2], -1), {}
 
     @abstractmethod
-    def forward(self, stack: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Map units (b, patches, channels, h, w) in 0..255 to head outputs, (b, ...) each."""
+    def forward(
+        self, stack: torch.Tensor, facts: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Map units (b, patches, channels, h, w) in 0..255 to head outputs, (b, ...) each; facts
+        (b, `FACT_NAMES`) where the config asks for headers."""
 
 
 class SliceModel(Network):
-    """Backbone, dropout and one linear layer per head; a unit is one patch."""
+    """Backbone, dropout and one linear layer per head; a unit is one patch. Where the config asks
+    for headers, a small layer reads their facts beside the backbone (source document B)."""
 
     def __init__(self, config: Any, heads: dict[str, int], *, pretrained: bool) -> None:
         super().__init__(config, heads, pretrained=pretrained)
-        self.heads.update({name: nn.Linear(self.width, n) for name, n in heads.items()})
+        width = self.width
+        if asks_headers(config):
+            self.heads[FACTS] = nn.Sequential(nn.Linear(len(FACT_NAMES), FACT_WIDTH), nn.ReLU())
+            width += FACT_WIDTH
+        self.heads.update({name: nn.Linear(width, n) for name, n in heads.items()})
 
-    def forward(self, stack: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Map units (b, 1, channels, h, w) in 0..255 to {head: (b, width)} logits or shares."""
-        features, masks = self.features(stack)
-        return {**self.judged(features.squeeze(1)), **masks}
+    def forward(
+        self, stack: torch.Tensor, facts: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Map units (b, 1, channels, h, w) in 0..255, and facts of their headers (b, facts) where
+        the config asks for them, to {head: (b, width)} logits or shares."""
+        found, masks = self.features(stack)
+        features = found.squeeze(1)
+        if FACTS in self.heads:
+            if facts is None:
+                raise ValueError("this network reads headers beside the stack, and got none")
+            features = torch.cat([features, self.heads[FACTS](facts.to(features.dtype))], dim=1)
+        return {**self.judged(features), **masks}
 
     def judged(self, features: torch.Tensor) -> dict[str, torch.Tensor]:
         """Map (b, features) to {head: (b, width)} logits or shares."""

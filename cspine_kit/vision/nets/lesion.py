@@ -47,7 +47,9 @@ class LesionModel(SliceModel):
         width = self.backbone.num_features
         self.heads["lesion"] = nn.Sequential(Upward(width, WIDTH), Upward(WIDTH, WIDTH), last)
 
-    def forward(self, stack: torch.Tensor) -> dict[str, torch.Tensor]:
+    def forward(
+        self, stack: torch.Tensor, facts: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor]:
         """Map units (b, 1, channels, h, w) in 0..255 to {head: (b, width)}, "center" (b, h', w')
         logits and "extent" (b, 4, h', w') left, top, right, bottom in 0..1."""
         seen, found = self.seen(stack)

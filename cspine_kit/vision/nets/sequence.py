@@ -115,7 +115,9 @@ class SequenceModel(Network):
         self.heads.update(parts)
         self.per_unit = N_LEVELS if isinstance(config, StudyConfig) else 1
 
-    def forward(self, stack: torch.Tensor) -> dict[str, torch.Tensor]:
+    def forward(
+        self, stack: torch.Tensor, facts: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor]:
         """Map (b, vertebrae x stacks, channels, h, w) in 0..255 to logits.
 
         Returns:

@@ -86,7 +86,9 @@ class UNet(Network):
     def _backbone(self, *, pretrained: bool) -> tuple[nn.Module, int]:
         return create_encoder(self.config, pretrained=pretrained)
 
-    def forward(self, stack: torch.Tensor) -> dict[str, torch.Tensor]:
+    def forward(
+        self, stack: torch.Tensor, facts: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor]:
         """Map units (b, 1, channels, h, w) in 0..255 to "visible" (b, 7) logits and, in training,
         "map" (b, 9, h, w) logits, else "labels" (b, h, w)."""
         pixels = self._flat(stack)

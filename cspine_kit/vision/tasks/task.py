@@ -47,12 +47,15 @@ class Lesson:
     Attributes:
         slices: its rows of the `slices` table.
         label: its row of the `studies` table.
-        rows: what vertebra model k says of its slices; None in the vertebra stage itself.
+        rows: what vertebra model k says of its slices; in the vertebra stage itself, what the round
+            before says of a study without a mask, else None.
+        weight: of its mask, where another tool made it.
     """
 
     slices: pd.DataFrame
     label: "pd.Series"
     rows: pd.DataFrame | None = None
+    weight: float = 1.0
 
 
 class Task(ABC):
@@ -86,9 +89,9 @@ class Task(ABC):
 
     @property
     def sight(self) -> str:
-        """Equal for networks that see the same patches of every study."""
+        """Equal for networks that see the same of every study."""
         seen = {"in_chans", "stack_step_mm", "slice_step_mm", "field_mm", "size_px", "windows"}
-        seen |= {"plane", "across_mm", "slices_per_level"}
+        seen |= {"plane", "across_mm", "slices_per_level", "header"}
         return f"{type(self).__name__} {self.config.model_dump_json(include=seen)}"
 
     @abstractmethod

@@ -37,7 +37,7 @@ from cspine_kit.vision.tasks.task import (
     Term,
     some_of_each,
 )
-from cspine_kit.vision.views import StudyView, spaced_slices, study_view
+from cspine_kit.vision.views import StudyView, header_facts, spaced_slices, study_view
 
 THORACIC = "thoracic"
 
@@ -91,6 +91,15 @@ class VertebraTask(StageTask):
     heads: ClassVar[dict[str, int]] = {"visible": 7, "box": 4}
     config: VertebraConfig
 
+    def view(
+        self, volume: Volume, levels: pd.DataFrame | None = None, stride: int = 1
+    ) -> StudyView:
+        """The middle of a coarse volume, slices a step apart, and what headers say of them."""
+        view = super().view(volume, levels, stride)
+        if self.config.header:
+            view.facts = header_facts(volume, view.indices)
+        return view
+
     @property
     def outputs(self) -> dict[str, int]:
         """See `Task`."""
@@ -105,9 +114,10 @@ class VertebraTask(StageTask):
         if lesson.rows is not None:
             found["visible"], found["weight"] = pseudo_labels(view, lesson.rows)
         else:
+            shares = native_rows(view, lesson.slices)[list(MASK_COLUMNS)].to_numpy(np.float32)
             areas = self.config.target == "area"
-            found["visible"] = area_shares(view, lesson) if areas else shown_levels(view, lesson)
-            found["weight"] = np.ones_like(found["visible"])
+            found["visible"] = shares if areas else shown_levels(view, lesson)
+            found["weight"] = np.full_like(found["visible"], lesson.weight)
         if self.config.thoracic_loss:
             found[THORACIC] = _thoracic(view)
         return found
@@ -130,14 +140,6 @@ class VertebraTask(StageTask):
     def rows(self, view: StudyView, outputs: Outputs) -> pd.DataFrame:
         """Table `vertebra`: visibility logits and the spine's box in mm."""
         return stage_rows(view, outputs["visible"], outputs["box"])
-
-
-def area_shares(view: StudyView, lesson: Lesson) -> NDArray[np.float32]:
-    """(n, 7) area of each level on each slice as a share of its largest in the scan."""
-    names = list(MASK_COLUMNS)
-    largest = np.maximum(lesson.slices[names].to_numpy(np.float64).max(axis=0), 1.0)
-    areas = native_rows(view, lesson.slices)[names].to_numpy(np.float64)
-    return (areas / largest).astype(np.float32)
 
 
 def _thoracic(view: StudyView) -> NDArray[np.float32]:

@@ -25,6 +25,7 @@ from accelerate import Accelerator
 
 from cspine_kit.core.config import ModelConfig
 from cspine_kit.vision.augment import augment_batch
+from cspine_kit.vision.nets.heads import inputs_of
 from cspine_kit.vision.predict import is_out_of_memory
 from cspine_kit.vision.tasks.task import Batch, Task
 from cspine_kit.vision.training.losses import Weights, batch_weights, loss_of
@@ -91,7 +92,7 @@ class Stepper:
             for start in range(0, n, size):
                 piece = {name: value[start : start + size] for name, value in batch.items()}
                 with self.accelerator.autocast():
-                    outputs = self.model(piece["stack"])
+                    outputs = self.model(*inputs_of(piece))
                 exact = {name: value.float() for name, value in outputs.items()}
                 share = loss_of(self.task.losses(exact, piece), weights)
                 self.accelerator.backward(share)

@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, Subset
 from cspine_kit.core.config import ModelConfig
 from cspine_kit.core.runs import publish
 from cspine_kit.vision.dataset import StackDataset
+from cspine_kit.vision.nets.heads import inputs_of
 from cspine_kit.vision.tasks.kinds import task_of
 from cspine_kit.vision.training.losses import batch_weights
 
@@ -69,9 +70,9 @@ class Validation:
         )
         with torch.inference_mode():
             for batch in loader:
-                stack = batch.pop("stack").to(accelerator.device)
+                inputs = [value.to(accelerator.device) for value in inputs_of(batch)]
                 with accelerator.autocast():
-                    found = model(stack)
+                    found = model(*inputs)
                 for name, value in self._kept(found).items():
                     outputs.setdefault(name, []).append(value.float().cpu())
                 for name, value in self._kept(batch).items():

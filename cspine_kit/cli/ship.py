@@ -62,7 +62,7 @@ def _bundle(args: argparse.Namespace) -> int:
 
 def _push_arguments(parser: argparse.ArgumentParser) -> None:
     config_argument(parser)
-    parser.add_argument("--kernel-folder", type=Path, default=Path("kernels/submit"), metavar="DIR")
+    parser.add_argument("--kernel-folder", type=Path, metavar="DIR", help="default: kernels/submit")
     parser.add_argument("--dry-run", action="store_true", help="show what would be sent")
     parser.add_argument("--submit", action="store_true", help="also submit to the competition")
     parser.add_argument("--wait", action="store_true", help="and wait until it is scored")
@@ -71,6 +71,10 @@ def _push_arguments(parser: argparse.ArgumentParser) -> None:
         help="send nothing: ask for the scores of what was submitted, for the ledger",
     )  # fmt: skip
     parser.add_argument("--message", metavar="TEXT", help="of the dataset version and submission")
+    parser.add_argument(
+        "--train", action="store_true",
+        help="train on Kaggle in place of this machine, until nothing is left for cspine oof",
+    )  # fmt: skip
 
 
 def _push(args: argparse.Namespace) -> int:
@@ -78,23 +82,39 @@ def _push(args: argparse.Namespace) -> int:
     from cspine_kit.ship.kaggle.scores import Scores
     from cspine_kit.show.leaderboard import add_scores
 
+    if args.train:
+        return _push_training(args)
     config, paths = open_run(args)
+    kernel_folder = args.kernel_folder or Path("kernels/submit")
     what = {"submitting": args.submit, "message": args.message}
     if args.dry_run:
-        print(dry_run(config, paths, args.kernel_folder, **what))
+        print(dry_run(config, paths, kernel_folder, **what))
         return 0
     scores: Scores | None
     if args.scores:
-        scores = fetch_scores(config, paths, args.kernel_folder)
+        scores = fetch_scores(config, paths, kernel_folder)
         print(f"the submission: {scores}")
     else:
-        outcome = push(config, paths, args.kernel_folder, wait=args.wait, **what)
+        outcome = push(config, paths, kernel_folder, wait=args.wait, **what)
         print(outcome.told)
         scores = outcome.scores
     if scores is not None and (scores.public is not None or scores.private is not None):
         ledger = SUBMISSIONS / "leaderboard.csv"
         add_scores(ledger, config.name, public=scores.public, private=scores.private)
         print(f"its scores are in {ledger}")
+    return 0
+
+
+def _push_training(args: argparse.Namespace) -> int:
+    from cspine_kit.ship.training.push import dry_run, push_training
+    from cspine_kit.show.plan import describe_plan, describe_sessions
+
+    config, paths = open_run(args, makes=None if args.dry_run else "oof")
+    print(f"{describe_plan(config)}\n{describe_sessions(config)}")
+    if args.dry_run:
+        print(dry_run(config, paths))
+    else:
+        print(push_training(config, paths, args.kernel_folder or Path("kernels/train")))
     return 0
 
 
@@ -195,9 +215,14 @@ VERBS = {
     ),
     "push": Verb(
         "bundle and kernel to Kaggle, wait, fetch and check the output; resumes, never sends twice",
-        "cspine push --config configs/rsna2022.yaml --dry-run",
+        "cspine push --config configs/rsna2022.yaml --dry-run; "
+        "cspine push --config configs/rsna2022.yaml --train --dry-run",
         _push_arguments,
         _push,
+        {
+            "--train": ("--submit", "--wait", "--scores", "--message"),
+            "--scores": ("--submit", "--wait", "--message", "--dry-run"),
+        },
     ),
     "rehearse": Verb(
         "run the bundle as Kaggle will: its packages, paths and limits, on hostile studies too",

@@ -219,10 +219,7 @@ VERBS = {
         "cspine push --config configs/rsna2022.yaml --train --dry-run",
         _push_arguments,
         _push,
-        {
-            "--train": ("--submit", "--wait", "--scores", "--message"),
-            "--scores": ("--submit", "--wait", "--message", "--dry-run"),
-        },
+        {"--train": ("--submit", "--wait", "--scores", "--message")},
     ),
     "rehearse": Verb(
         "run the bundle as Kaggle will: its packages, paths and limits, on hostile studies too",

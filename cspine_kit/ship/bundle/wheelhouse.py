@@ -15,7 +15,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -102,11 +102,20 @@ def fill_wheelhouse(bundle: BundleConfig, folder: Path) -> None:
         ArtifactError: pip cannot build or get a wheel.
     """
     _build_kit_wheel(folder)
+    download_wheels(bundle, bundle.wheels, folder)
+
+
+def download_wheels(bundle: BundleConfig, wheels: Sequence[str], folder: Path) -> None:
+    """Put pinned binary wheels of every target Python into `folder`.
+
+    Raises:
+        ArtifactError: pip cannot get one.
+    """
     runs = [part for tag in platforms(bundle.glibc) for part in ("--platform", tag)]
-    for python in bundle.pythons if bundle.wheels else ():
+    for python in bundle.pythons if wheels else ():
         target = ("--implementation", "cp", "--python-version", python, *runs)
         rules = ("--no-deps", "--only-binary=:all:", "-d", str(folder))
-        _pip(["download", *rules, *target, *bundle.wheels])
+        _pip(["download", *rules, *target, *wheels])
 
 
 def check_wheels(bundle: BundleConfig, folder: Path) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from cspine_kit.core.config import CompetitionConfig, Config
+from cspine_kit.core.config import BundleConfig, CompetitionConfig, Config
 from cspine_kit.core.errors import ConfigError
 from cspine_kit.core.paths import Competition
 from cspine_kit.ship.kaggle.service import (
@@ -66,6 +66,11 @@ def session_settings(
         competitions=competitions,
         kernels=sources,
     )
+
+
+def for_training(bundle: BundleConfig) -> BundleConfig:
+    """The wheels that a training needs on Kaggle."""
+    return bundle.model_copy(update={"wheels": (*bundle.wheels, *bundle.training)})
 
 
 def competition_elsewhere(config: Config) -> CompetitionConfig:

@@ -40,6 +40,7 @@ from cspine_kit.ship.training.names import (
     SERVICE_HOURS,
     Kind,
     check_training,
+    for_training,
     session_settings,
 )
 from cspine_kit.ship.training.output import SESSION, Report, fetched_pattern, read_report, take
@@ -82,8 +83,9 @@ def _dataset(
     found = {name: file for name, file in pretrained.items() if file is not None}
     with tempfile.TemporaryDirectory() as scratch:
         if wheels is None:
-            fill_wheelhouse(config.bundle, Path(scratch))
-            check_wheels(config.bundle, Path(scratch))
+            bundle = for_training(config.bundle)
+            fill_wheelhouse(bundle, Path(scratch))
+            check_wheels(bundle, Path(scratch))
             wheels = sorted(Path(scratch).glob("*.whl"))
         return write_dataset(config, paths.training, wheels=wheels, pretrained=found)
 

@@ -155,6 +155,7 @@ def _rehearse(args: argparse.Namespace) -> int:
     from cspine_kit.phantom.competition.hostile import write_hostile
     from cspine_kit.phantom.competition.misfits import ALL_DEFECTS
     from cspine_kit.phantom.competition.write import GENERATOR, write_competition
+    from cspine_kit.ship.bundle.wheelhouse import kept_wheels
     from cspine_kit.ship.rehearsal.constraints import read_pins
     from cspine_kit.ship.rehearsal.environment import build_environment
     from cspine_kit.ship.rehearsal.inputs import Inputs
@@ -169,10 +170,17 @@ def _rehearse(args: argparse.Namespace) -> int:
         PhantomConfig(studies=1, test_studies=3, size_px=512, masked=0, boxed=0, seed=29),
     )
     hostile = write_hostile(args.environments / f"hostile_{GENERATOR}_{len(ALL_DEFECTS)}", seed=29)
+    scans = write_competition(
+        args.environments / f"training_{GENERATOR}",
+        PhantomConfig(
+            studies=4, test_studies=1, size_px=64, difficulty="easy", masked=1.0, boxed=0, seed=31
+        ),
+    )
+    bundle, kept = args.bundle or paths.bundle, args.environments / "training_wheels"
     own = Competition(config.competition.dir) if config.competition.phantom else full
     out = paths.root / "rehearsal"
     result = rehearse(
-        args.bundle or paths.bundle,
+        bundle,
         Inputs(hostile, own, full, args.clean),
         build_environment(
             args.constraints, args.environments, python=args.python, extra=config.bundle.wheels
@@ -181,6 +189,11 @@ def _rehearse(args: argparse.Namespace) -> int:
         kernels=Path("kernels"),
         out=out,
         pins=read_pins(args.constraints),
+        scans=scans,
+        wheels=[
+            *sorted(bundle.glob("*.whl")),
+            *kept_wheels(config.bundle, config.bundle.training, kept),
+        ],
         limit_s=60 * args.minutes,
     )
     page = paths.root / "rehearsal.md"

@@ -120,13 +120,15 @@ def holders(root: Path, name: str) -> Iterator[Path]:
     for _ in range(MAX_DEPTH + 1):
         found = [folder for folder in level if (folder / name).is_file()]
         yield from found
-        level = [
-            child
-            for folder in level
-            if folder not in found
-            for child in sorted(folder.iterdir())
-            if child.is_dir() and not child.name.endswith(("_images", "segmentations"))
-        ]
+        level = [child for folder in level if folder not in found for child in _children(folder)]
+
+
+def _children(folder: Path) -> list[Path]:
+    try:
+        found = sorted(child for child in folder.iterdir() if child.is_dir())
+    except OSError:
+        return []
+    return [child for child in found if not child.name.endswith(("_images", "segmentations"))]
 
 
 def sessions(root: Path, name: str) -> list[Session]:

@@ -1,7 +1,13 @@
 """What a session does: goes on from what earlier ones left, until its time is up.
 
 In: the folders that Kaggle mounts. Out: `oof/<name>/` and `session.json` in the working folder.
-Example: `work(Path("input"), dataset, Path("working"), spent_s=12.0)` in `kernels/train/train.py`.
+Example::
+
+    from cspine_kit.ship.training.dataset import write_dataset
+
+    elsewhere = config.model_copy(update={"name": "elsewhere"})
+    parcel = write_dataset(elsewhere, Path("training"), wheels=[], pretrained={})
+    work(Path("input"), parcel.folder, Path()).fault        # no session before it left a table
 
 A session that sees the competition makes the index and the volumes; one that does not trains, with
 the very functions of `make oof`, on every GPU. What it cannot finish the next session of the same
@@ -9,6 +15,7 @@ kind goes on with. An error ends the work, not the session: what was done before
 """
 
 import logging
+import os
 import shutil
 import tempfile
 import time
@@ -56,7 +63,8 @@ def work(inputs: Path, dataset: Path, out: Path, *, spent_s: float = 0.0) -> Rep
     if manifest["hub"]:
         from cspine_kit.vision.nets.pretrained import lay_out
 
-        lay_out({name: dataset / file for file, name in manifest["hub"].items()}, hub)
+        files = {name: dataset / file for file, name in manifest["hub"].items()}
+        os.environ.update(lay_out(files, hub))
     set_deadline(3600.0 * manifest["hours"] - (time.monotonic() - begun))
     fault = ""
     try:

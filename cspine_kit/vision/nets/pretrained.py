@@ -4,18 +4,16 @@ In: a config on a machine that can download. Out: one flat file for each backbon
 which timm finds them. Example::
 
     sorted(needed(config))                    # backbones that start from downloaded weights
-    lay_out({}, Path("hub"))                  # file by backbone; nothing is downloaded after it
+    lay_out({}, Path("hub"))                  # variables with which timm looks there alone
 
 timm takes its weights from the Hugging Face hub. Its cache is a documented layout of folders, which
-is written here as the hub's own client would have written it.
+is written here as the hub's own client would have written it. timm and that client look at their
+variables when they are imported: here they are not, but where they are used.
 """
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import timm
 
 from cspine_kit.core.config import Config
 from cspine_kit.core.errors import ConfigError, DataError
@@ -31,6 +29,8 @@ def needed(config: Config) -> dict[str, str]:
     Raises:
         ConfigError: weights that do not come from the hub as safetensors.
     """
+    import timm
+
     found = dict[str, str]()
     for place, network in config.networks.items():
         if not network.pretrained or network.weights is not None:
@@ -69,14 +69,16 @@ def fetch(repository: str, *, here: bool) -> Path | None:
         ) from error
 
 
-def lay_out(files: Mapping[str, Path], home: Path) -> None:
-    """Make this process and those it starts find weights in `home`, and ask no hub.
-
-    To be called before timm loads any.
+def lay_out(files: Mapping[str, Path], home: Path) -> dict[str, str]:
+    """Lay weights out as the hub's client keeps them.
 
     Args:
         files: by repository.
         home: a folder of its own.
+
+    Returns:
+        Variables of a process that is to find them there and to ask no hub; they must be set before
+        it imports timm.
     """
     for repository, file in files.items():
         place = home / "hub" / f"models--{repository.replace('/', '--')}"
@@ -86,4 +88,4 @@ def lay_out(files: Mapping[str, Path], home: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         if not target.exists():
             target.symlink_to(file.absolute())
-    os.environ |= {"HF_HOME": str(home.absolute()), "HF_HUB_OFFLINE": "1"}
+    return {"HF_HOME": str(home.absolute()), "HF_HUB_OFFLINE": "1"}

@@ -19,7 +19,6 @@ from cspine_kit.core.runs import file_hash, publish, write_json
 from cspine_kit.core.tables import read_table
 from cspine_kit.ship.kaggle.parcels import Parcel
 from cspine_kit.ship.training.dataset import write_dataset
-from cspine_kit.ship.training.names import Kind
 from cspine_kit.ship.training.output import Report, leave
 from cspine_kit.ship.training.work import work
 
@@ -79,8 +78,3 @@ class Place:
         assert report.dataset == file_hash(parcel.folder / "manifest.json") == parcel.digest
         self.outputs.append(out)
         return report
-
-
-def kind_of(slug: str) -> Kind:
-    """What a session of this name does."""
-    return "cache" if "-cache-" in slug else "train"

@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -196,8 +196,3 @@ def take(folder: Path, report: Report, paths: RunPaths) -> int:
 def _wanted(report: Report) -> list[str]:
     pattern = re.compile(fetched_pattern(report.name))
     return [place for place in report.files if pattern.fullmatch(f"oof/{report.name}/{place}")]
-
-
-def as_dict(report: Report) -> dict[str, Any]:
-    """What a report says, without its files."""
-    return report.model_dump(mode="json", exclude={"files"})

@@ -148,13 +148,17 @@ def push_training(
     with opened(config, paths, kernel_folder, waits, TrainState) as run:
         state = cast(TrainState, run.state)
         parcel = _dataset(run.config, paths, wheels, here=False)
+        known = state.kernel is not None and state.kernel.stage != "failed"
+        if known and state.next is not None:
+            # Under way since an earlier push: its hours are not lost where the kit changed since.
+            _session(run, state, state.next, state.digest)
         state.next = _begin(state, parcel)
         if state.next is not None:
             upload(run, parcel, config.name)
             state.digest = parcel.digest
             run.save()
         while state.next is not None:
-            _session(run, state, parcel, state.next)
+            _session(run, state, state.next, parcel.digest)
         run.say(
             f"nothing is left to train: {len(state.done)} sessions, {state.gpu_hours:.1f} h of "
             f"them with GPUs; make oof collects what is in {paths.root}"
@@ -167,8 +171,14 @@ def _begin(state: TrainState, parcel: Parcel) -> Kind | None:
     return "cache" if state.next is None and state.digest != parcel.digest else state.next
 
 
-def _session(push: Push, state: TrainState, parcel: Parcel, kind: Kind) -> None:
-    """Send a session, wait for it, fetch what it made.
+def _session(push: Push, state: TrainState, kind: Kind, digest: str) -> None:
+    """Send a session unless it is under way, wait for it, fetch what it made.
+
+    Args:
+        push: the training.
+        state: takes how far it came.
+        kind: of the session.
+        digest: of the dataset that it runs on.
 
     Raises:
         ServiceError: it failed, or sessions make nothing any more.
@@ -176,15 +186,15 @@ def _session(push: Push, state: TrainState, parcel: Parcel, kind: Kind) -> None:
     number = len(state.done) + 1
     settings = session_settings(push.config, kind, number, state.done)
     folder = push.folder / "kernel"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    shutil.copyfile(push.kernel_folder / SCRIPT, folder / SCRIPT)
-    write_json(folder / KERNEL_METADATA, settings)
+    if state.kernel is None or state.kernel.stage == "failed":
+        folder.mkdir(exist_ok=True)
+        shutil.copyfile(push.kernel_folder / SCRIPT, folder / SCRIPT)
+        write_json(folder / KERNEL_METADATA, settings)
     pattern = fetched_pattern(push.config.name)
-    kernel = Kernel(settings, folder, parcel.digest, SERVICE_HOURS, pattern)
+    kernel = Kernel(settings, folder, digest, SERVICE_HOURS, pattern)
     _, output, _ = run_kernel(push, kernel)
     try:
-        report = _judged(push, output, kind, parcel)
+        report = _judged(push, output, kind, digest)
         count = take(output, report, push.paths)
     except ArtifactError as error:
         raise ServiceError(
@@ -213,14 +223,14 @@ def _session(push: Push, state: TrainState, parcel: Parcel, kind: Kind) -> None:
         )
 
 
-def _judged(push: Push, output: Path, kind: Kind, parcel: Parcel) -> Report:
+def _judged(push: Push, output: Path, kind: Kind, digest: str) -> Report:
     """The report of the session that was sent.
 
     Raises:
         ArtifactError: there is none, or it is another session's.
     """
     report = read_report(output / SESSION)
-    if (report.name, report.kind, report.dataset) != (push.config.name, kind, parcel.digest):
+    if (report.name, report.kind, report.dataset) != (push.config.name, kind, digest):
         raise ArtifactError(
             f"{SESSION} is of {report.kind} session {report.number} of {report.name!r} on dataset "
             f"{report.dataset[:12]}"

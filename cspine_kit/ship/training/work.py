@@ -103,12 +103,11 @@ def _config_here(dataset: Path, scans: Path | None, earlier: list[Session]) -> C
 
 
 def _make_volumes(config: Config, paths: RunPaths) -> Left:
-    """Index and folds once, then what fits of the volumes."""
+    """Index and folds, then what fits of the volumes."""
     from cspine_kit.vision.names import VERTEBRA
     from cspine_kit.vision.oof import missing
 
-    if not paths.table("slices").exists():
-        run_index(config, paths)
+    run_index(config, paths)
     run_folds(config, paths)
     try:
         run_coarse(config, paths, most_gb=OUTPUT_GB)
@@ -125,17 +124,15 @@ def _train(config: Config, paths: RunPaths) -> Left:
     from cspine_kit.vision.oof import make_levels, run_oof
 
     run_folds(config, paths)
-    run_coarse(config, paths)
+    needs: Kind = "cache"
     try:
+        run_coarse(config, paths, most_gb=0.0)
+        needs = "train"
         make_levels(config, paths)
-    except Unfinished as stopped:
-        return "train", str(stopped)
-    try:
+        needs = "cache"
         run_fine(config, paths, most_gb=0.0)
-    except Unfinished as stopped:
-        return "cache", str(stopped)
-    try:
+        needs = "train"
         run_oof(config, paths)
     except Unfinished as stopped:
-        return "train", str(stopped)
+        return needs, str(stopped)
     return None, ""

@@ -82,8 +82,8 @@ def describe_sessions(config: Config) -> str:
     """What a training on Kaggle will take of the week's GPU hours."""
     hours = sum(_costs(config, None)[0].values()) / SESSION_GPUS
     return (
-        f"on Kaggle: about {hours:.1f} h of sessions with {SESSION_GPUS} T4s, of {WEEKLY_GPU_HOURS:.0f} h "
-        "a week; one fold model on each, volumes without a GPU"
+        f"on Kaggle: about {hours:.1f} h of sessions with {SESSION_GPUS} T4s, of "
+        f"{WEEKLY_GPU_HOURS:.0f} h a week; one fold model on each, volumes without a GPU"
     )
 
 

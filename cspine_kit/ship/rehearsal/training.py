@@ -37,7 +37,7 @@ def small(config: Config) -> Config:
     """The config with a vertebra stage of seconds: two folds of two epochs, on one thread."""
     network = {
         **{"backbone": "tiny_cnn", "pretrained": False, "weights": None, "in_chans": 3},
-        **{"size_px": 32, "epochs": 2, "batch_size": 8, "slices_per_study": 8},
+        **{"size_px": 32, "epochs": 2, "batch_size": 4, "slices_per_study": 16},
         "slice_step_mm": 8.0,
     }
     return config.model_copy(

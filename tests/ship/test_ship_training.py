@@ -95,7 +95,7 @@ def test_what_was_fetched_is_all_that_make_oof_wants(config, whole, tmp_path):
     assert not list(paths.root.rglob("*.arrow")) and not list(paths.root.rglob("*.pt"))
     before = {path: path.stat().st_mtime_ns for path in paths.root.rglob("*") if path.is_file()}
     prepare(config, paths)
-    assert missing(config, paths, list(config.networks)) == {}
+    assert missing(config, paths, ["vertebra", *config.members]) == {}
     assert run_oof(config, paths) == []
     after = {path: path.stat().st_mtime_ns for path in paths.root.rglob("*") if path.is_file()}
     assert before == after

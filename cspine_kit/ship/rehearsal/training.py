@@ -38,13 +38,14 @@ def small(config: Config) -> Config:
     network = {
         **{"backbone": "tiny_cnn", "pretrained": False, "weights": None, "in_chans": 3},
         **{"size_px": 32, "epochs": 2, "batch_size": 4, "slices_per_study": 16},
-        "slice_step_mm": 8.0,
+        **{"slice_step_mm": 8.0, "rounds": 0},
     }
     return config.model_copy(
         update={
             "exclude": {},
             "folds": config.folds.model_copy(update={"n": 2, "file": None}),
             "vertebra": config.vertebra.model_copy(update=network),
+            "vertebra_members": {},
             "training": config.training.model_copy(update={"workers": 0, "log_with": None}),
             "execution": config.execution.model_copy(
                 update={"backend": "local", "jobs": 1, "threads": 1}

@@ -50,9 +50,12 @@ def naming(config: Config, folder: Path) -> Config:
         return network.model_copy(update={"weights": place}) if network.weights else network
 
     folds = config.folds.model_copy(update={"file": folder / FOLDS} if config.folds.file else {})
-    members = {name: here(name, member) for name, member in config.members.items()}
+    groups = {
+        group: {name: here(name, network) for name, network in getattr(config, group).items()}
+        for group in ("members", "vertebra_members")
+    }
     vertebra = here(VERTEBRA, config.vertebra)
-    return config.model_copy(update={"folds": folds, "members": members, "vertebra": vertebra})
+    return config.model_copy(update={"folds": folds, "vertebra": vertebra, **groups})
 
 
 def write_dataset(

@@ -115,7 +115,7 @@ def _make_volumes(config: Config, paths: RunPaths) -> Left:
             run_fine(config, paths, most_gb=OUTPUT_GB)
     except Unfinished as stopped:
         return "cache", str(stopped)
-    names = list(missing(config, paths, list(config.networks)))
+    names = missing(config, paths, [VERTEBRA, *config.members])
     return ("train", f"{len(names)} fold models") if names else (None, "")
 
 

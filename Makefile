@@ -9,7 +9,7 @@ CSPINE = $(VENV)/bin/cspine
 READY = $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: sources notebooks help demo test oof stack kernel rehearse push score report leaderboard info lint backbones ablate bench viewer
+.PHONY: sources notebooks help demo test oof stack kernel rehearse push train-kaggle score report leaderboard info lint backbones ablate bench viewer
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -52,6 +52,10 @@ rehearse: $(READY)  ## CONFIG's bundle run as Kaggle will, on hostile studies to
 push: $(READY)  ## the real kaggle client: dataset, kernel, its checked output; ARGS='--dry-run' or '--submit'
 	$(CSPINE) bundle --config $(CONFIG)
 	$(CSPINE) push --config $(CONFIG) $(ARGS)
+
+train-kaggle: $(READY)  ## CONFIG's networks trained where the data lies, fetched and collected; ARGS=--dry-run
+	$(CSPINE) push --train --config $(CONFIG) $(ARGS)
+	$(if $(findstring --dry-run,$(ARGS)),,$(CSPINE) oof --config $(CONFIG))
 
 score: $(READY)  ## results of CONFIG's submission: table, hidden truth where known, ledger row
 	$(CSPINE) score --config $(CONFIG)

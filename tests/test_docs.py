@@ -196,6 +196,7 @@ def client_sources() -> list[Path]:
     [
         ("The kit, before anything is sent", kit_sources),
         ("The kit, during a push", kit_sources),
+        ("The kit, during a training", kit_sources),
         ("The client", client_sources),
     ],
 )

@@ -62,7 +62,7 @@ def _bundle(args: argparse.Namespace) -> int:
 
 def _push_arguments(parser: argparse.ArgumentParser) -> None:
     config_argument(parser)
-    parser.add_argument("--kernel-folder", type=Path, default=Path("kernels/submit"), metavar="DIR")
+    parser.add_argument("--kernel-folder", type=Path, metavar="DIR", help="default: kernels/submit")
     parser.add_argument("--dry-run", action="store_true", help="show what would be sent")
     parser.add_argument("--submit", action="store_true", help="also submit to the competition")
     parser.add_argument("--wait", action="store_true", help="and wait until it is scored")
@@ -71,6 +71,10 @@ def _push_arguments(parser: argparse.ArgumentParser) -> None:
         help="send nothing: ask for the scores of what was submitted, for the ledger",
     )  # fmt: skip
     parser.add_argument("--message", metavar="TEXT", help="of the dataset version and submission")
+    parser.add_argument(
+        "--train", action="store_true",
+        help="train on Kaggle in place of this machine, until nothing is left for cspine oof",
+    )  # fmt: skip
 
 
 def _push(args: argparse.Namespace) -> int:
@@ -78,23 +82,39 @@ def _push(args: argparse.Namespace) -> int:
     from cspine_kit.ship.kaggle.scores import Scores
     from cspine_kit.show.leaderboard import add_scores
 
+    if args.train:
+        return _push_training(args)
     config, paths = open_run(args)
+    kernel_folder = args.kernel_folder or Path("kernels/submit")
     what = {"submitting": args.submit, "message": args.message}
     if args.dry_run:
-        print(dry_run(config, paths, args.kernel_folder, **what))
+        print(dry_run(config, paths, kernel_folder, **what))
         return 0
     scores: Scores | None
     if args.scores:
-        scores = fetch_scores(config, paths, args.kernel_folder)
+        scores = fetch_scores(config, paths, kernel_folder)
         print(f"the submission: {scores}")
     else:
-        outcome = push(config, paths, args.kernel_folder, wait=args.wait, **what)
+        outcome = push(config, paths, kernel_folder, wait=args.wait, **what)
         print(outcome.told)
         scores = outcome.scores
     if scores is not None and (scores.public is not None or scores.private is not None):
         ledger = SUBMISSIONS / "leaderboard.csv"
         add_scores(ledger, config.name, public=scores.public, private=scores.private)
         print(f"its scores are in {ledger}")
+    return 0
+
+
+def _push_training(args: argparse.Namespace) -> int:
+    from cspine_kit.ship.training.push import dry_run, push_training
+    from cspine_kit.show.plan import describe_plan, describe_sessions
+
+    config, paths = open_run(args, makes=None if args.dry_run else "oof")
+    print(f"{describe_plan(config)}\n{describe_sessions(config)}")
+    if args.dry_run:
+        print(dry_run(config, paths))
+    else:
+        print(push_training(config, paths, args.kernel_folder or Path("kernels/train")))
     return 0
 
 
@@ -135,6 +155,7 @@ def _rehearse(args: argparse.Namespace) -> int:
     from cspine_kit.phantom.competition.hostile import write_hostile
     from cspine_kit.phantom.competition.misfits import ALL_DEFECTS
     from cspine_kit.phantom.competition.write import GENERATOR, write_competition
+    from cspine_kit.ship.bundle.wheelhouse import kept_wheels
     from cspine_kit.ship.rehearsal.constraints import read_pins
     from cspine_kit.ship.rehearsal.environment import build_environment
     from cspine_kit.ship.rehearsal.inputs import Inputs
@@ -149,10 +170,17 @@ def _rehearse(args: argparse.Namespace) -> int:
         PhantomConfig(studies=1, test_studies=3, size_px=512, masked=0, boxed=0, seed=29),
     )
     hostile = write_hostile(args.environments / f"hostile_{GENERATOR}_{len(ALL_DEFECTS)}", seed=29)
+    scans = write_competition(
+        args.environments / f"training_{GENERATOR}",
+        PhantomConfig(
+            studies=4, test_studies=1, size_px=64, difficulty="easy", masked=1.0, boxed=0, seed=31
+        ),
+    )
+    bundle, kept = args.bundle or paths.bundle, args.environments / "training_wheels"
     own = Competition(config.competition.dir) if config.competition.phantom else full
     out = paths.root / "rehearsal"
     result = rehearse(
-        args.bundle or paths.bundle,
+        bundle,
         Inputs(hostile, own, full, args.clean),
         build_environment(
             args.constraints, args.environments, python=args.python, extra=config.bundle.wheels
@@ -161,6 +189,11 @@ def _rehearse(args: argparse.Namespace) -> int:
         kernels=Path("kernels"),
         out=out,
         pins=read_pins(args.constraints),
+        scans=scans,
+        wheels=[
+            *sorted(bundle.glob("*.whl")),
+            *kept_wheels(config.bundle, config.bundle.training, kept),
+        ],
         limit_s=60 * args.minutes,
     )
     page = paths.root / "rehearsal.md"
@@ -195,9 +228,11 @@ VERBS = {
     ),
     "push": Verb(
         "bundle and kernel to Kaggle, wait, fetch and check the output; resumes, never sends twice",
-        "cspine push --config configs/rsna2022.yaml --dry-run",
+        "cspine push --config configs/rsna2022.yaml --dry-run; "
+        "cspine push --config configs/rsna2022.yaml --train --dry-run",
         _push_arguments,
         _push,
+        {"--train": ("--submit", "--wait", "--scores", "--message")},
     ),
     "rehearse": Verb(
         "run the bundle as Kaggle will: its packages, paths and limits, on hostile studies too",

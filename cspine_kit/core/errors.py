@@ -37,5 +37,10 @@ class SubmissionError(CSpineError):
     """A submission would be refused or scored wrongly: names the rows."""
 
 
+class Unfinished(CSpineError):
+    """Work stopped before its end, as it was asked to: what is done is kept, the same call goes on
+    from there."""
+
+
 class ArtifactError(CSpineError):
     """A file of a run or bundle is missing, stale, or not what its hash says."""

@@ -194,6 +194,11 @@ class RunPaths:
         return self.root / "upload"
 
     @property
+    def training(self) -> Path:
+        """The dataset of a training on Kaggle."""
+        return self.root / "training"
+
+    @property
     def report(self) -> Path:
         """The page that shows the run (`cspine report`)."""
         return self.root / "report.html"

@@ -26,6 +26,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from cspine_kit.core.errors import Unfinished
+
 RECORDED_PACKAGES = ("cspine-kit", "numpy", "pandas", "torch", "timm", "lightgbm", "pydicom")
 
 
@@ -159,6 +161,8 @@ def run_record(
     try:
         yield results
         record["status"] = "done"
+    except Unfinished:
+        raise
     except Exception as error:
         record["status"] = f"failed: {type(error).__name__}: {error}"
         raise

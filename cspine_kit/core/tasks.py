@@ -14,7 +14,7 @@ import logging
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from multiprocessing.queues import SimpleQueue
@@ -65,7 +65,9 @@ def is_worker() -> bool:
     return _news is not None
 
 
-def _start_worker(news: "SimpleQueue[str]", folder: str) -> None:
+def _start_worker(
+    news: "SimpleQueue[str]", folder: str, places: "SimpleQueue[dict[str, str]]"
+) -> None:
     """Prepare a process before torch is imported in it."""
     global _news  # noqa: PLW0603 - a process has one parent to report to
     _news = news
@@ -73,6 +75,8 @@ def _start_worker(news: "SimpleQueue[str]", folder: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL)
     os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
+    if not places.empty():
+        os.environ.update(places.get())
     os.chdir(folder)
     tune_process()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
@@ -101,7 +105,12 @@ def _on_cluster(tasks: Mapping[str, Task], title: str) -> dict[str, Any]:
 
 
 def run_tasks(
-    tasks: Mapping[str, Task], *, jobs: int = 0, title: str, backend: Backend = "local"
+    tasks: Mapping[str, Task],
+    *,
+    jobs: int = 0,
+    title: str,
+    backend: Backend = "local",
+    environments: Sequence[Mapping[str, str]] = (),
 ) -> dict[str, Any]:
     """Run every task as soon as those before it are done.
 
@@ -111,6 +120,7 @@ def run_tasks(
         title: of the progress bar.
         backend: "ray" runs them on the cluster of RAY_ADDRESS, whose nodes must see the same files,
             each on one GPU where the cluster has any; `jobs` then counts for nothing.
+        environments: variables of each process, where there are several: which GPU is its own.
 
     Returns:
         Results by name.
@@ -128,10 +138,13 @@ def run_tasks(
 
     context = multiprocessing.get_context("spawn")  # forked copies of torch's threads hang
     news: SimpleQueue[str] = context.SimpleQueue()
+    places: SimpleQueue[dict[str, str]] = context.SimpleQueue()
+    for environment in environments:
+        places.put(dict(environment))
     results: dict[str, Any] = {}
     running: dict[Future[Any], str] = {}
     pool = ProcessPoolExecutor(
-        jobs, context, initializer=_start_worker, initargs=(news, str(Path.cwd()))
+        jobs, context, initializer=_start_worker, initargs=(news, str(Path.cwd()), places)
     )
     try:
         with tqdm(total=len(tasks), desc=title, unit="task") as bar:

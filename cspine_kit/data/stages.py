@@ -39,7 +39,7 @@ from cspine_kit.data.reader.dicom import READER_VERSION
 from cspine_kit.data.sources import check_extra
 from cspine_kit.data.volumes.cache import Cache
 from cspine_kit.data.volumes.cut import Cut, Sight, generous_cut, needed_cut
-from cspine_kit.data.volumes.shards import lay_in_shards
+from cspine_kit.data.volumes.shards import finished, lay_in_shards
 from cspine_kit.data.volumes.store import open_volume
 
 log = logging.getLogger(__name__)
@@ -178,24 +178,36 @@ def _without_images(config: Config) -> bool:
     return not Competition(config.competition.dir).train_images.is_dir()
 
 
-def run_coarse(config: Config, paths: RunPaths) -> None:
+def run_coarse(config: Config, paths: RunPaths, *, most_gb: float | None = None) -> None:
     """Make one coarse volume per training study and the table `coarse`.
+
+    Args:
+        config: of the run.
+        paths: its folder.
+        most_gb: make no more than this at a time, in 10^9 bytes.
 
     Raises:
         DataError: not one study can be read; carries the first reason.
+        Unfinished: `most_gb` left some for another time.
     """
     cache = Cache.coarse(config, paths)
     key = fingerprint(cache.recipe, stored_key(paths.table("studies")))
-    _run_volumes(cache, paths, key, lambda _: None)
+    _run_volumes(cache, paths, key, lambda _: None, most_gb)
 
 
-def run_fine(config: Config, paths: RunPaths) -> None:
+def run_fine(config: Config, paths: RunPaths, *, most_gb: float | None = None) -> None:
     """Make one fine volume per training study that shows a level, and the table `fine`.
 
     A file that holds what all folds look at is kept, though their levels may have moved.
 
+    Args:
+        config: of the run.
+        paths: its folder.
+        most_gb: make no more than this at a time, in 10^9 bytes.
+
     Raises:
         DataError: not one study can be read; carries the first reason.
+        Unfinished: `most_gb` left some for another time.
     """
     cache, sight = Cache.fine(config, paths), Sight.of(config)
     fine = config.volumes.fine
@@ -214,15 +226,23 @@ def run_fine(config: Config, paths: RunPaths) -> None:
                 found[str(uid)] = needed_cut(*needs), generous_cut(*needs)
         return found
 
-    _run_volumes(cache, paths, key, cuts)
+    _run_volumes(cache, paths, key, cuts, most_gb)
 
 
 def _run_volumes(
-    cache: Cache, paths: RunPaths, key: str, cuts_of: Callable[[dict[str, FloatArray]], Cuts | None]
+    cache: Cache,
+    paths: RunPaths,
+    key: str,
+    cuts_of: Callable[[dict[str, FloatArray]], Cuts | None],
+    most_gb: float | None,
 ) -> None:
     """Make the files of one kind of volumes and their table, unless all is there; studies that
     failed are tried again when their files change."""
     table, folder = paths.table(cache.name), cache.folder
+    alone = _without_images(cache.config) and stored_key(table) is not None
+    if alone and not finished(cache.name, folder, *cache.shipped):
+        log.warning("cache: neither scans nor %s volumes are here; their table is", cache.name)
+        return
     competition = Competition(cache.config.competition.dir, cache.config.competition.extra)
     ledger = folder / "failures.json"
 
@@ -241,7 +261,9 @@ def _run_volumes(
     if cuts is not None:
         studies = studies[studies["study_uid"].isin(list(cuts))]
     with run_record(folder, f"{cache.name} volumes", inputs={"key": key}) as results:
-        volumes, failures = cache.build(studies, slices, competition, cuts)
+        volumes, failures = cache.build(
+            studies, slices, competition, cuts, failed=failed, most_gb=most_gb
+        )
         write_json(ledger, failures)
         require_some(Outcome(volumes.to_dict("index"), failures), f"{cache.name} volumes")
         results.update(volumes=len(volumes), failures=len(failures))

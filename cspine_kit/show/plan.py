@@ -29,6 +29,9 @@ BASE_PX = 256
 WEEKLY_GPU_HOURS = 30.0
 """What Kaggle gives a user in a week, of a T4 or of two at once."""
 
+SESSION_GPUS = 2
+"""Kaggle's GPU T4 x2."""
+
 KERNEL_HOURS, HIDDEN_STUDIES = 9.0, 1_500
 """The competition's limit for a kernel and about the size of its hidden test: 21.6 s per study."""
 
@@ -54,6 +57,36 @@ def _speed(model: ModelConfig, measured: Speed | None) -> Speed:
     return measured or Speed(TRAIN_PER_S / area, PREDICT_PER_S / area)
 
 
+def _costs(
+    config: Config, measured: Mapping[str, Speed] | None
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Hours of one GPU for all folds of each network, and its seconds per study in the kernel."""
+    studies, _, masked, _ = _counts(config)
+    n = config.folds.n
+    share = (n - 1) / n
+    hours, seconds = {}, {}
+    for name, model in config.trained.items():
+        member = name in config.members
+        speed = _speed(model, measured[name] if measured else None)
+        shown = model.shown(SPINE_MM if member else REAL_COVERAGE_MM)
+        learned = studies if member or name in config.teachers else masked
+        trained = learned * share * model.drawn * model.epochs
+        predicted = (1 if member else n) * studies * shown  # the vertebra stage looks at all
+        hours[name] = (n * trained / speed.train_per_s + predicted / speed.predict_per_s) / 3600
+        speaks = member or name in config.stage
+        seconds[name] = n * config.kernel.views * shown / speed.predict_per_s if speaks else 0.0
+    return hours, seconds
+
+
+def describe_sessions(config: Config) -> str:
+    """What a training on Kaggle will take of the week's GPU hours."""
+    hours = sum(_costs(config, None)[0].values()) / SESSION_GPUS
+    return (
+        f"on Kaggle: about {hours:.1f} h of sessions with {SESSION_GPUS} T4s, of "
+        f"{WEEKLY_GPU_HOURS:.0f} h a week; one fold model on each, volumes without a GPU"
+    )
+
+
 def _grid(grid: GridConfig) -> str:
     return f"{grid.side_px} px at {grid.spacing_mm} mm"
 
@@ -72,18 +105,8 @@ def describe_plan(config: Config, measured: Mapping[str, Speed] | None = None) -
     length_mm = SPINE_MM + 2 * volumes.fine.margin_mm
     coarse_gb = studies * REAL_COVERAGE_MM / volumes.coarse.spacing_mm * volumes.coarse.side_px**2
     fine_gb = slices * min(1.0, length_mm / REAL_COVERAGE_MM) * volumes.fine.side_px**2
-    share = (n - 1) / n
-    hours, seconds, unit = {}, {}, "h here" if measured else "GPU h"
-    for name, model in config.trained.items():
-        member = name in config.members
-        speed = _speed(model, measured[name] if measured else None)
-        shown = model.shown(SPINE_MM if member else REAL_COVERAGE_MM)
-        learned = studies if member or name in config.teachers else masked
-        trained = learned * share * model.drawn * model.epochs
-        predicted = (1 if member else n) * studies * shown  # the vertebra stage looks at all
-        hours[name] = (n * trained / speed.train_per_s + predicted / speed.predict_per_s) / 3600
-        speaks = member or name in config.stage
-        seconds[name] = n * config.kernel.views * shown / speed.predict_per_s if speaks else 0.0
+    hours, seconds = _costs(config, measured)
+    unit = "h here" if measured else "GPU h"
     place = config.competition.dir
     while not place.exists():
         place = place.parent

@@ -19,7 +19,8 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from cspine_kit.core.errors import DataError
+from cspine_kit.core.deadline import time_is_up
+from cspine_kit.core.errors import DataError, Unfinished
 from cspine_kit.core.failures import FILES, Failure, read_failures, write_failures
 from cspine_kit.core.runs import fingerprint, is_fresh, publish, read_json, write_json
 from cspine_kit.core.tasks import is_worker, report
@@ -123,7 +124,7 @@ class Attempts:
         return [uid for uid in self.uids if uid not in done]
 
     def make(self, make: Callable[[str], Mapping[str, pd.DataFrame]], title: str) -> None:
-        """Make what is missing; a study that fails costs itself.
+        """Make what is missing, one study at least; a study that fails costs itself.
 
         Args:
             make: a study's rows of each table.
@@ -131,11 +132,15 @@ class Attempts:
 
         Raises:
             DataError: there are no rows at all.
+            Unfinished: its time is up; the rows so far are kept.
         """
         todo, content, failed = self.todo(), self.content(), self._failed()
-        files = self._files
+        files, tried = self._files, 0
         parts = {table: [self.frame(table)] if content else [] for table in files}
         for uid in tqdm(todo, desc=title, unit="study", disable=is_worker()):
+            if tried and time_is_up():
+                break
+            tried += 1
             report(f"{title}, study {uid}")
             try:
                 made = make(uid)
@@ -154,13 +159,15 @@ class Attempts:
                 rows.insert(0, "study_uid", uid)
                 parts[table].append(rows)
             content[uid] = self.key(uid)
-        if not content:
+        if not content and tried == len(todo):
             first = next((f.cause for f in failed.values()), "it was given no study")
             raise DataError(f"{title}: every study failed; the first: {first}")
-        for table, file in files.items():
+        for table, file in files.items() if content else ():
             joined = pd.concat(parts[table], ignore_index=True)
             with publish(file, fingerprint(content)) as temporary:
                 joined.sort_values("study_uid", kind="stable").to_parquet(temporary, index=False)
         write_json(self._ledger, content)
         failures = [failed[uid] for uid in sorted(failed)]
         write_failures(self.file.with_name(FILES[self.stage]), failures, fingerprint(content))
+        if tried < len(todo):
+            raise Unfinished(f"{title}: stopped after {tried} of {len(todo)} studies")

@@ -29,6 +29,7 @@ from cspine_kit.core.numbers import FloatArray, log_losses, sigmoid
 from cspine_kit.core.paths import RunPaths
 from cspine_kit.core.runs import publish, read_json
 from cspine_kit.core.tables import FRACTURE_COLUMNS, VERTEBRA_COLUMNS
+from cspine_kit.data.stages import run_fine
 from cspine_kit.vision.backbones import cross_validated, milliseconds
 from cspine_kit.vision.borrow import borrow_models
 from cspine_kit.vision.chain import FoldChain
@@ -120,6 +121,7 @@ def compare(
     for name in names:
         check_config(_with(config, member, name))
     make_levels(config, paths)
+    run_fine(config, paths)
 
     def judged(name: str, fold: int) -> dict[str, Any]:
         return judge(config, paths, member, name, fold)

@@ -11,13 +11,16 @@ Between the stages the data room cuts fine volumes, once for the levels of all f
 k looks at in them follows from levels k alone.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 
 import pandas as pd
 
 from cspine_kit.core.config import Config
-from cspine_kit.core.errors import DataError
+from cspine_kit.core.deadline import time_is_up
+from cspine_kit.core.errors import DataError, Unfinished
 from cspine_kit.core.failures import Failure, failures_table, gather
 from cspine_kit.core.paths import RunPaths
 from cspine_kit.core.runs import fingerprint, is_fresh, publish, stored_key
@@ -32,7 +35,7 @@ from cspine_kit.vision.detection import DETECTIONS, detection
 from cspine_kit.vision.inputs import Inputs, open_inputs
 from cspine_kit.vision.lineage import check_lineages
 from cspine_kit.vision.names import DICE, VERTEBRA
-from cspine_kit.vision.predict import devices
+from cspine_kit.vision.predict import visible_gpus
 from cspine_kit.vision.steps import (
     make_fracture,
     make_vertebra,
@@ -41,6 +44,8 @@ from cspine_kit.vision.steps import (
 )
 from cspine_kit.vision.tasks.task import SCORES
 from cspine_kit.vision.training.processes import main_first, processes
+
+log = logging.getLogger(__name__)
 
 
 def train_member(config: Config, paths: RunPaths, member: str, fold: int) -> None:
@@ -60,45 +65,74 @@ def train_member(config: Config, paths: RunPaths, member: str, fold: int) -> Non
         train_vertebra(FoldChain(config, paths, open_inputs(paths), fold), member)
     else:
         make_levels(config, paths)
+        with main_first():
+            run_fine(config, paths)
         train_fracture(FoldChain(config, paths, open_inputs(paths), fold), member)
 
 
-def _make_fold(config: Config, paths: RunPaths, fold: int, member: str) -> None:
-    """One task of `run_oof`, in this process or in one of its own."""
+def _make_fold(config: Config, paths: RunPaths, fold: int, member: str, *, anyway: bool) -> bool:
+    """One task of `run_oof`, in this process or in one of its own; whether it was done to its end.
+
+    Where time is up it is not begun, but for the one that is done `anyway`: a run that is cut again
+    and again comes to its end only where each makes a step.
+    """
+    if time_is_up() and not anyway:
+        return False
     chain = FoldChain(config, paths, open_inputs(paths), fold)
-    if member == VERTEBRA:
-        make_vertebra(chain)
-    else:
-        make_fracture(chain, member)
+    try:
+        if member == VERTEBRA:
+            make_vertebra(chain)
+        else:
+            make_fracture(chain, member)
+    except Unfinished as stopped:
+        log.info("%s", stopped)
+        return False
+    return True
 
 
 def missing(config: Config, paths: RunPaths, stages: Sequence[str]) -> dict[str, Task]:
     """What is still to be made of the vertebra stage, or of members."""
     inputs = open_inputs(paths)
-    return {
-        f"{name} fold {fold}": Task(_make_fold, (config, paths, fold, name))
+    left = [
+        (fold, name)
         for fold in range(config.folds.n)
         for name in stages
         if not FoldChain(config, paths, inputs, fold).is_done(name)
+    ]
+    return {
+        f"{name} fold {fold}": Task(
+            partial(_make_fold, anyway=(fold, name) == left[0]), (config, paths, fold, name)
+        )
+        for fold, name in left
     }
 
 
 def _make(config: Config, paths: RunPaths, stages: Sequence[str]) -> None:
-    """Make what is missing: on a GPU one fold model after the other, on a CPU side by side."""
-    alone = devices() != ["cpu"] or processes().num_processes > 1
-    run_tasks(
+    """Make what is missing: on each GPU one fold model after the other, on a CPU side by side.
+
+    Raises:
+        Unfinished: time is up.
+    """
+    gpus = [] if processes().num_processes > 1 else visible_gpus()
+    alone = processes().num_processes > 1 or len(gpus) == 1
+    done = run_tasks(
         missing(config, paths, stages),
-        jobs=1 if alone else config.execution.jobs,
+        jobs=1 if alone else len(gpus) or config.execution.jobs,
         title=f"{' and '.join(stages)} models",
         backend=config.execution.backend,
+        environments=[{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus],
     )
+    left = [name for name, whole in done.items() if not whole]
+    if left:
+        raise Unfinished(f"time is up: {len(left)} fold models are left, {left[0]} among them")
 
 
 def make_levels(config: Config, paths: RunPaths) -> None:
-    """The vertebra stage of every fold, its tables, and the fine volumes along its levels.
+    """The vertebra stage of every fold, and its tables.
 
     Raises:
         ArtifactError: a vertebra model has seen studies of its own fold.
+        Unfinished: time is up.
     """
     folds = range(config.folds.n)
     if processes().num_processes > 1:  # they share each training; one of them does the rest
@@ -115,7 +149,6 @@ def make_levels(config: Config, paths: RunPaths) -> None:
         _collect(made, inputs, paths, VERTEBRA)
         _collect_some(made, inputs, paths, DICE)
         _collect_levels(chains, paths)
-        run_fine(config, paths)
 
 
 def _collect(
@@ -169,7 +202,7 @@ def run_oof(config: Config, paths: RunPaths) -> list[Failure]:
     """Everything missing up to the out-of-fold slice table; finished work is skipped.
 
     On a CPU, folds and members run side by side, each on one thread, `execution.jobs` at a time
-    (the same numbers as one after the other); a GPU takes them in turn.
+    (the same numbers as one after the other); each GPU takes them in turn.
 
     Returns:
         What failed on the way, index and volumes included; also the table `failures`.
@@ -178,12 +211,14 @@ def run_oof(config: Config, paths: RunPaths) -> list[Failure]:
         ArtifactError: a model has seen the studies that it is to be scored on.
         DataError: the tables of the data room are missing or hold no usable study; or
             `accelerate launch` started several processes.
+        Unfinished: time is up (`core.deadline`); the same call goes on.
         ConfigError: a network cannot be built, or this machine cannot train as asked.
     """
     if processes().num_processes > 1:
         raise DataError("several processes share one training: accelerate launch `cspine train`")
     check_config(config)
     make_levels(config, paths)
+    run_fine(config, paths)
     _make(config, paths, list(config.members))
     inputs = open_inputs(paths)
     chains = [FoldChain(config, paths, inputs, fold) for fold in range(config.folds.n)]

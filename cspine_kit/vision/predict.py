@@ -12,6 +12,7 @@ work on those before it.
 """
 
 import logging
+import os
 import time
 from collections.abc import Hashable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -57,6 +58,13 @@ def devices() -> list[str]:
     """Every GPU that torch can use, or the CPU."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     return [f"cuda:{i}" for i in range(count)] or ["cpu"]
+
+
+def visible_gpus() -> list[str]:
+    """Each GPU that torch can use, as CUDA_VISIBLE_DEVICES names it; none on a CPU."""
+    found = [device for device in devices() if device != "cpu"]
+    named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
+    return named[: len(found)] if named != [""] else [str(k) for k in range(len(found))]
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -27,6 +27,15 @@ def fail(folder: Path) -> None:
     raise DataError(f"wrong in {folder.name}")
 
 
+def place_of(folder: Path, name: str, other: str) -> str | None:
+    """The process's own variable, once the other task has begun too."""
+    (folder / name).touch()
+    deadline = time.monotonic() + 60
+    while not (folder / other).exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return os.environ.get("PLACE")
+
+
 def sleep_then_note(folder: Path) -> None:
     (folder / "started").touch()
     time.sleep(5)
@@ -47,6 +56,13 @@ def test_tasks_wait_for_those_before_them_and_run_elsewhere(tmp_path):
     assert sorted(done) == ["a", "a1", "b", "last"]
     assert os.getpid() not in done.values()
     assert all((tmp_path / name).read_text() == "1" for name in done)
+
+
+def test_each_process_has_a_place_of_its_own(tmp_path):
+    tasks = {n: Task(place_of, (tmp_path, n, o)) for n, o in (("a", "b"), ("b", "a"))}
+    places = [{"PLACE": "0"}, {"PLACE": "1"}]
+    done = run_tasks(tasks, jobs=2, title="t", environments=places)
+    assert sorted(done.values()) == ["0", "1"] and "PLACE" not in os.environ
 
 
 def test_one_job_runs_in_this_process_in_order(tmp_path):

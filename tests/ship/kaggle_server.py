@@ -9,6 +9,7 @@ import base64
 import hashlib
 import json
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,6 +18,9 @@ from urllib.parse import urlsplit
 USER, KEY = "me", "0123456789abcdef0123456789abcdef"
 PAGE = 15
 """Files of a dataset per page of their list."""
+
+OUTPUT_PAGE = 20
+"""Files of a session's output per page."""
 
 CUT_BEFORE, CUT_AFTER = "cut before", "cut after"
 """Faults: the connection ends before, or after, the request was served."""
@@ -52,6 +56,9 @@ class KaggleServer:
     scored: dict[str, str] = field(default_factory=dict)
     """Status and scores of every submission; PENDING without."""
     kernels: dict[str, list[dict]] = field(default_factory=dict)
+    work: Callable[[dict], dict[str, bytes]] | None = None
+    """What a session leaves, from what was saved; by default a submission and its log."""
+    left: dict[str, dict[str, bytes]] = field(default_factory=dict)
     submissions: list[dict] = field(default_factory=list)
     blobs: dict[str, tuple[str, bytes]] = field(default_factory=dict)
     waiting: int = 0
@@ -148,7 +155,10 @@ class KaggleServer:
             self.blobs[token] = (self.blobs[token][0], body)
             return 200, {}
         if method == "GET":
-            return 200, self.outputs()[path.rsplit("/", 1)[-1]]
+            owner, slug, number = path.rsplit("/", 3)[-3:]
+            name = self.output_names(f"{owner}/{slug}")[int(number)]
+            self.requests.append(("GET", {"name": name}))
+            return 200, self.outputs(f"{owner}/{slug}")[name]
         rpc, asked = path.rsplit("/", 1)[-1], json.loads(body or b"{}")
         self.requests.append((rpc, asked))
         login = "Basic " + base64.b64encode(f"{USER}:{KEY}".encode()).decode()
@@ -209,6 +219,8 @@ class KaggleServer:
 
     def SaveKernel(self, asked: dict) -> tuple[int, object]:
         self.kernels.setdefault(asked["slug"], []).append(asked)
+        if self.work is not None:
+            self.left[asked["slug"]] = self.work(asked)
         self.step, self.stale = 0, self.stale_after
         number = len(self.kernels[asked["slug"]])
         return 200, {"url": f"https://kaggle/{asked['slug']}", "versionNumber": number}
@@ -231,23 +243,33 @@ class KaggleServer:
         saved = self.kernels[ref][-1]
         common = {"language": saved["language"], "kernelType": saved["kernelType"]}
         settings = ("isPrivate", "enableGpu", "enableInternet", "machineShape")
+        settings = tuple(name for name in settings if name in saved)
         return 200, {
             "metadata": {
                 **{name: saved[name] for name in settings},
                 **common,
                 **{"id": 1, "ref": ref, "title": saved["newTitle"]},
-                "competitionDataSources": saved["competitionDataSources"],
+                "competitionDataSources": saved.get("competitionDataSources", []),
             },
             "blob": {"source": saved["text"], "slug": asked["kernelSlug"], **common},
         }
 
-    def outputs(self) -> dict[str, bytes]:
-        """What the session left in /kaggle/working."""
+    def outputs(self, ref: str) -> dict[str, bytes]:
+        """What the kernel's session left in /kaggle/working."""
+        if self.work is not None:
+            return self.left[ref]
         log = "".join(json.dumps(event) + "\n" for event in self.events)
         return {"submission.csv": self.submission, "kernel_log.jsonl": log.encode()}
 
+    def output_names(self, ref: str) -> list[str]:
+        """Names in the list of a session's output; one of them must not be written to."""
+        return [*self.outputs(ref), "../../outside.txt"]
+
     def ListKernelSessionOutput(self, asked: dict) -> tuple[int, object]:
-        names = [*self.outputs(), "../../outside.txt"]
+        ref = f"{asked['userName']}/{asked['kernelSlug']}"
+        start = int(asked.get("pageToken") or 0)
+        names = self.output_names(ref)
+        shown = list(enumerate(names))[start : start + OUTPUT_PAGE]
         mounted = [
             versions[-1]["manifest.json"]
             for versions in self.datasets.values()
@@ -258,7 +280,8 @@ class KaggleServer:
             f"bundle manifest {hashlib.sha256(m).hexdigest()}\n" for m in mounted
         )
         return 200, {
-            "files": [{"url": f"{self.base}/files/{name}", "fileName": name} for name in names],
+            "files": [{"url": f"{self.base}/files/{ref}/{k}", "fileName": n} for k, n in shown],
+            "nextPageToken": str(start + OUTPUT_PAGE) if start + OUTPUT_PAGE < len(names) else None,
             "log": json.dumps([{"stream_name": "stdout", "time": 1.0, "data": told}]),
         }
 

@@ -177,12 +177,15 @@ def test_a_whole_rehearsal_of_the_tiny_bundle(inputs, run, tmp_path):
         kernels=ROOT / "kernels",
         out=tmp_path / "out",
         pins=Pins(PYTHON, {"numpy": version("numpy"), "six": "0.0.1"}),
+        scans=Competition(run / "competition"),
+        wheels=sorted((run / "oof" / "tiny" / "bundle").glob("cspine_kit-*.whl")),
         limit_s=300,
     )
     wrong = {check.name: check.detail for check in result.checks if not check.ok}
     assert list(wrong) == ["environment: every pin of Kaggle's image"], wrong
     assert "six" in wrong["environment: every pin of Kaggle's image"] and not result.ok
     page = render_page(result)
+    assert "2 fold models, 0 of them differ" in page
     assert "FAILED: 1 of " in page and "hidden studies" in page
     assert all(f"| {defect} " in page for defect in KEPT_DEFECTS)
     assert result.score.n_studies == 2 and result.forecast.hours > 0

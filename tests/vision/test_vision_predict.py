@@ -7,7 +7,7 @@ import torch
 from cspine_kit.core.errors import StudyError
 from cspine_kit.vision import views
 from cspine_kit.vision.nets.heads import SliceModel
-from cspine_kit.vision.predict import Drawn, forward, predict, run_model
+from cspine_kit.vision.predict import Drawn, forward, predict, run_model, visible_gpus
 from cspine_kit.vision.tasks.slices import SlicesTask
 from cspine_kit.vision.tasks.vertebra import VertebraTask
 from cspine_kit.vision.views import StudyView
@@ -138,3 +138,20 @@ def test_every_slice_has_its_own_row_whatever_the_order(model, view):
     backward = StudyView(view.volume, view.indices[::-1], view.patches[::-1])
     a, b = run(model, view, 4), run(model, backward, 4)
     assert np.allclose(a["visible"], b["visible"][::-1], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("found", "variable", "named"),
+    [
+        (["cpu"], None, []),
+        (["cuda:0", "cuda:1"], None, ["0", "1"]),
+        (["cuda:0", "cuda:1"], "2, 5", ["2", "5"]),
+        (["cuda:0"], "GPU-1a2b", ["GPU-1a2b"]),
+    ],
+)
+def test_gpus_are_named_as_their_processes_ask_for_them(monkeypatch, found, variable, named):
+    monkeypatch.setattr("cspine_kit.vision.predict.devices", lambda: found)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variable)
+    assert visible_gpus() == named

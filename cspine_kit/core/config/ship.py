@@ -9,6 +9,9 @@ from pydantic import Field
 
 from cspine_kit.core.config.section import Count, NotNegative, Positive, Section
 
+Pin = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*==[0-9][0-9A-Za-z.]*$")]
+"""One version of a package."""
+
 
 class BundleConfig(Section):
     """Names under which the bundle and the kernel go to Kaggle, and the wheels that travel."""
@@ -18,9 +21,8 @@ class BundleConfig(Section):
     weights: str
     kernel: str
     license: str
-    wheels: tuple[
-        Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*==[0-9][0-9A-Za-z.]*$")], ...
-    ]
+    wheels: tuple[Pin, ...]
+    training: tuple[Pin, ...] = ()
     hashes: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")], ...] = ()
     pythons: Annotated[
         tuple[Annotated[str, Field(pattern=r"^3\.[0-9]+$")], ...], Field(min_length=1)

@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 
 from cspine_kit.core.config import Config, VolumesConfig
-from cspine_kit.core.errors import ArtifactError, DataError
+from cspine_kit.core.errors import ArtifactError, DataError, Unfinished
 from cspine_kit.core.execution import map_studies, usable_cores
 from cspine_kit.core.numbers import FloatArray
 from cspine_kit.core.paths import Competition, RunPaths
@@ -159,6 +159,9 @@ class Cache:
         slices: pd.DataFrame,
         competition: Competition,
         cuts: Mapping[str, tuple[Cut, Cut]] | None = None,
+        *,
+        failed: Mapping[str, str] | None = None,
+        most_gb: float | None = None,
     ) -> tuple[pd.DataFrame, dict[str, str]]:
         """Make every file that is missing or does not fit.
 
@@ -168,31 +171,43 @@ class Cache:
             competition: where their files lie.
             cuts: of fine volumes by study_uid: what a file must hold, and what is cut where it has
                 to be made.
+            failed: reasons by study_uid of an earlier try; they stand where the scan is not here.
+            most_gb: make no more than this, in 10^9 bytes as they are estimated beforehand.
 
         Returns:
             Rows of the table, and reasons by study_uid where there is none.
 
         Raises:
             DataError: not enough room on the disk.
+            Unfinished: `most_gb` left some for another time.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         listed = dict(tuple(slices.sort_values("slice_idx").groupby("study_uid")["z_mm"]))
         there = finished(self.name, self.folder, *self.shipped)
         own = finished(self.name, self.folder)
         rows, stale = dict[str, dict[str, Any]](), dict[str, Job]()
+        failures = dict[str, str]()
         for row in studies.itertuples(index=False):
             uid = str(row.study_uid)
             folder = competition.images(row.split, uid)
             mask = competition.segmentation(uid) if row.has_mask else None
             needed, cut = (cuts or {}).get(uid, (None, None))
             source = _source(folder, mask)
-            kept = self._kept(there[uid], source, needed) if uid in there else None
+            # Files made elsewhere were made of scans with other times: there the recipe decides.
+            known = source if uid in own else ""
+            kept = self._kept(there[uid], known, needed) if uid in there else None
             if kept is not None:
                 rows[uid] = kept
+            elif uid in (failed or {}) and not folder.is_dir():
+                failures[uid] = (failed or {})[uid]
             else:
                 path = own.get(uid, self.folder / f"{uid}{ENDING}")
                 stale[uid] = Job(folder, mask, path, source, listed[uid].to_numpy(np.float64), cut)
-        failures = self._make_all(stale, studies) if stale else {}
+        left = [] if most_gb is None else self._too_much(stale, studies, most_gb)
+        stale = {uid: job for uid, job in stale.items() if uid not in left}
+        failures |= self._make_all(stale, studies) if stale else {}
+        if left:
+            raise Unfinished(f"{len(left)} {self.name} volumes of {len(studies)} are left")
         for uid, job in stale.items():
             if uid not in failures:
                 volume, facts = open_volume(job.path)
@@ -219,21 +234,34 @@ class Cache:
         )
         return outcome.failures
 
+    def _voxels(self, studies: pd.DataFrame, stale: Mapping[str, Job]) -> dict[str, int]:
+        """Voxels of each file that is to be made, by study_uid."""
+        grid = self.config.volumes.coarse
+        found = dict[str, int]()
+        for row in studies[studies["study_uid"].isin(list(stale))].itertuples(index=False):
+            cut = stale[str(row.study_uid)].cut
+            slices = int(np.ceil(row.n_slices / group_of(row.spacing_z, grid.spacing_mm)))
+            found[str(row.study_uid)] = slices * grid.side_px**2 if cut is None else cut.voxels
+        return found
+
+    def _too_much(
+        self, stale: Mapping[str, Job], studies: pd.DataFrame, most_gb: float
+    ) -> list[str]:
+        """Studies whose files do not fit into `most_gb` any more, after those before them."""
+        voxels = self._voxels(studies, stale)
+        filled = np.cumsum([COMPRESSED * voxels[uid] for uid in stale]) / 1e9
+        return [uid for uid, size in zip(stale, filled, strict=True) if size > most_gb]
+
     def _check_disk(self, studies: pd.DataFrame, stale: Mapping[str, Job]) -> None:
         """Tell the size and rough time of the files before they are made.
 
         Raises:
             DataError: the disk has no room for them.
         """
-        grid = self.config.volumes.coarse
         cuts = [job.cut for job in stale.values() if job.cut is not None]
-        voxels = sum(cut.voxels for cut in cuts)
-        share = 1.0
+        voxels, share = sum(self._voxels(studies, stale).values()), 1.0
         if cuts:
             share = sum(cut.last + 1 - cut.first for cut in cuts) / studies["n_slices"].sum()
-        else:
-            groups = [group_of(dz, grid.spacing_mm) for dz in studies["spacing_z"]]
-            voxels = int(np.ceil(studies["n_slices"] / groups).sum()) * grid.side_px**2
         source = float((studies["n_slices"] * studies["rows"] * studies["cols"]).sum()) * 2 * share
         free = shutil.disk_usage(self.folder).free
         size, cores = voxels * COMPRESSED, max(1, self.config.execution.jobs)

@@ -15,7 +15,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -26,7 +26,7 @@ from cspine_kit import __version__
 from cspine_kit.core.command import run_command
 from cspine_kit.core.config import BundleConfig
 from cspine_kit.core.errors import ArtifactError
-from cspine_kit.core.runs import file_hash
+from cspine_kit.core.runs import file_hash, fingerprint, is_fresh, publish
 from cspine_kit.ship.secrets import harmless
 
 SOURCE_ROOT = Path(__file__).resolve().parents[3]
@@ -102,11 +102,45 @@ def fill_wheelhouse(bundle: BundleConfig, folder: Path) -> None:
         ArtifactError: pip cannot build or get a wheel.
     """
     _build_kit_wheel(folder)
+    download_wheels(bundle, bundle.wheels, folder)
+
+
+def download_wheels(bundle: BundleConfig, wheels: Sequence[str], folder: Path) -> None:
+    """Put pinned binary wheels of every target Python into `folder`.
+
+    Raises:
+        ArtifactError: pip cannot get one.
+    """
     runs = [part for tag in platforms(bundle.glibc) for part in ("--platform", tag)]
-    for python in bundle.pythons if bundle.wheels else ():
+    for python in bundle.pythons if wheels else ():
         target = ("--implementation", "cp", "--python-version", python, *runs)
         rules = ("--no-deps", "--only-binary=:all:", "-d", str(folder))
-        _pip(["download", *rules, *target, *bundle.wheels])
+        _pip(["download", *rules, *target, *wheels])
+
+
+def kept_wheels(bundle: BundleConfig, wheels: Sequence[str], folder: Path) -> list[Path]:
+    """Pinned binary wheels in a folder of their own, downloaded once.
+
+    Raises:
+        ArtifactError: pip cannot get one, or it is none of `bundle.hashes`.
+    """
+    key = fingerprint(list(wheels), bundle.pythons, bundle.glibc)
+    if not is_fresh(folder, key):
+        with publish(folder, key) as temporary:
+            temporary.mkdir(parents=True)
+            download_wheels(bundle, wheels, temporary)
+    found = sorted(folder.glob("*.whl"))
+    for wheel in found:
+        _check_hash(bundle, wheel)
+    return found
+
+
+def _check_hash(bundle: BundleConfig, wheel: Path) -> None:
+    if bundle.hashes and (digest := file_hash(wheel)) not in bundle.hashes:
+        raise ArtifactError(
+            f"wheel {wheel.name} is not the one that bundle.hashes names: its SHA-256 is "
+            f"{digest}; where you changed bundle.wheels, put that there"
+        )
 
 
 def check_wheels(bundle: BundleConfig, folder: Path) -> None:
@@ -131,11 +165,8 @@ def check_wheels(bundle: BundleConfig, folder: Path) -> None:
         requirement = wanted.get(name)
         if requirement is None or not requirement.specifier.contains(version, prereleases=True):
             raise ArtifactError(f"wheel {wheel.name} was not asked for in bundle.wheels")
-        if name != KIT and bundle.hashes and (digest := file_hash(wheel)) not in bundle.hashes:
-            raise ArtifactError(
-                f"wheel {wheel.name} is not the one that bundle.hashes names: its SHA-256 is "
-                f"{digest}; where you changed bundle.wheels, put that there"
-            )
+        if name != KIT:
+            _check_hash(bundle, wheel)
         if version.local:
             raise ArtifactError(f"wheel {wheel.name} has a local version, whose + Kaggle may alter")
         fits = [python for python in bundle.pythons if wheel_tags & tags[python]]

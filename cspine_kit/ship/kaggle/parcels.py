@@ -61,7 +61,8 @@ def write_parcels(config: Config, bundle: Path, folder: Path) -> tuple[Parcel, P
     digests = {"weights": fingerprint(hashes), "code": file_hash(bundle / MANIFEST)}
 
     def parcel(part: Part) -> Parcel:
-        target, metadata = folder / part, dataset_metadata(config, part)
+        target, ref = folder / part, dataset_ref(config, part)
+        metadata = dataset_metadata(config, ref)
         target.mkdir(parents=True, exist_ok=True)
         for path in target.iterdir():
             if path.name not in {*files[part], DATASET_METADATA}:
@@ -73,7 +74,7 @@ def write_parcels(config: Config, bundle: Path, folder: Path) -> tuple[Parcel, P
         there = target / DATASET_METADATA
         if not there.exists() or read_json(there) != metadata:
             write_json(there, metadata)
-        return Parcel(part, dataset_ref(config, part), target, sizes, digests[part])
+        return Parcel(part, ref, target, sizes, digests[part])
 
     return parcel("weights"), parcel("code")
 

@@ -73,10 +73,6 @@ class Outcome:
     scores: Scores | None = None
 
 
-def _state_file(paths: RunPaths) -> Path:
-    return paths.root / "push.json"
-
-
 def _check_submitting(config: Config) -> None:
     """Raises ConfigError where a submission would be spent on a phantom's models."""
     if config.competition.phantom is not None:
@@ -103,14 +99,14 @@ def dry_run(
     config = with_owner(config)
     parcels = _prepare(config, paths, kernel_folder)
     check_models(paths.bundle)
-    code, state = kernel_folder / CODE_FILE, PushState.load(_state_file(paths))
+    code, state = kernel_folder / CODE_FILE, PushState.load(paths.root / PushState.FILE)
     lines = []
     for parcel in parcels:
         total, sent = sum(parcel.sizes.values()), getattr(state, parcel.part)
         lines.append(f"dataset {parcel.ref}, {len(parcel.sizes)} files, {total:,} bytes")
         lines += [f"  {size:>14,}  {name}" for name, size in parcel.sizes.items()]
         lines.append(f"{DATASET_METADATA}:")
-        lines.append(json.dumps(dataset_metadata(config, parcel.part), indent=2))
+        lines.append(json.dumps(dataset_metadata(config, parcel.ref), indent=2))
         if sent and sent.stage == "ready" and sent.digest == parcel.digest:
             lines.append(f"this very {parcel.part} is uploaded already: it would not be sent again")
     lines.append(f"kernel {kernel_ref(config)}, {code}, {code.stat().st_size:,} bytes")
@@ -167,7 +163,7 @@ def push(
     """
     if submitting:
         _check_submitting(config)
-    with _opened(config, paths, kernel_folder, waits) as run:
+    with opened(config, paths, kernel_folder, waits) as run:
         run.parcels = _prepare(run.config, paths, kernel_folder)
         for parcel in run.parcels:
             upload(run, parcel, message or config.name)
@@ -192,19 +188,32 @@ def fetch_scores(
     Raises:
         ServiceError: nothing was submitted, it is not listed, or the service failed.
     """
-    with _opened(config, paths, kernel_folder, waits) as run:
+    with opened(config, paths, kernel_folder, waits) as run:
         return scores_of(run)
 
 
 @contextmanager
-def _opened(
-    config: Config, paths: RunPaths, kernel_folder: Path, waits: Waits | None
+def opened(
+    config: Config,
+    paths: RunPaths,
+    kernel_folder: Path,
+    waits: Waits | None,
+    state: type[PushState] = PushState,
 ) -> Iterator[Push]:
-    """A push of this config, and of no other process at the same time; its owner is known."""
-    folder = paths.root / "push"
+    """A push of this config, and of no other process at the same time; its owner is known.
+
+    Args:
+        config: of the run.
+        paths: its folder.
+        kernel_folder: holds the script that is sent.
+        waits: patience; default `Waits()`.
+        state: what is kept of it, under its own name, beside a folder of that name.
+    """
+    folder = (paths.root / state.FILE).with_suffix("")
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder / "lock"):
         client = KaggleClient(ClientProcess(folder, waits or Waits()))
         named = with_owner(config, client.process.environment, ask=client.owner)
         check_owner(named)
-        yield Push(named, paths, kernel_folder, client, PushState.load(_state_file(paths)))
+        known = state.load(paths.root / state.FILE)
+        yield Push(named, paths, kernel_folder, client, known)

@@ -4,14 +4,15 @@ In: a config, a folder's file sizes. Out: metadata dictionaries, or an error bef
 sent. Example::
 
     check_names(config)
-    dataset_metadata(config, "code")["id"], kernel_metadata(config)["dataset_sources"]
+    dataset_metadata(config, dataset_ref(config, "code"))["id"]
+    kernel_metadata(config)["dataset_sources"]
 
 The limits are those of the kaggle 2.2.4 client and of the service's own error texts; a refusal here
 costs nothing, a refusal after an upload costs the upload.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cspine_kit.core.config import Config
@@ -85,6 +86,21 @@ def kernel_ref(config: Config) -> str:
     return f"{owner_of(config)}/{config.bundle.kernel}"
 
 
+def check_slug(key: str, slug: str, length: tuple[int, int]) -> None:
+    """Refuse a name that the service would refuse or rewrite.
+
+    Raises:
+        ConfigError: names the key, the value and the rule.
+    """
+    low, high = length
+    if not low <= len(slug) <= high:
+        raise ConfigError(f"{key} {slug!r} has {len(slug)} characters, allowed are {low}..{high}")
+    if _SLUG.fullmatch(slug) is None:
+        raise ConfigError(
+            f"{key} {slug!r} must be lowercase letters and digits in words joined by one dash"
+        )
+
+
 def check_names(config: Config) -> None:
     """Refuse slugs, titles, an owner or a license that the service would refuse or rewrite.
 
@@ -92,20 +108,13 @@ def check_names(config: Config) -> None:
         ConfigError: names the key, the value and the rule.
     """
     bundle = config.bundle
-    for key, slug, (low, high) in (
+    for key, slug, length in (
         ("bundle.dataset", bundle.dataset, DATASET_LENGTH),
         ("bundle.weights", bundle.weights, DATASET_LENGTH),
         ("bundle.kernel", bundle.kernel, KERNEL_LENGTH),
         ("competition.slug", config.competition.slug, (1, 100)),
     ):
-        if not low <= len(slug) <= high:
-            raise ConfigError(
-                f"{key} {slug!r} has {len(slug)} characters, allowed are {low}..{high}"
-            )
-        if _SLUG.fullmatch(slug) is None:
-            raise ConfigError(
-                f"{key} {slug!r} must be lowercase letters and digits in words joined by one dash"
-            )
+        check_slug(key, slug, length)
     if bundle.weights == bundle.dataset:
         raise ConfigError(
             f"bundle.weights and bundle.dataset are both {bundle.dataset!r}; they go to Kaggle as "
@@ -164,9 +173,13 @@ def check_size(sizes: Mapping[str, int]) -> None:
         )
 
 
-def dataset_metadata(config: Config, part: str) -> dict[str, Any]:
-    """`dataset-metadata.json`; datasets are private unless the client is told otherwise."""
-    ref = dataset_ref(config, part)
+def dataset_metadata(config: Config, ref: str) -> dict[str, Any]:
+    """`dataset-metadata.json`; datasets are private unless the client is told otherwise.
+
+    Args:
+        config: the license.
+        ref: `owner/slug`.
+    """
     return {
         "id": ref,
         "title": ref.partition("/")[2].replace("-", " "),
@@ -174,23 +187,43 @@ def dataset_metadata(config: Config, part: str) -> dict[str, Any]:
     }
 
 
-def kernel_metadata(config: Config) -> dict[str, Any]:
-    """`kernel-metadata.json`: private, offline, T4. The title resolves to the slug."""
+def script_metadata(
+    ref: str, code_file: str, *, gpu: bool, **sources: Sequence[str]
+) -> dict[str, Any]:
+    """`kernel-metadata.json` of a script: private, offline. The title resolves to the slug.
+
+    Args:
+        ref: `owner/slug`.
+        code_file: its one file.
+        gpu: two T4s; False: a session without a GPU.
+        sources: what it sees: `datasets`, `competitions`, `kernels` (their output).
+    """
     return {
-        "id": kernel_ref(config),
-        "title": config.bundle.kernel.replace("-", " "),
-        "code_file": CODE_FILE,
+        "id": ref,
+        "title": ref.partition("/")[2].replace("-", " "),
+        "code_file": code_file,
         "language": "python",
         "kernel_type": "script",
         "is_private": True,
-        "enable_gpu": True,
+        "enable_gpu": gpu,
         "enable_tpu": False,
         "enable_internet": False,
-        "machine_shape": "NvidiaTeslaT4",
+        **({"machine_shape": "NvidiaTeslaT4"} if gpu else {}),
         # Packages that change under a finished kernel have broken many a rerun.
         "docker_image_pinning_type": "original",
-        "dataset_sources": [dataset_ref(config, part) for part in ("code", "weights")],
-        "competition_sources": [config.competition.slug],
-        "kernel_sources": [],
-        "model_sources": [],
+        **{
+            f"{name}_sources": list(sources.get(f"{name}s", ()))
+            for name in ("dataset", "competition", "kernel", "model")
+        },
     }
+
+
+def kernel_metadata(config: Config) -> dict[str, Any]:
+    """`kernel-metadata.json` of the submit kernel."""
+    return script_metadata(
+        kernel_ref(config),
+        CODE_FILE,
+        gpu=True,
+        datasets=[dataset_ref(config, part) for part in ("code", "weights")],
+        competitions=[config.competition.slug],
+    )

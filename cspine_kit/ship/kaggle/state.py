@@ -10,7 +10,7 @@ import logging
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -65,13 +65,15 @@ class SubmissionStage(_Stage):
 class PushState(_Stage):
     """`push.json`."""
 
+    FILE: ClassVar[str] = "push.json"
+
     weights: DatasetStage | None = None
     code: DatasetStage | None = None
     kernel: KernelStage | None = None
     submission: SubmissionStage | None = None
 
     @classmethod
-    def load(cls, path: Path) -> "PushState":
+    def load(cls, path: Path) -> Self:
         """Read the state; an absent file is the state of a push that never began.
 
         Raises:
@@ -120,7 +122,7 @@ class Push:
 
     def save(self) -> None:
         """Write the state down."""
-        write_json(self.paths.root / "push.json", self.state.model_dump(mode="json"))
+        write_json(self.paths.root / self.state.FILE, self.state.model_dump(mode="json"))
 
     def say(self, line: str) -> None:
         """Tell a result, now and in the report."""

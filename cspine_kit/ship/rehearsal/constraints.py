@@ -1,7 +1,7 @@
 """The pins of Kaggle's image: what a rehearsal's environment is made of.
 
 In: `probe.json`, which kernels/probe/probe.py writes on Kaggle. Out: `constraints-kaggle.txt`, one
-`name==version` a line, of what the kernel's path needs and nothing else. Example::
+`name==version` a line, of what the kernel and a training need and nothing else. Example::
 
     >>> seen = {"python": "3.12.12", "packages": {"numpy": "2.0.2", "ipython": "7.34.0"}}
     >>> write_json(Path("probe.json"), seen)
@@ -22,15 +22,21 @@ from cspine_kit.core.runs import publish, read_json, write_json
 from cspine_kit.ship.kaggle.service import KERNEL_METADATA, kernel_metadata, owner_of
 
 KERNEL_PACKAGES = (
+    "accelerate",
     "huggingface-hub",
     "joblib",
     "lightgbm",
     "llvmlite",
+    "matplotlib",
+    "mypy-extensions",
+    "nibabel",
     "numba",
     "numpy",
     "opencv-python-headless",
     "pandas",
+    "pandera",
     "pillow",
+    "psutil",
     "pyarrow",
     "pydantic",
     "pydantic-core",
@@ -48,9 +54,11 @@ KERNEL_PACKAGES = (
     "torch",
     "torchvision",
     "tqdm",
+    "typeguard",
+    "typing-inspect",
 )
-"""What the kernel imports, and what those import where the version matters (pandas's dates,
-pydantic's core, numba's compiler, torchvision's pillow). Normalized names."""
+"""What the kernel and a training import, and what those import where the version matters (pandas's
+dates, pydantic's core, numba's compiler, torchvision's pillow). Normalized names."""
 
 _PIN = re.compile(r"(?P<name>[a-z0-9][a-z0-9-]*)==(?P<version>[^\s+;]+)")
 _PYTHON = re.compile(r"#\s*python:?\s*(\d+\.\d+)")
@@ -103,10 +111,10 @@ def render_pins(probe: dict[str, Any], source: str) -> str:
     pins = [f"{n}=={str(packages[n]).split('+')[0]}" for n in KERNEL_PACKAGES if n in packages]
     absent = [name for name in KERNEL_PACKAGES if name not in packages]
     lines = [
-        f"# Kaggle's image, what the kernel's path needs: cspine constraints, from {source}",
+        f"# Kaggle's image, what the kernel and a training need: cspine constraints, from {source}",
         f"# made: {probe.get('made', 'on an unknown day')}",
         f"# python: {python}",
-        *([f"# not in the image, comes with the bundle: {', '.join(absent)}"] if absent else []),
+        *([f"# not in the image, comes along: {', '.join(absent)}"] if absent else []),
         *pins,
     ]
     return "\n".join(lines) + "\n"

@@ -10,12 +10,13 @@ Kaggle's packages. Out: every check with its detail. Example::
     result.ok, result.checks
 
 Three runs: everything under the new mount layout, everything under the old one, and the public
-listing, whose rows have no images, as a push runs it.
+listing, whose rows have no images, as a push runs it. Then a training in small, cut and continued.
 """
 
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -47,6 +48,7 @@ from cspine_kit.ship.rehearsal.inputs import (
     public_competition,
 )
 from cspine_kit.ship.rehearsal.sandbox import Sandbox
+from cspine_kit.ship.rehearsal.training import rehearse_training
 
 Found = tuple[pd.Series, KernelEvents] | None
 
@@ -84,6 +86,8 @@ def rehearse(
     kernels: Path,
     out: Path,
     pins: Pins,
+    scans: Competition,
+    wheels: Sequence[Path],
     limit_s: float,
 ) -> Rehearsal:
     """Run the whole rehearsal; see the module. Nothing wrong is raised, everything is a check.
@@ -93,9 +97,11 @@ def rehearse(
         inputs: the three phantom competitions.
         environment: of Kaggle's packages.
         sandbox: where the script runs.
-        kernels: folder with submit/submit.py and probe/probe.py.
+        kernels: folder with submit/submit.py, train/train.py and probe/probe.py.
         out: submissions, logs and outputs of the runs land below it.
         pins: what the environment must hold.
+        scans: a competition with a few training studies, for a training in small.
+        wheels: what such a training finds there.
         limit_s: time budget of each run, s.
     """
     config = load_config(bundle / "config.yaml")
@@ -126,6 +132,17 @@ def rehearse(
     old = kernel("old layout", mounts["old"], everything)
     kernel("public listing", layouts(config, public.root, parcels)["new"], public)
     result.check("inputs are as they were", content_fingerprint(everything, bundle) == before)
+    rehearse_training(
+        result,
+        config,
+        scans,
+        environment,
+        sandbox,
+        script=kernels / "train" / "train.py",
+        wheels=wheels,
+        out=out / "training",
+        limit_s=limit_s,
+    )
     if new is None:
         return result
     if old is not None:

@@ -25,7 +25,8 @@ from timm.utils.model_ema import ModelEmaV3
 from tqdm import tqdm
 
 from cspine_kit.core.config import ModelConfig, TrainingConfig
-from cspine_kit.core.errors import DataError
+from cspine_kit.core.deadline import time_is_up
+from cspine_kit.core.errors import DataError, Unfinished
 from cspine_kit.core.runs import derive_seed, run_record
 from cspine_kit.core.tasks import is_worker, report
 from cspine_kit.vision.dataset import StackDataset
@@ -70,6 +71,7 @@ def train_model(
 
     Raises:
         DataError: the loss is no number any more.
+        Unfinished: its time is up; a checkpoint is there.
         ArtifactError: weights to start from cannot be read or do not fit.
     """
     with determinism(on=training.deterministic):
@@ -173,7 +175,8 @@ class _Run:
             self.schedule.step()
             progress.step += 1
             self.average.update(model, step=progress.step)
-            whole, due = progress.step % steps.per_epoch == 0, self.checkpoint.due()
+            stops = time_is_up() and progress.step < steps.total
+            whole, due = progress.step % steps.per_epoch == 0, stops or self.checkpoint.due()
             if whole or due or len(losses) % LOOK_EVERY == 0:
                 progress.losses = self._looked(losses)
             if whole:
@@ -183,6 +186,8 @@ class _Run:
                 losses = []
             if (whole or due) and here.is_main_process:
                 self.checkpoint.write(self.parts, progress)
+            if stops:
+                raise Unfinished(f"{self.title}: stopped at step {progress.step} of {steps.total}")
 
     def _looked(self, losses: Sequence[torch.Tensor]) -> list[float]:
         """Losses of the epoch so far, looked at before a checkpoint keeps what they led to.

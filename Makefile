@@ -8,7 +8,7 @@ CSPINE = $(VENV)/bin/cspine
 READY = $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: notebooks help demo test oof stack kernel rehearse push score report leaderboard info lint backbones bench viewer
+.PHONY: notebooks help demo test oof stack kernel rehearse push score report leaderboard info lint backbones finder bench viewer
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -60,6 +60,9 @@ report: $(READY)  ## one page that shows CONFIG's run, whatever its state: oof/<
 
 backbones: $(READY)  ## accuracy and time of backbones on CONFIG's masked studies; ARGS='--names ...'
 	$(CSPINE) backbones --config $(CONFIG) $(ARGS)
+
+finder: $(READY)  ## draw phantoms, train the level finder that ships, write its weights and card
+	$(CSPINE) finder --config configs/finder.yaml
 
 viewer: $(READY)  ## a page on this machine only: drop a scan, see what CONFIG's bundle says of it
 	$(CSPINE) viewer --bundle oof/$(basename $(notdir $(CONFIG)))/bundle --phantoms oof/$(basename $(notdir $(CONFIG)))/competition/test_images

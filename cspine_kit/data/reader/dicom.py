@@ -24,7 +24,7 @@ from cspine_kit.data.reader.headers.files import list_files, opened, read_header
 from cspine_kit.data.reader.headers.header import Header
 from cspine_kit.data.reader.nifti import NiftiSlices, name_of, nifti_of
 from cspine_kit.data.reader.pixels.decode import decode
-from cspine_kit.data.reader.pixels.frames import Decode, Frames, LostFiles
+from cspine_kit.data.reader.pixels.frames import Frames, LostFiles
 from cspine_kit.data.reader.pixels.values import HuArray
 from cspine_kit.data.reader.problems import PROBLEMS, FileError
 from cspine_kit.data.reader.scans.find import modal
@@ -32,8 +32,14 @@ from cspine_kit.data.reader.scans.geometry import Geometry
 from cspine_kit.data.reader.scans.settle import settle_geometry
 
 __all__ = [
-    *("READER_VERSION", "Study", "gather", "list_files", "opened_frames", "read_geometry"),
-    *("read_study", "uid_of"),
+    "READER_VERSION",
+    "Study",
+    "gather",
+    "list_files",
+    "opened_frames",
+    "read_geometry",
+    "read_study",
+    "uid_of",
 ]
 """The door of the reader: what other rooms call."""
 

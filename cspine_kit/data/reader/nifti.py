@@ -82,7 +82,7 @@ def _read(path: Path) -> tuple[NDArray[np.int16], FloatArray]:
     import nibabel
     from nibabel import orientations
 
-    image: Any = nibabel.load(path)  # type: ignore[attr-defined]
+    image: Any = nibabel.load(path)
     shape = image.shape
     if len(shape) < 3 or np.prod(shape[:3], dtype=object) != np.prod(shape, dtype=object):
         raise StudyError(

@@ -2,13 +2,14 @@
 # Both work from an empty clone with Python 3.11+ and make; other targets take CONFIG=configs/....yaml.
 
 CONFIG ?= configs/demo.yaml
+GRID ?= configs/grids/crop.yaml
 PYTHON ?= python3
 VENV ?= .venv
 CSPINE = $(VENV)/bin/cspine
 READY = $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: notebooks help demo test oof stack kernel rehearse push score report leaderboard info lint backbones finder bench viewer
+.PHONY: notebooks help demo test oof stack kernel rehearse push score report leaderboard info lint backbones ablate finder bench viewer
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -60,6 +61,9 @@ report: $(READY)  ## one page that shows CONFIG's run, whatever its state: oof/<
 
 backbones: $(READY)  ## accuracy and time of backbones on CONFIG's masked studies; ARGS='--names ...'
 	$(CSPINE) backbones --config $(CONFIG) $(ARGS)
+
+ablate: $(READY)  ## GRID's changes of CONFIG, one at a time, each scored beside CONFIG itself
+	$(CSPINE) ablate --config $(CONFIG) --grid $(GRID)
 
 finder: $(READY)  ## draw phantoms, train the level finder that ships, write its weights and card
 	$(CSPINE) finder --config configs/finder.yaml

@@ -16,6 +16,7 @@ from cspine_kit.cli.verb import (
     SUBMISSIONS,
     Verb,
     config_argument,
+    ensure_competition,
     no_arguments,
     open_run,
     phantom_argument,
@@ -185,6 +186,31 @@ def _viewer(args: argparse.Namespace) -> int:
     return 0
 
 
+def _ablate_arguments(parser: argparse.ArgumentParser) -> None:
+    config_argument(parser)
+    parser.add_argument(
+        "--grid", type=Path, required=True, metavar="FILE", help="YAML under configs/grids/"
+    )
+
+
+def _ablate(args: argparse.Namespace) -> int:
+    from cspine_kit.core.execution import tune_process
+
+    tune_process()
+    from cspine_kit.show.ablation.grid import read_grid
+    from cspine_kit.show.ablation.run import ablate, check_rows
+    from cspine_kit.show.ablation.table import render
+
+    rows = read_grid(args.config, args.grid)
+    check_rows(rows)
+    config, paths = open_run(args)
+    ensure_competition(config)
+    table = ablate(config, paths, rows, args.grid.stem)
+    print(render(table))
+    print(f"{paths.ablation / args.grid.stem}.csv and .svg; make report shows them too")
+    return 1 if (table["fault"] != "").any() else 0
+
+
 VERBS = {
     "score": Verb(
         "metric A and B of a submission; with --config the results table and a ledger row",
@@ -200,6 +226,12 @@ VERBS = {
         _leaderboard,
     ),
     "info": Verb("what exists, what is stale, what is next", "cspine info", _info_arguments, _info),
+    "ablate": Verb(
+        "one change of a config at a time, each scored out-of-fold beside the config; resumable",
+        f"cspine ablate {DEMO} --grid configs/grids/crop.yaml",
+        _ablate_arguments,
+        _ablate,
+    ),
     "report": Verb(
         "one page that shows a run, whatever its state: checks, then figures",
         f"cspine report {DEMO}; cspine report {DEMO} --out report.html",

@@ -56,6 +56,7 @@ def _stack(args: argparse.Namespace) -> int:
     from cspine_kit.core.resolved import changed, finish
     from cspine_kit.stack.pipeline import run_stack
     from cspine_kit.stack.scores.console import render_stack
+    from cspine_kit.stack.scores.disagreements import DISAGREEMENTS, render, write_disagreements
 
     config, paths = open_run(args, makes="stack")
     if older := changed(config, paths, "oof"):
@@ -66,7 +67,12 @@ def _stack(args: argparse.Namespace) -> int:
         )
     scores = run_stack(config, paths)
     finish(config, paths, "stack")
-    print(scores.to_json(orient="records", indent=2) if args.json else render_stack(paths.stack))
+    doubted = write_disagreements(paths)
+    if args.json:
+        print(scores.to_json(orient="records", indent=2))
+    else:
+        print(render_stack(paths.stack))
+        print(f"\n{render(doubted)}\n  all of them: {paths.stack / DISAGREEMENTS}")
     return 0
 
 

@@ -55,13 +55,17 @@ def _oof(args: argparse.Namespace) -> int:
     from cspine_kit.core.execution import tune_process
 
     tune_process()
+    import pandas as pd
+
     from cspine_kit.core.config import load_config
     from cspine_kit.core.errors import ConfigError
     from cspine_kit.core.failures import summary
     from cspine_kit.core.resolved import finish
     from cspine_kit.data.stages import prepare
     from cspine_kit.show.plan import describe_plan
+    from cspine_kit.show.presence import describe_presence, write_presence
     from cspine_kit.vision.check import check_config
+    from cspine_kit.vision.detection import DETECTIONS, told
     from cspine_kit.vision.measure import measure_speeds
     from cspine_kit.vision.oof import run_oof
 
@@ -80,6 +84,9 @@ def _oof(args: argparse.Namespace) -> int:
 
     left_out = summary(run_oof(config, paths))
     finish(config, paths, "oof")
+    print(describe_presence(write_presence(config, paths)))
+    if (paths.root / DETECTIONS).exists():
+        print("\n".join(told(pd.read_csv(paths.root / DETECTIONS))))
     print(f"out-of-fold slice table in {paths.table('oof_slices')}")
     if left_out:
         print(f"{left_out}\n  all of them: {paths.table('failures')}")

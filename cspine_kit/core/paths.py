@@ -194,6 +194,11 @@ class RunPaths:
         return self.root / "report.html"
 
     @property
+    def ablation(self) -> Path:
+        """Rows of grids, each a run folder of its own, and their tables (`cspine ablate`)."""
+        return self.root / "ablation"
+
+    @property
     def proof(self) -> Path:
         """A phantom competition whose test study travels with the bundle."""
         return self.root / "proof"

@@ -26,6 +26,7 @@ Stage = Literal["oof", "stack"]
 PARTS: dict[Stage, tuple[str, ...]] = {
     "oof": (
         *("seed", "competition", "exclude", "folds", "vertebra", "members"),
+        "vertebra_members",
         *("training.precision", "volumes.curve", "volumes.coarse", "volumes.fine", "kernel.views"),
     ),
     "stack": ("stack",),
@@ -77,6 +78,12 @@ def changed(config: Config, paths: RunPaths, *stages: Stage) -> tuple[str, ...]:
         return ()
     parts = [part for stage in stages or STAGES for part in PARTS[stage]]
     return tuple(part for part in parts if _differs(raw, stored or {}, part))
+
+
+def differing(config: Config, other: Config) -> tuple[str, ...]:
+    """Parts in which two configs differ, of those that decide what a run folder holds."""
+    raw, theirs = (c.model_dump(mode="json") for c in (config, other))
+    return tuple(part for stage in STAGES for part in PARTS[stage] if _differs(raw, theirs, part))
 
 
 def begin(config: Config, paths: RunPaths, stage: Stage) -> None:

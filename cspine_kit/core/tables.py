@@ -110,6 +110,15 @@ CONTRACTS: dict[str, Contract] = {
             **_kinds("float", ("at_mm",), VERTEBRA_COLUMNS, SPINE_BOX_COLUMNS),
         },
     ),
+    "vertebra_dice": Contract(
+        key=("member", "study_uid", "level", "model_fold"),
+        columns={
+            **_kinds("str", ("member", "study_uid", "level")),
+            **_kinds("int", ("model_fold", "fold")),
+            **_kinds("int", ("said_px", "true_px", "both_px")),
+        },
+        out_of_fold=True,
+    ),
     "levels": Contract(
         key=("study_uid", "level", "model_fold"),
         columns={

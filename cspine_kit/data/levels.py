@@ -75,9 +75,20 @@ def decode_visible(z_mm: FloatArray, logits: FloatArray) -> FloatArray:
         z_mm: (n,) positions of the scored slices, descending (cranial first).
         logits: (n, 7) visibility log-odds.
     """
+    return decode_beliefs(z_mm, logits)[0]
+
+
+def decode_beliefs(z_mm: FloatArray, logits: FloatArray) -> tuple[FloatArray, float]:
+    """`decode_visible`, and the chain's mean belief in the levels that it finds present.
+
+    Returns:
+        (n, 7) probabilities; [0, 1], 0 where no level is present.
+    """
     if not _is_neck(logits):
-        return np.zeros(logits.shape)
-    return place_centers(z_mm, _lifted(logits)).visible
+        return np.zeros(logits.shape), 0.0
+    centers = place_centers(z_mm, _lifted(logits))
+    present = centers.shown >= PRESENT
+    return centers.visible, float(centers.sure[present].mean()) if present.any() else 0.0
 
 
 def _own_rows(z_mm: FloatArray, visible: FloatArray, center: float, extent: float) -> slice:

@@ -47,7 +47,7 @@ from cspine_kit.vision.nets.heads import Network
 from cspine_kit.vision.nets.store import load_model
 from cspine_kit.vision.predict import predict, set_device_threads
 from cspine_kit.vision.tasks.kinds import task_of
-from cspine_kit.vision.tasks.vertebra import decode_study
+from cspine_kit.vision.tasks.vertebra import combined, decode_study
 
 T = TypeVar("T")
 
@@ -64,8 +64,9 @@ def chains_at(root: Path, config: Config) -> list[int]:
             if all((folder / f"fold_{k}" / file).exists() for file in files)
         }
 
-    members = set[int]().union(*map(held, config.members))
-    vertebra = held(VERTEBRA)
+    members, vertebra = (
+        set[int]().union(*map(held, names)) for names in (config.members, config.stage)
+    )
     return sorted(members & vertebra if vertebra else members)
 
 
@@ -98,15 +99,16 @@ class Ensemble:
         place = device or set_device_threads(self.config)
         self.models: dict[tuple[str, int], Network] = {}
         self.calibrations: dict[int, Calibration] = {}
-        for name in (VERTEBRA, *self.config.members):
+        for name in (*self.config.stage, *self.config.members):
             for k in range(self.config.folds.n):
                 folder = root / "models" / name / f"fold_{k}"
                 model = self._load(f"{name} fold {k}", partial(_load_on, place, folder))
                 if model is not None:
                     self.models[name, k] = model
-                    if name == VERTEBRA:
-                        line = self._load(f"calibration {k}", partial(Calibration.load, folder))
-                        self.calibrations[k] = line or PLAIN
+        for k in sorted({k for name, k in self.models if name in self.config.stage}):
+            folder = root / "models" / VERTEBRA / f"fold_{k}"
+            line = self._load(f"calibration {k}", partial(Calibration.load, folder))
+            self.calibrations[k] = line or PLAIN
         self.headers = self._load(
             "headers", lambda: HeaderFallback.load(root / "stack" / "header", noted)
         )
@@ -129,16 +131,21 @@ class Ensemble:
             self.faults[what] = cause_of(error)
             return None
 
-    @property
-    def vertebra(self) -> list[Network]:
-        """The vertebra models there are, by fold."""
-        return [model for (name, _), model in self.models.items() if name == VERTEBRA]
+    def stage(self, folds: Sequence[int]) -> dict[tuple[str, int], Network]:
+        """The networks of the vertebra stage that there are of these folds."""
+        return {
+            (name, k): self.models[name, k]
+            for k in folds
+            for name in self.config.stage
+            if (name, k) in self.models
+        }
 
     @property
     def finder(self) -> LevelFinder:
         """The vertebra models speaking together, their logits averaged and decoded once."""
+        models = list(self.stage(range(self.config.folds.n)).values())
         line = mean_of(list(self.calibrations.values()))
-        return LevelFinder(self.vertebra, line, self.config.volumes, self.config.kernel.batch_size)
+        return LevelFinder(models, line, self.config.volumes, self.config.kernel.batch_size)
 
     @property
     def chains(self) -> list[int]:
@@ -147,8 +154,8 @@ class Ensemble:
         A chain needs its vertebra model, unless no fold has one, and a member.
         """
         folds = range(self.config.folds.n)
-        vertebra = {k for k in folds if (VERTEBRA, k) in self.models} or set(folds)
-        members = {k for name, k in self.models if name != VERTEBRA}
+        vertebra = {k for _, k in self.stage(folds)} or set(folds)
+        members = {k for name, k in self.models if name in self.config.members}
         usable = vertebra & members
         return sorted(usable, key=lambda k: (self._losses.get(k, float("inf")), k))
 
@@ -197,14 +204,17 @@ class Ensemble:
     ) -> dict[int, pd.DataFrame | Exception]:
         """The seven ordered levels of a coarse volume by the vertebra model of each of these folds,
         or why there are none."""
-        models = {k: self.models[VERTEBRA, k] for k in folds}
         batch = self.config.kernel.batch_size
+        said = predict(self.stage(folds), volume, None, batch, stride=stride)
         found: dict[int, pd.DataFrame | Exception] = {}
-        for k, said in predict(models, volume, None, batch, stride=stride).items():
+        for fold in folds:
+            own = [one for (_, k), one in said.items() if k == fold]
             try:
-                found[k] = self.calibrations[k].applied(decode_study(said.require()))
+                # Of several networks those that speak are enough.
+                spoken = [one.rows for one in own if one.rows is not None] or [own[0].require()]
+                found[fold] = self.calibrations[fold].applied(decode_study(combined(spoken)))
             except Exception as error:  # noqa: BLE001 - another fold's levels will do
-                found[k] = error
+                found[fold] = error
         return found
 
     def header_levels(self, volume: Volume, folder: Path) -> pd.DataFrame:
@@ -230,7 +240,7 @@ class Ensemble:
         found: dict[int, pd.DataFrame | Exception] = {}
 
         def look(folds: Sequence[int]) -> None:
-            new = [k for k in folds if k not in found and (VERTEBRA, k) in self.models]
+            new = [k for k in folds if k not in found and self.stage([k])]
             if new:
                 with trace.stage(VERTEBRA):
                     found.update(self.levels(volume, new, effort.stride))

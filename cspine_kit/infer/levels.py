@@ -36,12 +36,14 @@ UPSIDE_DOWN = "its levels run from the feet to the head: its headers tell the wr
 class StudyLevels:
     """Levels of one study beside the volume they were found in.
 
-    `levels` are rows of the `levels` table, in mm of the geometry's own frame.
+    `levels` are rows of the `levels` table, in mm of the geometry's own frame; `rows` of the table
+    `vertebra`, what the networks together say of each slice.
     """
 
     volume: Volume
     levels: pd.DataFrame
     geometry: Geometry
+    rows: pd.DataFrame
 
     def _named(self, rows: "pd.Series[bool]") -> list[str]:
         return [str(level) for level in self.levels.loc[rows, "level"]]
@@ -120,7 +122,8 @@ def find_levels(finder: "LevelFinder", place: Path) -> StudyLevels:
         StudyError: nothing in it can be read, or it has no slice.
     """
     volumes, geometry = read_both(place, finder.volumes)
-    return StudyLevels(volumes.fine, finder.levels(volumes.coarse), geometry)
+    rows = finder.rows(volumes.coarse)
+    return StudyLevels(volumes.fine, finder.decoded(rows), geometry, rows)
 
 
 def study_levels(place: str | Path, bundle: str | Path | None = None) -> StudyLevels:

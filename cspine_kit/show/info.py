@@ -19,7 +19,7 @@ from cspine_kit.core.execution import measure_gflops, usable_cores
 from cspine_kit.core.failures import gather, summary
 from cspine_kit.core.paths import RESULTS, SUBMISSION, Competition, RunPaths
 from cspine_kit.core.resolved import STAGES, changed
-from cspine_kit.vision.names import VERTEBRA, WEIGHTS_FILE
+from cspine_kit.vision.names import WEIGHTS_FILE
 
 
 def _state(files: list[Path], newer_than: float) -> tuple[str, float]:
@@ -65,7 +65,7 @@ def describe(config_file: Path, oof_root: Path, submissions: Path) -> dict[str, 
         ("index", f"make oof {make}", [paths.table("slices"), paths.table("studies")]),
         ("folds", f"make oof {make}", [paths.folds]),
         ("coarse", f"make oof {make}", [paths.table("coarse")]),
-        trained(VERTEBRA),
+        *map(trained, (name for name in config.trained if name not in config.members)),
         ("fine", f"make oof {make}", [paths.table("fine")]),
         *map(trained, config.members),
         ("oof", f"make oof {make}", [paths.table("oof_slices")]),
@@ -84,7 +84,7 @@ def describe(config_file: Path, oof_root: Path, submissions: Path) -> dict[str, 
         "machine": {"cores": usable_cores(), "gflops": round(measure_gflops(), 1)},
         "changed_parts": [part for parts in older.values() for part in parts],
         "stages": {},
-        "left_out": summary(gather(paths, (VERTEBRA, *config.members), config.folds.n)),
+        "left_out": summary(gather(paths, config.trained, config.folds.n)),
         "next": None,
     }
     newest = 0.0
@@ -92,7 +92,7 @@ def describe(config_file: Path, oof_root: Path, submissions: Path) -> dict[str, 
         status, time = _state(files, newest)
         if status == "done" and outdated.get(name):
             status = "stale"
-        if name not in ("folds", VERTEBRA, *config.members):
+        if name not in ("folds", *config.trained):
             newest = max(newest, time)
         state["stages"][name] = {"state": status, "path": str(files[0])}
         if state["next"] is None and status != "done":

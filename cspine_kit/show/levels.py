@@ -1,4 +1,4 @@
-"""The decoded levels of one study on its sagittal view.
+"""The decoded levels of one study on its sagittal view, beside what was said of each slice.
 
 In: `StudyLevels`. Out: a PNG. Example::
 
@@ -8,11 +8,16 @@ In: `StudyLevels`. Out: a PNG. Example::
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from cspine_kit.core.anatomy import LEVELS
+from cspine_kit.core.numbers import sigmoid
 from cspine_kit.core.runs import publish
+from cspine_kit.core.tables import VERTEBRA_COLUMNS
+from cspine_kit.data.levels import decode_visible
 from cspine_kit.data.reader.problems import falls_back
 from cspine_kit.data.volumes.patch import Patch, draw
 from cspine_kit.infer.levels import StudyLevels
@@ -20,7 +25,9 @@ from cspine_kit.show.views import WINDOW_HU
 
 
 def draw_levels(found: StudyLevels, path: Path) -> None:
-    """Draw the levels on the sagittal view through the spine, millimeters to scale."""
+    """Draw the levels on the sagittal view through the spine, millimeters to scale, and beside it
+    the probability that each slice shows each level: dashed as the networks say, filled as the
+    decode sees it."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -35,12 +42,14 @@ def draw_levels(found: StudyLevels, path: Path) -> None:
     middle = ((top + bottom) / 2, volume.middle_mm[0], across)
     size_px = (max(1, round(height / spacing)), volume.box.shape[0])
     (sagittal,) = draw(volume, Patch("sagittal", middle, (height, width), size_px), [WINDOW_HU])
-    figure, axis = plt.subplots(figsize=(7, 7 * max(0.3, height / width)), dpi=120)
+    figure, (axis, beside) = plt.subplots(
+        *(1, 2), sharey=True, width_ratios=(2, 1), figsize=(10.5, 7 * max(0.3, height / width))
+    )
+    _curves(beside, found.rows)
     axis.imshow(sagittal, cmap="gray", extent=(0, width, bottom, top), interpolation="none")
     left = volume.to_mm(np.array([[-0.5, 0.0]]))[0, 0]
-    colors = plt.get_cmap("tab10")
     for row in rows.itertuples():
-        color = colors(LEVELS.index(row.level))
+        color = f"C{LEVELS.index(row.level)}"
         y = row.center_y_mm - left
         axis.plot([y - 30, y - 30], [row.z_top_mm, row.z_bottom_mm], color=color, lw=3)
         axis.plot(y, row.center_z_mm, "o", color=color, ms=4)
@@ -64,5 +73,16 @@ def draw_levels(found: StudyLevels, path: Path) -> None:
     )
     figure.tight_layout()
     with publish(path) as temporary:
-        figure.savefig(temporary, format="png")
+        figure.savefig(temporary, format="png", dpi=120)
     plt.close(figure)
+
+
+def _curves(axis: Any, rows: pd.DataFrame) -> None:
+    """Probabilities along z, to the right of the view that they share z with."""
+    at_mm, logits = rows["at_mm"].to_numpy(), rows[list(VERTEBRA_COLUMNS)].to_numpy(np.float64)
+    visible, said = decode_visible(at_mm, logits), sigmoid(logits)
+    for k, level in enumerate(LEVELS):
+        axis.fill_betweenx(at_mm, visible[:, k], color=f"C{k}", alpha=0.3, lw=0, label=level)
+        axis.plot(said[:, k], at_mm, color=f"C{k}", lw=1, ls="--")
+    axis.set(xlim=(0, 1), xlabel="probability that a slice shows it")
+    axis.legend(loc="lower right", fontsize=8)

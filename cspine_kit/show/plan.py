@@ -16,7 +16,6 @@ from cspine_kit.core.config import Config, GridConfig, ModelConfig
 from cspine_kit.core.paths import MASK_ENDINGS, Competition
 from cspine_kit.data.volumes.cache import COMPRESSED
 from cspine_kit.vision.measure import Speed
-from cspine_kit.vision.names import VERTEBRA
 
 REAL_COVERAGE_MM, SPINE_MM = 250.0, 140.0
 """Assumed length of a scan and of C1..C7, mm; with a step they give the slices a network sees."""
@@ -75,14 +74,16 @@ def describe_plan(config: Config, measured: Mapping[str, Speed] | None = None) -
     fine_gb = slices * min(1.0, length_mm / REAL_COVERAGE_MM) * volumes.fine.side_px**2
     share = (n - 1) / n
     hours, seconds, unit = {}, {}, "h here" if measured else "GPU h"
-    for name, model in config.networks.items():
-        first = name == VERTEBRA
+    for name, model in config.trained.items():
+        member = name in config.members
         speed = _speed(model, measured[name] if measured else None)
-        shown = model.shown(REAL_COVERAGE_MM if first else SPINE_MM)
-        trained = (masked if first else studies) * share * model.drawn * model.epochs
-        predicted = (n if first else 1) * studies * shown  # the vertebra stage looks at all of them
+        shown = model.shown(SPINE_MM if member else REAL_COVERAGE_MM)
+        learned = studies if member or name in config.teachers else masked
+        trained = learned * share * model.drawn * model.epochs
+        predicted = (1 if member else n) * studies * shown  # the vertebra stage looks at all
         hours[name] = (n * trained / speed.train_per_s + predicted / speed.predict_per_s) / 3600
-        seconds[name] = n * config.kernel.views * shown / speed.predict_per_s
+        speaks = member or name in config.stage
+        seconds[name] = n * config.kernel.views * shown / speed.predict_per_s if speaks else 0.0
     place = config.competition.dir
     while not place.exists():
         place = place.parent
@@ -94,7 +95,7 @@ def describe_plan(config: Config, measured: Mapping[str, Speed] | None = None) -
         f"fine {_grid(volumes.fine)}, about {fine_gb / 1e9:.1f} GB; about {COMPRESSED:.0%} of that "
         f"on disk ({free_gb:.0f} GB free)",
     ]
-    for name, network in config.networks.items():
+    for name, network in config.trained.items():
         pretrained = "pretrained" if network.pretrained else "from scratch"
         lines.append(
             f"  {name}: {network.backbone} ({pretrained}), "

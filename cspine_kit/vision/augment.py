@@ -18,11 +18,12 @@ from torch.nn import functional as F
 
 from cspine_kit.core.anatomy import N_LEVELS
 from cspine_kit.core.config import (
+    BoxesConfig,
     LevelsConfig,
     ModelConfig,
     SlicesConfig,
+    StageConfig,
     StudyConfig,
-    VertebraConfig,
 )
 
 
@@ -56,6 +57,10 @@ def mirrored_outputs(
     outputs: dict[str, torch.Tensor], config: ModelConfig
 ) -> dict[str, torch.Tensor]:
     """What a network says of mirrored units, in the order of the units as they were."""
+    if isinstance(config, BoxesConfig):
+        left, above, right, below = outputs["extent"].flip(-1).unbind(dim=1)
+        extent = torch.stack([right, above, left, below], dim=1)
+        return {**outputs, "center": outputs["center"].flip(-1), "extent": extent}
     if not (is_sagittal(config) and isinstance(config, LevelsConfig)):
         return outputs
     turned = {name: _backward(outputs[name], config) for name in ("slice", "visible")}
@@ -111,7 +116,8 @@ def augment_batch(
     """Flip, rotate, shift, scale, brightness, contrast and noise, each drawn anew per sample.
 
     Args:
-        batch: "stack" uint8 (b, patches, c, h, w) and targets; "box" and "mask" move with it.
+        batch: "stack" uint8 (b, patches, c, h, w) and targets; "box", "mask" and "labels" move with
+            it.
         config: strengths, and the field that turns millimeters into shares.
         generator: of the batch's device.
         first: where this part lies in the batch that the numbers are drawn for ...
@@ -126,7 +132,7 @@ def augment_batch(
     affine, mirror = (drawn[part] for drawn in random_affine(n, config, generator))
     if is_sagittal(config):
         stack = torch.where(mirror[:, None, None, None, None], mirrored(stack, config), stack)
-    if isinstance(config, VertebraConfig) and config.upside_down > 0:
+    if isinstance(config, StageConfig) and config.upside_down > 0:
         turned = _uniform(n, 0.5, generator)[part] + 0.5 < config.upside_down
         stack = torch.where(turned[:, None, None, None, None], from_the_feet(stack, config), stack)
     flat = stack.flatten(1, 2)
@@ -146,6 +152,10 @@ def augment_batch(
         if is_sagittal(config):
             mask = torch.where(mirror[:, None, None, None], _backward(mask, config), mask)
         changed["mask"] = F.grid_sample(mask, grid, padding_mode="zeros", align_corners=False)
+    if "labels" in batch:
+        labels = batch["labels"].float()[:, None]
+        moved = F.grid_sample(labels, grid, mode="nearest", align_corners=False)
+        changed["labels"] = moved[:, 0]
     if "box" in batch:
         changed["box"] = move_boxes(batch["box"], affine)
     return changed

@@ -17,6 +17,9 @@ model's key, on what the network sees of that study, and on the version of the c
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
+
+import pandas as pd
 
 from cspine_kit.core.config import Config, ModelConfig
 from cspine_kit.core.failures import LEVELS, ROWS
@@ -29,6 +32,7 @@ from cspine_kit.vision.inputs import Inputs
 from cspine_kit.vision.lineage import LINEAGE_FILE
 from cspine_kit.vision.names import MODEL_FILE, SLICES, VERTEBRA, WEIGHTS_FILE
 from cspine_kit.vision.tasks.kinds import task_of
+from cspine_kit.vision.tasks.vertebra import combined
 
 TRAIN_VERSION = 2
 """Raised when the same studies and config would give other weights: a changed loss, target, draw,
@@ -51,7 +55,7 @@ class FoldChain:
         # Weights to start from count by what they hold.
         start = file_hash(model.weights_file) if model.weights_file else ""
         model = model.model_copy(update={"weights": None})
-        return fingerprint(made_by, name, self.fold, model, start, studies)
+        return fingerprint(made_by, name, self.fold, _settings(model), start, studies)
 
     @cached_property
     def masked(self) -> list[str]:
@@ -68,17 +72,36 @@ class FoldChain:
         return [uid for uid in self.inputs.studies_of(self.fold, training=training) if masked[uid]]
 
     @cached_property
-    def _vertebra_key(self) -> str:
-        pixels, masks = self.inputs.pixels, self.inputs.masks
-        studies = {uid: [pixels[uid], masks[uid]] for uid in self.masked}
-        return self._model_key(VERTEBRA, self.config.vertebra, studies)
+    def unmasked(self) -> list[str]:
+        """Training studies without a mask: what a round of pseudo-labels learns from besides."""
+        return [
+            uid
+            for uid in self.inputs.studies_of(self.fold, training=True)
+            if not self.inputs.studies["has_mask"][uid]
+        ]
 
-    def _vertebra_rows_key(self, uid: str) -> str:
-        made_by = task_of(self.config.vertebra).rows_version
-        return fingerprint(made_by, self._vertebra_key, self.inputs.pixels[uid])
+    @cached_property
+    def _stage_keys(self) -> dict[str, str]:
+        """By network of the vertebra stage, those of earlier rounds first."""
+        pixels, masks = self.inputs.pixels, self.inputs.masks
+        truth = {uid: [pixels[uid], masks[uid]] for uid in self.masked}
+        keys: dict[str, str] = {}
+        for networks in self.config.stage_rounds:
+            for name, model in networks.items():
+                studies = dict(truth)
+                if name in self.config.teachers:
+                    said = fingerprint(DECODE_VERSION, keys[self.config.teachers[name]])
+                    studies |= {uid: [pixels[uid], said] for uid in self.unmasked}
+                keys[name] = self._model_key(name, model, studies)
+        return keys
+
+    def _stage_rows_key(self, name: str, uid: str) -> str:
+        made_by = task_of(self.config.trained[name]).rows_version
+        return fingerprint(made_by, self._stage_keys[name], self.inputs.pixels[uid])
 
     def _levels_key(self, uid: str) -> str:
-        return fingerprint(DECODE_VERSION, self._vertebra_rows_key(uid))
+        stage = [self._stage_rows_key(name, uid) for name in self.config.stage]
+        return fingerprint(DECODE_VERSION, *stage)
 
     @cached_property
     def _fracture_keys(self) -> dict[str, str]:
@@ -89,8 +112,12 @@ class FoldChain:
             uid: [grid, self._levels_key(uid), masks[uid], labels[uid]]
             for uid in self.inputs.studies_of(self.fold, training=True)
         }
-        members = self.config.members.items()
-        return {name: self._model_key(name, model, studies) for name, model in members}
+        boxes = self.inputs.boxes
+        boxed = {uid: [*known, boxes[uid]] for uid, known in studies.items()}
+        return {
+            name: self._model_key(name, model, boxed if task_of(model).reads_boxes else studies)
+            for name, model in self.config.members.items()
+        }
 
     def _fracture_rows_key(self, member: str, uid: str) -> str:
         version = task_of(self.config.members[member]).rows_version
@@ -98,23 +125,35 @@ class FoldChain:
         return fingerprint(made_by, self._fracture_keys[member], self._levels_key(uid))
 
     def model_key(self, name: str) -> str:
-        """What fold model k of a member, or of the vertebra stage, is made from."""
-        return self._vertebra_key if name == VERTEBRA else self._fracture_keys[name]
+        """What fold model k of a member, or of a network of the vertebra stage, is made from."""
+        return (self._fracture_keys if name in self.config.members else self._stage_keys)[name]
 
     # ---- artifacts -------------------------------------------------------------------------------
 
-    @property
-    def vertebra_rows(self) -> Attempts:
-        """Rows of vertebra model k on every study."""
-        file = self.paths.model(VERTEBRA, self.fold) / f"{SLICES}.parquet"
+    def stage_rows(self, name: str = VERTEBRA) -> Attempts:
+        """Rows of model k of a network of the vertebra stage on every study."""
+
+        def key(uid: str) -> str:
+            return self._stage_rows_key(name, uid)
+
+        file = self.paths.model(name, self.fold) / f"{SLICES}.parquet"
         uids, state = tuple(self.inputs.fold_of), self.inputs.file_state
-        return Attempts(ROWS, VERTEBRA, self.fold, file, uids, self._vertebra_rows_key, state)
+        others = task_of(self.config.trained[name]).tables
+        return Attempts(ROWS, name, self.fold, file, uids, key, state, others)
+
+    def spoken(self) -> dict[str, pd.DataFrame]:
+        """What the vertebra stage says of each study: of several networks, that which the decode
+        takes from all (`combined`). Studies of which one of them says nothing are not there."""
+        parts = [by_study(self.stage_rows(name).frame()) for name in self.config.stage]
+        whole = [uid for uid in parts[0] if all(uid in part for part in parts)]
+        return {uid: combined([part[uid] for part in parts]) for uid in whole}
 
     @property
     def levels(self) -> Attempts:
-        """Levels of every study that has vertebra rows."""
-        rows = self.vertebra_rows
-        file, uids = rows.file.with_name("levels.parquet"), tuple(rows.content())
+        """Levels of every study that has rows of the whole vertebra stage."""
+        first, *others = (self.stage_rows(name).content() for name in self.config.stage)
+        uids = tuple(uid for uid in first if all(uid in other for other in others))
+        file = self.paths.model(VERTEBRA, self.fold) / "levels.parquet"
         return Attempts(LEVELS, VERTEBRA, self.fold, file, uids, self._levels_key)
 
     def fracture_rows(self, member: str) -> Attempts:
@@ -139,9 +178,29 @@ class FoldChain:
         return whole and (folder / MODEL_FILE).exists()
 
     def is_done(self, name: str) -> bool:
-        """True where there is nothing to make of a member, nor to try again."""
-        if not self.has_model(name):
-            return False
+        """True where there is nothing to make of a member, or of the vertebra stage as a whole, nor
+        to try again."""
         if name == VERTEBRA:
-            return not (self.vertebra_rows.todo() or self.levels.todo())
-        return not self.fracture_rows(name).todo()
+            networks = [n for part in self.config.stage_rounds for n in part]
+            made = all(self.has_model(n) and not self.stage_rows(n).todo() for n in networks)
+            return made and not self.levels.todo()
+        return self.has_model(name) and not self.fracture_rows(name).todo()
+
+
+def by_study(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Rows of each study."""
+    return {str(uid): group for uid, group in frame.groupby("study_uid", sort=True)}
+
+
+def _settings(model: ModelConfig) -> dict[str, Any]:
+    """A network's section without what does nothing in it.
+
+    A default in a section's class is what networks were before the key was known: they stay what
+    they are. And a network of one round does not depend on how many follow.
+    """
+    optional = {
+        name
+        for name, field in type(model).model_fields.items()
+        if not field.is_required() and getattr(model, name) == field.default
+    }
+    return model.model_dump(mode="json", exclude=(optional - {"kind", "seed"}) | {"rounds"})

@@ -3,10 +3,11 @@
 In: a config. Out: nothing, or an error. Example: `check_config(config)`.
 """
 
-from cspine_kit.core.config import Config
+from cspine_kit.core.config import Config, VolumeConfig
 from cspine_kit.core.errors import ConfigError
 from cspine_kit.vision.names import VERTEBRA
 from cspine_kit.vision.nets.backbone import check_backbone
+from cspine_kit.vision.nets.volume3d import check_volume
 from cspine_kit.vision.training.settings import check_training
 
 
@@ -18,7 +19,11 @@ def check_config(config: Config) -> None:
     """
     check_training(config.training)
     for name, network in config.networks.items():
-        place = name if name == VERTEBRA else f"members.{name}"
-        check_backbone(network, place)
+        holder = "members" if name in config.members else "vertebra_members"
+        place = name if name == VERTEBRA else f"{holder}.{name}"
+        if isinstance(network, VolumeConfig):
+            check_volume(network, place)
+        else:
+            check_backbone(network, place)
         if network.weights_file is not None and not network.weights_file.exists():
             raise ConfigError(f"{place}.weights: {network.weights_file} is not there")

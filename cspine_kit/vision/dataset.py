@@ -12,9 +12,10 @@ import torch
 from torch.utils.data import Dataset
 
 from cspine_kit.core.anatomy import N_LEVELS
-from cspine_kit.core.config import ModelConfig
+from cspine_kit.core.config import ModelConfig, SegmentConfig
 from cspine_kit.data.volumes.patch import draw_mask, to_shares
 from cspine_kit.vision.nets.heads import MASK, learns_masks
+from cspine_kit.vision.nets.unet import LABELS
 from cspine_kit.vision.tasks.kinds import task_of
 from cspine_kit.vision.views import StudyView
 
@@ -28,7 +29,7 @@ class StackDataset(Dataset[Sample]):
     target
     "box" (y0, x0, y1, x1 in mm, NaN where there is none) becomes x0, y0, x1, y1 as shares of the
     patch, and "box_weight" 0 or 1. Where masks are learned, "mask" (patches, size, size) and
-    "mask_weight" stand beside them.
+    "mask_weight" stand beside them; where a U-Net learns, "labels" (size, size).
     """
 
     def __init__(self, views: Sequence[StudyView], config: ModelConfig) -> None:
@@ -49,6 +50,9 @@ class StackDataset(Dataset[Sample]):
         sample["stack"] = torch.from_numpy(view.drawn(row, self.config.windows))
         if learns_masks(self.config):
             sample |= self._mask(view, row)
+        if isinstance(self.config, SegmentConfig):
+            labels = draw_mask(view.volume, view.patches[row])
+            sample[LABELS] = torch.from_numpy(labels[len(labels) // 2].copy())
         if "box" in view.targets:
             box = self._box(view, row)
             known = torch.isfinite(box).all()

@@ -14,6 +14,7 @@ with the mean gradient of the level's logit. A map says where a network looked, 
 its last features; it does not say that it was right.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from cspine_kit.core.anatomy import AXIAL, LEVELS
+from cspine_kit.core.config import VolumeConfig
 from cspine_kit.core.errors import ArtifactError
 from cspine_kit.core.numbers import IntArray
 from cspine_kit.data.volumes.patch import Patch
@@ -33,6 +35,8 @@ from cspine_kit.vision.tasks.kinds import task_of
 from cspine_kit.vision.tasks.levels import LevelsTask
 from cspine_kit.vision.tasks.task import Task
 from cspine_kit.vision.views import StudyView
+
+log = logging.getLogger(__name__)
 
 LEVEL_HEADS = ("fracture", "study", "level")
 """Heads that speak of vertebrae, the first that a network has: of all seven, or of its own unit."""
@@ -90,7 +94,9 @@ def last_map(model: nn.Module, batch: torch.Tensor) -> tuple[nn.Module, bool]:
             if min(sides) > 1:
                 found.append((layer, last))
 
-    leaves = [m for m in model.modules() if not list(m.children())]
+    # Maps behind the backbone, of boxes, have no part in what is said of a vertebra.
+    seeing = getattr(model, "backbone", model)
+    leaves = [m for m in seeing.modules() if not list(m.children())]
     handles = [leaf.register_forward_hook(note) for leaf in leaves]
     try:
         with torch.no_grad():
@@ -167,7 +173,8 @@ def study_heat(
     """Where networks looked on some slices, level by level.
 
     Networks that see standing planes tell of a slice by the row of their maps that crosses it, over
-    the whole width that their planes take up.
+    the whole width that their planes take up. Those in three dimensions are left out: their maps
+    lie on no plane.
 
     Args:
         models: by member and fold.
@@ -181,6 +188,9 @@ def study_heat(
     heats: list[Heat] = []
     for (member, fold), model in models.items():
         if fold not in levels:
+            continue
+        if isinstance(model.config, VolumeConfig):
+            log.info("no heat of %s: it sees in three dimensions", member)
             continue
         task = task_of(model.config)
         view = task.view(volume, levels[fold])

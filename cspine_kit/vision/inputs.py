@@ -22,7 +22,7 @@ from cspine_kit.core.errors import StudyError
 from cspine_kit.core.failures import NO_LEVELS
 from cspine_kit.core.paths import RunPaths
 from cspine_kit.core.runs import file_hash, file_state, fingerprint, stored_key
-from cspine_kit.core.tables import MASK_COLUMNS, SPINE_BOX_COLUMNS, read_table
+from cspine_kit.core.tables import BOX_COLUMNS, MASK_COLUMNS, SPINE_BOX_COLUMNS, read_table
 from cspine_kit.data.folds import load_folds
 from cspine_kit.data.volumes.store import open_volume
 from cspine_kit.data.volumes.volume import Volume
@@ -101,6 +101,11 @@ class Inputs:
         """Digest of each study's labels."""
         columns = list(TARGETS)
         return {uid: _digest(self.studies.loc[[uid], columns]) for uid in self.fold_of}
+
+    @cached_property
+    def boxes(self) -> dict[str, str]:
+        """Digest of each study's fracture boxes."""
+        return {uid: _digest(self.slices[uid][list(BOX_COLUMNS)]) for uid in self.fold_of}
 
     def file_state(self, study_uid: str) -> str:
         """Changes when a volume's file is touched: a study that failed is then tried again."""

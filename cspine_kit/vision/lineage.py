@@ -17,7 +17,7 @@ from pathlib import Path
 from cspine_kit.core.errors import ArtifactError
 from cspine_kit.core.paths import RunPaths
 from cspine_kit.core.runs import fingerprint, is_fresh, read_json, write_json
-from cspine_kit.vision.names import MODEL_FILE, VERTEBRA
+from cspine_kit.vision.names import MODEL_FILE
 
 LINEAGE_FILE = "studies.json"
 HASH = "learned_from"
@@ -95,18 +95,18 @@ def check_lineage(folder: Path, held_out: Iterable[str]) -> None:
         )
 
 
-def check_lineages(paths: RunPaths, members: Iterable[str], fold_of: Mapping[str, int]) -> None:
-    """Check every fold model of a run, the vertebra stage's too.
+def check_lineages(paths: RunPaths, names: Iterable[str], fold_of: Mapping[str, int]) -> None:
+    """Check fold models of a run.
 
     Args:
         paths: the run.
-        members: whose models are used.
+        names: of the networks that are used, the vertebra stage's among them.
         fold_of: fold by study_uid.
 
     Raises:
         ArtifactError: see `check_lineage`.
     """
-    names = (VERTEBRA, *members)
+    names = tuple(names)
     for fold in sorted(set(fold_of.values())):
         held_out = [uid for uid, own in fold_of.items() if own == fold]
         for name in names:

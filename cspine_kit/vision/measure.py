@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from cspine_kit.core.anatomy import LEVELS, TARGETS
 from cspine_kit.core.config import Config, ModelConfig, TrainingConfig
-from cspine_kit.core.tables import MASK_COLUMNS, SPINE_BOX_COLUMNS
+from cspine_kit.core.tables import BOX_COLUMNS, MASK_COLUMNS, SPINE_BOX_COLUMNS
 from cspine_kit.data.centers import LEVEL_EXTENT_MM, LEVEL_PITCH_MM
 from cspine_kit.data.levels import MODEL
 from cspine_kit.data.volumes.curve import HuCurve
@@ -61,7 +61,7 @@ class MadeUp:
 
     @classmethod
     def of(cls, config: Config) -> "MadeUp":
-        """With masks, a fractured C2 and no boxes."""
+        """With masks, and a fractured C2 with a box on each of its slices."""
         centers = -BEYOND_MM - np.append(0.0, LEVEL_PITCH_MM).cumsum()
         count = int((2 * BEYOND_MM + LEVEL_PITCH_MM.sum()) / SLICE_MM)
         z_mm = -SLICE_MM * np.arange(count, dtype=np.float64)
@@ -104,6 +104,11 @@ class MadeUp:
         shown = np.abs(z_mm[:, None] - centers) <= half
         slices = pd.DataFrame(100.0 * shown, columns=list(MASK_COLUMNS)).assign(z_mm=z_mm)
         slices[list(SPINE_BOX_COLUMNS)] = np.array([1, 1, 2, 2]) * side / 3
+        pitch = grids.fine.spacing_mm
+        boxed = shown[:, [LEVELS.index("C2")]]
+        slices[list(BOX_COLUMNS)] = np.where(
+            boxed, np.array([2, 2, 1, 1]) * side / pitch / 5, np.nan
+        )
         label = pd.Series({t: float(t in ("C2", TARGETS[-1])) for t in TARGETS})
         return cls(volumes, levels, Lesson(slices, label))
 
@@ -120,7 +125,7 @@ def measure_speeds(config: Config, steps: int) -> dict[str, Speed]:
     """
     study = MadeUp.of(config)
     found = {}
-    for name, network in tqdm(config.networks.items(), desc="measuring", unit="network"):
+    for name, network in tqdm(config.trained.items(), desc="measuring", unit="network"):
         found[name] = _speed(network, study, config.training, config.kernel.batch_size, steps)
     return found
 
@@ -138,7 +143,7 @@ def _speed(
         key: value.to(here.device)
         for key, value in default_collate([dataset[item] for item in items]).items()
     }
-    model = build_net(config, task.heads, pretrained=False)
+    model = build_net(config, task.outputs, pretrained=False)
     model = model.to(here.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = here.prepare(optimizer_of(model, config, steps + WARM_STEPS)[0])
     stepper = Stepper(here, model.train(), optimizer, task, config, training.accumulate)

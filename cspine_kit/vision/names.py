@@ -11,3 +11,6 @@ WEIGHTS_FILE, MODEL_FILE = "weights.safetensors", "model.json"
 
 SLICES = "slices"
 """What a network says of slices, among the tables that it fills."""
+
+DICE = "vertebra_dice"
+"""How far a segmentation and the mask agree, level by level: filled by kinds that draw levels."""

@@ -20,17 +20,18 @@ from cspine_kit.core.config import Config
 from cspine_kit.core.errors import DataError
 from cspine_kit.core.failures import Failure, failures_table, gather
 from cspine_kit.core.paths import RunPaths
-from cspine_kit.core.runs import fingerprint, is_fresh
-from cspine_kit.core.tables import CONTRACTS, write_table
+from cspine_kit.core.runs import fingerprint, is_fresh, publish, stored_key
+from cspine_kit.core.tables import CONTRACTS, read_table, write_table
 from cspine_kit.core.tasks import Task, run_tasks
 from cspine_kit.data.stages import run_fine
 from cspine_kit.vision.attempts import Attempts
 from cspine_kit.vision.calibration import calibrate
 from cspine_kit.vision.chain import FoldChain
 from cspine_kit.vision.check import check_config
+from cspine_kit.vision.detection import DETECTIONS, detection
 from cspine_kit.vision.inputs import Inputs, open_inputs
 from cspine_kit.vision.lineage import check_lineages
-from cspine_kit.vision.names import VERTEBRA
+from cspine_kit.vision.names import DICE, VERTEBRA
 from cspine_kit.vision.predict import devices
 from cspine_kit.vision.steps import (
     make_fracture,
@@ -49,14 +50,14 @@ def train_member(config: Config, paths: RunPaths, member: str, fold: int) -> Non
         DataError: an unknown member or fold, or tables that are missing.
         ConfigError: a network cannot be built, or this machine cannot train as asked.
     """
-    known = [VERTEBRA, *config.members]
+    known = list(config.trained)
     if member not in known:
         raise DataError(f"member {member!r} is not in the config; there are {known}")
     if not 0 <= fold < config.folds.n:
         raise DataError(f"fold {fold} is not in 0..{config.folds.n - 1}")
     check_config(config)
-    if member == VERTEBRA:
-        train_vertebra(FoldChain(config, paths, open_inputs(paths), fold))
+    if member not in config.members:
+        train_vertebra(FoldChain(config, paths, open_inputs(paths), fold), member)
     else:
         _make_levels(config, paths)
         train_fracture(FoldChain(config, paths, open_inputs(paths), fold), member)
@@ -102,13 +103,17 @@ def _make_levels(config: Config, paths: RunPaths) -> None:
     folds = range(config.folds.n)
     if processes().num_processes > 1:  # they share each training; one of them does the rest
         for fold in folds:
-            train_vertebra(FoldChain(config, paths, open_inputs(paths), fold))
+            for name in (n for part in config.stage_rounds for n in part):
+                train_vertebra(FoldChain(config, paths, open_inputs(paths), fold), name)
     with main_first():
         _make(config, paths, [VERTEBRA])
         inputs = open_inputs(paths)
         chains = [FoldChain(config, paths, inputs, fold) for fold in folds]
-        check_lineages(paths, (), inputs.fold_of)
-        _collect([chain.vertebra_rows for chain in chains], inputs, paths, VERTEBRA)
+        names = [name for networks in config.stage_rounds for name in networks]
+        check_lineages(paths, names, inputs.fold_of)
+        made = [chain.stage_rows(name) for name in names for chain in chains]
+        _collect(made, inputs, paths, VERTEBRA)
+        _collect_some(made, inputs, paths, DICE)
         _collect_levels(chains, paths)
         run_fine(config, paths)
 
@@ -124,7 +129,18 @@ def _collect(
     frame = pd.concat([part.frame(own) for part in parts], ignore_index=True)
     if "fold" in CONTRACTS[name].columns:
         frame["fold"] = frame["study_uid"].map(inputs.fold_of)
+    if name == DICE:
+        frame = frame[frame["fold"] == frame["model_fold"]]
     write_table(frame, path, name, key)
+
+
+def _collect_some(made: list[Attempts], inputs: Inputs, paths: RunPaths, table: str) -> None:
+    """Join a table that only some networks fill."""
+    filled = [part for part in made if table in part.others]
+    if filled:
+        _collect(filled, inputs, paths, table, table)
+    else:  # of networks that are no more
+        paths.table(table).unlink(missing_ok=True)
 
 
 def _collect_levels(chains: Sequence[FoldChain], paths: RunPaths) -> None:
@@ -134,6 +150,19 @@ def _collect_levels(chains: Sequence[FoldChain], paths: RunPaths) -> None:
     if not is_fresh(paths.table("levels"), key):
         frames = [lines[part.fold].applied(part.frame()) for part in parts]
         write_table(pd.concat(frames, ignore_index=True), paths.table("levels"), "levels", key)
+
+
+def _detections(paths: RunPaths) -> None:
+    """`boxes.csv`: how well members that find boxes do; nothing where none does."""
+    boxes, out = paths.table("oof_boxes"), paths.root / DETECTIONS
+    if not boxes.exists():
+        out.unlink(missing_ok=True)
+        return
+    key = fingerprint([stored_key(paths.table(t)) for t in ("oof_boxes", "slices", "studies")])
+    if not is_fresh(out, key):
+        tables = (read_table(paths.table(t), t) for t in ("oof_boxes", "slices", "studies"))
+        with publish(out, key) as temporary:
+            detection(*tables).to_csv(temporary, index=False)
 
 
 def run_oof(config: Config, paths: RunPaths) -> list[Failure]:
@@ -158,16 +187,13 @@ def run_oof(config: Config, paths: RunPaths) -> list[Failure]:
     _make(config, paths, list(config.members))
     inputs = open_inputs(paths)
     chains = [FoldChain(config, paths, inputs, fold) for fold in range(config.folds.n)]
-    check_lineages(paths, config.members, inputs.fold_of)
+    check_lineages(paths, [*config.stage, *config.members], inputs.fold_of)
     made = [chain.fracture_rows(member) for chain in chains for member in config.members]
     _collect(made, inputs, paths, "oof_slices")
     for table in SCORES:
-        filled = [part for part in made if table in part.others]
-        if filled:
-            _collect(filled, inputs, paths, table, table)
-        else:  # of members that are no more
-            paths.table(table).unlink(missing_ok=True)
-    found = gather(paths, (VERTEBRA, *config.members), config.folds.n)
+        _collect_some(made, inputs, paths, table)
+    _detections(paths)
+    found = gather(paths, config.trained, config.folds.n)
     failures = [f for f in found if not f.member or f.study_uid in inputs.fold_of]
     table = failures_table(failures)
     key = fingerprint(table.to_dict("records"))

@@ -23,7 +23,7 @@ from cspine_kit.core.failures import FILES, TRAINING, Failure, write_failures
 from cspine_kit.core.runs import derive_seed
 from cspine_kit.data.volumes.store import ENDING, in_memory
 from cspine_kit.vision.attempts import failure_of
-from cspine_kit.vision.chain import FoldChain
+from cspine_kit.vision.chain import FoldChain, by_study
 from cspine_kit.vision.dataset import StackDataset
 from cspine_kit.vision.lineage import read_lineage, seal_model, write_lineage
 from cspine_kit.vision.names import SLICES, VERTEBRA
@@ -33,7 +33,7 @@ from cspine_kit.vision.tasks.kinds import task_of
 from cspine_kit.vision.tasks.task import Lesson
 from cspine_kit.vision.tasks.vertebra import decode_study
 from cspine_kit.vision.training.loop import train_model
-from cspine_kit.vision.training.processes import is_main, processes
+from cspine_kit.vision.training.processes import is_main, main_first, processes
 from cspine_kit.vision.training.state import CHECKPOINT
 from cspine_kit.vision.views import StudyView
 
@@ -46,8 +46,8 @@ Rows = dict[str, pd.DataFrame]
 Build = Callable[[str], StudyView]
 
 
-def train_vertebra(chain: FoldChain) -> None:
-    """Train vertebra model k.
+def train_vertebra(chain: FoldChain, name: str = VERTEBRA) -> None:
+    """Train model k of a network of the vertebra stage, and what it is taught by.
 
     Raises:
         DataError: no training study has a mask.
@@ -57,30 +57,46 @@ def train_vertebra(chain: FoldChain) -> None:
             f"fold {chain.fold}: no training study has a segmentation, the vertebra stage cannot "
             "learn; add masks under segmentations/ or use fewer folds"
         )
-    task, inputs = task_of(chain.config.vertebra), chain.inputs
+    task, inputs = task_of(chain.config.trained[name]), chain.inputs
+    teacher, taught = chain.config.teachers.get(name), dict[str, pd.DataFrame]()
+    if teacher is not None:
+        with main_first():
+            make_stage_rows(chain, teacher)
+        said = by_study(chain.stage_rows(teacher).frame())
+        taught = {uid: said[uid] for uid in chain.unmasked if uid in said}
 
     def build(uid: str) -> StudyView:
         view = task.view(inputs.volume(uid, task.grid), None)
-        view.targets = task.targets(view, Lesson(inputs.slices[uid], inputs.studies.loc[uid]))
+        lesson = Lesson(inputs.slices[uid], inputs.studies.loc[uid], taught.get(uid))
+        view.targets = task.targets(view, lesson)
         return view
 
-    _train(chain, VERTEBRA, chain.masked, chain.masked_here, build)
+    upstream = [] if teacher is None else [read_lineage(chain.paths.model(teacher, chain.fold))]
+    studies = sorted([*chain.masked, *taught])
+    _train(chain, name, studies, chain.masked_here, build, upstream=upstream)
+
+
+def make_stage_rows(chain: FoldChain, name: str) -> None:
+    """Rows of model k of a network of the vertebra stage on every study."""
+    train_vertebra(chain, name)
+    attempts = chain.stage_rows(name)
+    if attempts.todo():
+        say = _speaker(chain, name, views=1)
+        attempts.make(lambda uid: say(uid, None), f"{name} fold {chain.fold}: slices")
 
 
 def make_vertebra(chain: FoldChain) -> None:
-    """Rows and levels of vertebra model k on every study."""
-    train_vertebra(chain)
-    attempts, title = chain.vertebra_rows, f"{VERTEBRA} fold {chain.fold}"
-    if attempts.todo():
-        say = _speaker(chain, VERTEBRA, views=1)
-        attempts.make(lambda uid: say(uid, None), f"{title}: slices")
+    """Rows of all networks of the vertebra stage on every study, and the levels of fold k."""
+    for networks in chain.config.stage_rounds:
+        for name in networks:
+            make_stage_rows(chain, name)
     if chain.levels.todo():
-        rows = _by_study(attempts.frame())
+        rows = chain.spoken()
 
         def decode(uid: str) -> Rows:
             return {"levels": decode_study(rows[uid]).assign(model_fold=chain.fold)}
 
-        chain.levels.make(decode, f"{title}: levels")
+        chain.levels.make(decode, f"{VERTEBRA} fold {chain.fold}: levels")
 
 
 def train_fracture(chain: FoldChain, member: str) -> None:
@@ -91,7 +107,7 @@ def train_fracture(chain: FoldChain, member: str) -> None:
     """
     config, inputs = chain.config.members[member], chain.inputs
     task = task_of(config)
-    rows, levels = _by_study(chain.vertebra_rows.frame()), _by_study(chain.levels.frame())
+    rows, levels = chain.spoken(), by_study(chain.levels.frame())
 
     def build(uid: str) -> StudyView:
         view = task.view(inputs.volume(uid, task.grid), levels[uid])
@@ -103,9 +119,9 @@ def train_fracture(chain: FoldChain, member: str) -> None:
         [uid for uid in inputs.studies_of(chain.fold, training=side) if uid in levels]
         for side in (True, False)
     )
-    upstream = chain.paths.model(VERTEBRA, chain.fold)
-    start = (upstream,) if config.warm_start else ()
-    taught_by = [read_lineage(upstream)]
+    stage = tuple(chain.paths.model(name, chain.fold) for name in chain.config.stage)
+    start = stage[:1] if config.warm_start else ()
+    taught_by = [read_lineage(folder) for folder in stage]
     _train(chain, member, learned, held, build, upstream=taught_by, start=start)
 
 
@@ -114,7 +130,7 @@ def make_fracture(chain: FoldChain, member: str) -> None:
     train_fracture(chain, member)
     attempts = chain.fracture_rows(member)
     if attempts.todo():
-        levels = _by_study(chain.levels.frame())
+        levels = by_study(chain.levels.frame())
         say = _speaker(chain, member, views=chain.config.kernel.views)
 
         def make(uid: str) -> Rows:
@@ -197,7 +213,7 @@ def _train_once(
     failures: list[Failure],
 ) -> str | None:
     """Train a fold model; the study whose volume broke meanwhile, which `failures` then names."""
-    folder, config = chain.paths.model(name, chain.fold), chain.config.networks[name]
+    folder, config = chain.paths.model(name, chain.fold), chain.config.trained[name]
     try:
         train_model(
             StackDataset(views, config),
@@ -238,7 +254,3 @@ def _views(
 def _failure(chain: FoldChain, name: str, uid: str, error: Exception) -> Failure:
     where = {"stage": TRAINING, "member": name, "state": chain.inputs.file_state(uid)}
     return failure_of(error, uid, fold=chain.fold, **where)
-
-
-def _by_study(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    return {str(uid): group for uid, group in frame.groupby("study_uid", sort=True)}

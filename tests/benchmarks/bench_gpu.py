@@ -93,7 +93,7 @@ def training_speed(chain: FoldChain, member: str, scratch: Path) -> dict[str, fl
     task = task_of(config)
     rows, levels = (
         {str(uid): own for uid, own in table.groupby("study_uid")}
-        for table in (chain.vertebra_rows.frame(), chain.levels.frame())
+        for table in (chain.stage_rows().frame(), chain.levels.frame())
     )
     views = []
     for uid in inputs.studies_of(chain.fold, training=True):

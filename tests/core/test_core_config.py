@@ -34,7 +34,7 @@ def test_members_inherit_the_model_section():
     assert len(config.members) >= 2
     assert len({m.backbone for m in config.members.values()}) >= 2
     sizes = {"slices": config.model.size_px, "levels": config.levels.size_px}
-    sizes["study"] = config.study.size_px
+    sizes |= {"study": config.study.size_px, "volume": config.volume.size_px}
     assert all(m.size_px == sizes[m.kind] for m in config.members.values())
     assert {m.in_chans for m in config.members.values()} == {config.model.in_chans}
 
@@ -51,7 +51,7 @@ def test_members_inherit_the_model_section():
         (lambda raw: raw["model"].update(field_mm=500), "larger than volumes.fine.field_mm"),
         (lambda raw: raw.update(name="../up"), "name"),
         (lambda raw: raw.pop("volumes"), "volumes: Field required"),
-        (lambda raw: raw["vertebra"].update(visible_loss=2), "for kind 'vertebra', only for ['sl"),
+        (lambda raw: raw["vertebra"].update(visible_loss=2), "for kind 'vertebra', only for ['se"),
         (lambda raw: raw["vertebra"].update(fracture=1), "unknown key 'vertebra.fracture'"),
         (lambda raw: raw["members"].update(a={"kind": "level"}), "'study']; did you mean 'levels'"),
         (lambda raw: raw["levels"].update(slices_per_level=1), "'gru' does nothing with slices_pe"),
@@ -76,7 +76,7 @@ def test_faults_name_file_key_and_nearest(tmp_path, change, said):
     [
         (
             {"slices_per_study": 3},
-            "does nothing for kind 'levels', only for ['vertebra', 'slices']",
+            "does nothing for kind 'levels', only for ['vertebra', 'segment', 'slices']",
         ),
         ({"slices_per_study": 3}, "did you mean 'members.a.slices_per_level'"),
         (

@@ -13,6 +13,7 @@ from cspine_kit import study_levels
 from cspine_kit.cli import main
 from cspine_kit.core.anatomy import LEVELS
 from cspine_kit.core.config import FineConfig, GridConfig, VolumesConfig
+from cspine_kit.core.tables import VERTEBRA_COLUMNS
 from cspine_kit.data.volumes.read import read_both
 from cspine_kit.infer import levels as levels_room
 from cspine_kit.infer.levels import StudyLevels
@@ -51,7 +52,8 @@ def found(tmp_path):
     def make(confidence=0.9, **changes):
         write_scan(tmp_path / "scan", **changes)
         volumes, geometry = read_both(tmp_path / "scan", CONFIG)
-        return StudyLevels(volumes.fine, levels_of(volumes.fine, confidence), geometry)
+        rows = pd.DataFrame({"at_mm": geometry.z_mm, **dict.fromkeys(VERTEBRA_COLUMNS, -3.0)})
+        return StudyLevels(volumes.fine, levels_of(volumes.fine, confidence), geometry, rows)
 
     return make
 

@@ -60,19 +60,6 @@ def slices_of(world, uid: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     return rows.reset_index(drop=True), masked
 
 
-def test_a_model_that_says_what_the_mask_says_is_right_everywhere(world, sheets):
-    rows, masked = slices_of(world, "1.2.10")
-    truth = masked[list(MASK_COLUMNS)].to_numpy() > 0
-    sure = rows.assign(**dict(zip(VERTEBRA_COLUMNS, np.where(truth, 6.0, -6.0).T, strict=True)))
-    table = vertebra.mask_and_model(sure, masked)
-    assert len(table) == len(rows)
-    assert "100% are named right" in vertebra.presence(table)
-    swapped = sure.rename(columns={"vertebra_C2": "vertebra_C3", "vertebra_C3": "vertebra_C2"})
-    assert "100%" not in vertebra.presence(vertebra.mask_and_model(swapped, masked))
-    far = vertebra.mask_and_model(sure.assign(at_mm=sure["at_mm"] + 500.0), masked)
-    assert far.empty
-
-
 def test_center_errors_are_signed_and_leave_out_levels_cut_by_the_scan(world):
     _, masked = slices_of(world, "1.2.10")
     cut = masked.assign(mask_C1=np.r_[1.0, masked["mask_C1"].to_numpy()[1:]])

@@ -33,7 +33,7 @@ class FakeModel:
 
     def __init__(self, folder):
         self.name, self.fold = folder.parent.name, int(folder.name.removeprefix("fold_"))
-        kind = {"vertebra": "vertebra"}.get(self.name, "slices")
+        kind = "vertebra" if self.name.startswith("vertebra") else "slices"
         self.config = SimpleNamespace(kind=kind)
 
     def to(self, device):

@@ -27,7 +27,8 @@ from cspine_kit.vision.training.losses import batch_weights, loss_of
 SMALL = {"backbone": "tiny_cnn", "in_chans": 3, "stack_step_mm": 2.0, "field_mm": 40.0}
 SMALL |= {"size_px": 16, "slices_per_level": 3, "slice_step_mm": 4.0, "hidden": 8, "epochs": 1}
 FAST = {"epochs": 20, "batch_size": 4, "lr": 0.01, "others_share": 0.5}
-KINDS = ("levels", "study")
+KINDS = ("levels", "study", "volume")
+USUAL = {"volume": {"backbone": "tiny_3d"}}
 SEQUENCES = ("gru", "attention")
 PLANES = ("axial", "sagittal", "coronal")
 
@@ -37,7 +38,7 @@ def _small(config):
     """`small(kind, **changes)`: a network that looks at 3 stacks of a vertebra."""
 
     def make(kind, **changes):
-        return getattr(config, kind).model_copy(update=SMALL | changes)
+        return getattr(config, kind).model_copy(update=SMALL | USUAL.get(kind, {}) | changes)
 
     return make
 
@@ -81,7 +82,7 @@ def test_stacks_are_spread_around_each_center(small, levels, make_volume, kind, 
     config = small(kind, plane=plane)
     view = task_of(config).view(make_volume(0), levels)
     assert len(view.patches) == 3 * N_LEVELS and view.plane == plane
-    assert (len(view), view.per_unit) == ((7, 3) if kind == "levels" else (1, 21))
+    assert (len(view), view.per_unit) == ((1, 21) if kind == "study" else (7, 3))
     second = view.patches[3:6]
     if plane == "axial":
         assert [p.center_mm for p in second] == [(79.0, 38, 38), (75.0, 38, 38), (71.0, 38, 38)]
@@ -116,7 +117,7 @@ def test_a_vertebra_out_of_the_scan_teaches_nothing_and_is_as_sound_as_the_sound
     assert view.patches[18:] == view.patches[15:18]
     assert view.targets["visible"].ravel()[18:].tolist() == [0, 0, 0]
     drawn = StackDataset([view], config).draw(np.random.default_rng(0))
-    assert sorted(drawn) == (list(range(6)) if kind == "levels" else [0])
+    assert sorted(drawn) == ([0] if kind == "study" else list(range(6)))
     net = build_net(config, task.heads, pretrained=False).eval()
     said = predict({0: net}, volume, away, 8)[0]
     logits = said.scores["oof_levels"]["fracture"]

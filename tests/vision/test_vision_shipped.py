@@ -4,15 +4,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.data import default_collate
 
-from cspine_kit.core.config import LevelsConfig, ModelConfig, StudyConfig, load_config
+from cspine_kit.core.config import LevelsConfig, ModelConfig, load_config
 from cspine_kit.vision.check import check_config
+from cspine_kit.vision.dataset import StackDataset
+from cspine_kit.vision.measure import MadeUp
 from cspine_kit.vision.nets.kinds import build_net
 from cspine_kit.vision.tasks.kinds import task_of
 from cspine_kit.vision.training.losses import batch_weights, loss_of
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.yaml"))
 TINY_PX = 64
+GRIDS = load_config(next(path for path in CONFIGS if path.stem == "demo"))
+"""Small ones: `configs/demo.yaml`."""
 
 
 def networks() -> dict[str, ModelConfig]:
@@ -20,7 +25,7 @@ def networks() -> dict[str, ModelConfig]:
     found: dict[str, ModelConfig] = {}
     seen = set()
     for path in CONFIGS:
-        for name, network in load_config(path).networks.items():
+        for name, network in load_config(path).trained.items():
             small: dict[str, object] = {"pretrained": False, "size_px": TINY_PX}
             if isinstance(network, LevelsConfig):
                 small["slices_per_level"] = min(2, network.slices_per_level)
@@ -41,16 +46,13 @@ def test_one_step_forward_and_backward(name, config):
     torch.manual_seed(0)
     torch.set_num_threads(1)
     task = task_of(config)
-    vertebrae = 7 if isinstance(config, StudyConfig) else 1
-    stacks = vertebrae * (config.slices_per_level if isinstance(config, LevelsConfig) else 1)
-    net = build_net(config, task.heads, pretrained=False).train()
-    shape = (2, stacks, config.channels, TINY_PX, TINY_PX)
-    batch = {"stack": torch.randint(0, 255, shape, dtype=torch.uint8)}
-    judged = 7 if config.kind == "slices" else vertebrae
-    batch |= {"fracture": torch.eye(2, judged), "overall": torch.tensor([[1.0], [0.0]])}
-    batch["present"] = torch.ones(2, judged)
-    seen = 7 if config.kind in ("slices", "vertebra") else stacks
-    batch |= {"visible": torch.ones(2, seen), "box": torch.ones(2, 4), "box_weight": torch.ones(2)}
+    study = MadeUp.of(GRIDS)
+    view = task.view(study.volumes[task.grid], study.levels)
+    view.targets = task.targets(view, study.lesson)
+    dataset = StackDataset([view], config)
+    items = [len(dataset) // 3, len(dataset) // 2]
+    batch = default_collate([dataset[item] for item in items])
+    net = build_net(config, task.outputs, pretrained=False).train()
     outputs = net(batch.pop("stack"))
     loss = loss_of(task.losses(outputs, batch), batch_weights(task, batch))
     loss.backward()

@@ -6,21 +6,33 @@ In: a YAML file. Out: a frozen `Config`. Example::
 """
 
 from cspine_kit.core.config.competition import CompetitionConfig, FoldsConfig, PhantomConfig
-from cspine_kit.core.config.config import RESERVED, Config
-from cspine_kit.core.config.load import load_config, merge, parse_config, resolved_yaml
+from cspine_kit.core.config.config import RESERVED, Config, round_name
+from cspine_kit.core.config.load import (
+    load_config,
+    merge,
+    parse_config,
+    read_config,
+    read_yaml,
+    resolved_yaml,
+)
 from cspine_kit.core.config.machine import ExecutionConfig, TrainingConfig
 from cspine_kit.core.config.networks import (
     KINDS,
     MEMBERS,
     AugmentConfig,
+    BoxesConfig,
     LevelsConfig,
     Member,
     MemberConfig,
     ModelConfig,
     Network,
+    SegmentConfig,
     SlicesConfig,
+    StageConfig,
+    StageMember,
     StudyConfig,
     VertebraConfig,
+    VolumeConfig,
     parse_network,
 )
 from cspine_kit.core.config.section import Section
@@ -33,6 +45,7 @@ __all__ = [
     "MEMBERS",
     "RESERVED",
     "AugmentConfig",
+    "BoxesConfig",
     "BundleConfig",
     "CompetitionConfig",
     "Config",
@@ -49,15 +62,22 @@ __all__ = [
     "Network",
     "PhantomConfig",
     "Section",
+    "SegmentConfig",
     "SlicesConfig",
     "StackConfig",
+    "StageConfig",
+    "StageMember",
     "StudyConfig",
     "TrainingConfig",
     "VertebraConfig",
+    "VolumeConfig",
     "VolumesConfig",
     "load_config",
     "merge",
     "parse_config",
     "parse_network",
+    "read_config",
+    "read_yaml",
     "resolved_yaml",
+    "round_name",
 ]

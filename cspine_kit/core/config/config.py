@@ -10,12 +10,16 @@ from pydantic import Field, model_validator
 from cspine_kit.core.config.competition import CompetitionConfig, FoldsConfig
 from cspine_kit.core.config.machine import ExecutionConfig, TrainingConfig
 from cspine_kit.core.config.networks import (
+    BoxesConfig,
     LevelsConfig,
     Member,
     ModelConfig,
+    SegmentConfig,
     SlicesConfig,
+    StageMember,
     StudyConfig,
     VertebraConfig,
+    VolumeConfig,
 )
 from cspine_kit.core.config.section import Name, Section
 from cspine_kit.core.config.ship import BundleConfig, KernelConfig
@@ -39,6 +43,15 @@ def _taken(name: str) -> bool:
     return name in RESERVED or name.startswith(STACK_MODELS)
 
 
+def round_name(name: str, number: int) -> str:
+    """What a network of the vertebra stage is called in a round of pseudo-labels."""
+    return f"{name}_round_{number}" if number else name
+
+
+def _rounds(network: ModelConfig) -> int:
+    return network.rounds if isinstance(network, VertebraConfig) else 0
+
+
 class Config(Section):
     """A complete, resolved experiment."""
 
@@ -50,8 +63,12 @@ class Config(Section):
     volumes: VolumesConfig
     model: SlicesConfig
     vertebra: VertebraConfig
+    segment: SegmentConfig
+    vertebra_members: dict[Name, StageMember] = Field(default_factory=dict)
     levels: LevelsConfig
     study: StudyConfig
+    volume: VolumeConfig
+    boxes: BoxesConfig
     members: Annotated[dict[Name, Member], Field(min_length=1)]
     training: TrainingConfig
     stack: StackConfig
@@ -61,8 +78,50 @@ class Config(Section):
 
     @property
     def networks(self) -> dict[str, ModelConfig]:
-        """The vertebra stage and the members, by name."""
-        return {"vertebra": self.vertebra, **self.members}
+        """The vertebra stage's networks and the members, by name."""
+        return {**self._stage_members, **self.members}
+
+    @property
+    def _stage_members(self) -> dict[str, VertebraConfig | SegmentConfig]:
+        return {"vertebra": self.vertebra, **self.vertebra_members}
+
+    @property
+    def stage_rounds(self) -> list[dict[str, VertebraConfig | SegmentConfig]]:
+        """Networks that round 0, 1, ... of pseudo-labels trains in the vertebra stage, by name."""
+        members = self._stage_members
+        last = max(map(_rounds, members.values()))
+        return [
+            {round_name(n, r): m for n, m in members.items() if r <= _rounds(m)}
+            for r in range(last + 1)
+        ]
+
+    @property
+    def teachers(self) -> dict[str, str]:
+        """By network of the vertebra stage, that of the round before, which teaches it."""
+        return {
+            round_name(name, r): round_name(name, r - 1)
+            for name, member in self._stage_members.items()
+            for r in range(1, _rounds(member) + 1)
+        }
+
+    @property
+    def stage(self) -> dict[str, VertebraConfig | SegmentConfig]:
+        """The vertebra stage's networks that speak, each of its last round, by name."""
+        return self.stage_after(len(self.stage_rounds) - 1)
+
+    def stage_after(self, number: int) -> dict[str, VertebraConfig | SegmentConfig]:
+        """The networks that would speak if that round of pseudo-labels were the last."""
+        members = self._stage_members.items()
+        return {round_name(name, min(number, _rounds(m))): m for name, m in members}
+
+    @property
+    def trained(self) -> dict[str, ModelConfig]:
+        """Every network that a fold trains, by name: those of earlier rounds too."""
+        return {**self._of_stage, **self.members}
+
+    @property
+    def _of_stage(self) -> dict[str, ModelConfig]:
+        return {name: m for part in self.stage_rounds for name, m in part.items()}
 
     @model_validator(mode="after")
     def _fields_fit(self) -> "Config":
@@ -88,10 +147,16 @@ class Config(Section):
     @model_validator(mode="after")
     def _names_fit(self) -> "Config":
         external = [e.name for e in self.stack.external]
-        for place, names in (("members", list(self.members)), ("stack.external", external)):
+        stage = list(self.vertebra_members)
+        places = {"members": list(self.members), "vertebra_members": stage}
+        for place, names in (*places.items(), ("stack.external", external)):
             taken = sorted(filter(_taken, names))
             if taken:
                 raise ValueError(f"{place}: {taken} are names of the kit; add a letter or a number")
+        trained = [name for part in self.stage_rounds for name in part] + list(self.members)
+        twice = sorted({name for name in trained if trained.count(name) > 1})
+        if twice:
+            raise ValueError(f"vertebra_members: {twice} are names of other networks too")
         both = sorted(set(external) & set(self.members))
         if both:
             raise ValueError(f"stack.external: {both} are names of members")

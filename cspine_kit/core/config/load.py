@@ -5,12 +5,13 @@ In: a YAML file, optionally naming one `base:` file beside it. Out: a frozen `Co
     config = load_config(Path("configs/demo.yaml"))
     config.vertebra.epochs, list(config.members)
 
-`model:` holds the defaults of every network; `vertebra:`, a section named like a kind, and each
-entry of `members:` hold only what differs from it, and take of it only the keys that their kind
-has. A member takes from its kind's section first.
+`model:` holds the defaults of every network; a section named like a kind, and each entry of
+`vertebra_members:` and `members:` hold only what differs from it, and take of it only the keys that
+their kind has. A member takes from its kind's section first.
 """
 
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +19,32 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from cspine_kit.core.config.config import Config
-from cspine_kit.core.config.networks import KINDS, MEMBERS
+from cspine_kit.core.config.networks import KINDS, MEMBERS, STAGE, ModelConfig
 from cspine_kit.core.errors import ConfigError
+
+HOLDERS: dict[str, Mapping[str, type[ModelConfig]]] = {
+    "members": MEMBERS,
+    "vertebra_members": STAGE,
+}
+"""Sections that hold networks by name, and the kinds these may have."""
 
 
 def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """Deep-merge two mappings; values of `changes` win. `members` is replaced, not merged."""
+    """Deep-merge two mappings; values of `changes` win. networks by name are replaced."""
     merged = dict(base)
     for key, value in changes.items():
         old = merged.get(key)
         both = isinstance(old, dict) and isinstance(value, dict)
-        merged[key] = merge(old, value) if both and key != "members" else value  # type: ignore[arg-type]
+        merged[key] = merge(old, value) if both and key not in HOLDERS else value  # type: ignore[arg-type]
     return merged
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A file that holds a mapping.
+
+    Raises:
+        ConfigError: it is absent, no YAML, or holds something else.
+    """
     if not path.exists():
         nearby = sorted(str(p) for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
         raise ConfigError(f"config {path} not found" + (f"; there are {nearby}" if nearby else ""))
@@ -48,7 +60,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 def _known_keys(location: tuple[int | str, ...], raw: dict[str, Any]) -> list[str]:
     """Valid keys at a location of the config, for the nearest-key hint."""
     model: Any = Config
-    if len(location) > 1 and location[0] == "members":
+    if len(location) > 1 and location[0] in HOLDERS:
         model, location = KINDS.get(_kind_of(location, raw)), location[2:]
     for part in location:
         if not (isinstance(model, type) and issubclass(model, BaseModel)):
@@ -65,14 +77,14 @@ def _known_keys(location: tuple[int | str, ...], raw: dict[str, Any]) -> list[st
 def _kind_of(location: tuple[int | str, ...], raw: dict[str, Any]) -> str:
     """The kind of network at a location, "" elsewhere."""
     first = str(location[0])
-    if first == "members":
-        return str((raw.get("members", {}).get(location[1]) or {}).get("kind"))
+    if first in HOLDERS:
+        return str((raw.get(first, {}).get(location[1]) or {}).get("kind"))
     return first if first in KINDS else ""
 
 
 def _plain(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
     """A location as a config's author knows it: pydantic names a member's kind before its keys."""
-    named = location[:1] == ("members",) and len(location) > 2 and location[2] in KINDS
+    named = len(location) > 2 and location[0] in HOLDERS and location[2] in KINDS
     return (*location[:2], *location[3:]) if named else location
 
 
@@ -92,9 +104,10 @@ def _unknown_key(location: tuple[int | str, ...], raw: dict[str, Any]) -> str:
 
 
 def _unknown_kind(member: str, kind: str) -> str:
-    near = difflib.get_close_matches(kind, MEMBERS, 1, 0.4)
+    kinds = HOLDERS[member.split(".", maxsplit=1)[0]]
+    near = difflib.get_close_matches(kind, kinds, 1, 0.4)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"{member}.kind: {kind!r} is no kind of member, there are {list(MEMBERS)}{hint}"
+    return f"{member}.kind: {kind!r} is no kind of member, there are {list(kinds)}{hint}"
 
 
 def _explain(path: Path, error: ValidationError, raw: dict[str, Any]) -> str:
@@ -104,15 +117,15 @@ def _explain(path: Path, error: ValidationError, raw: dict[str, Any]) -> str:
     for fault in faults:
         location = _plain(fault["loc"])
         first = str(location[:1] and location[0])
-        inherited = location[2:] if first == "members" else location[1:] if first in KINDS else None
+        inherited = location[2:] if first in HOLDERS else location[1:] if first in KINDS else None
         if inherited in in_model:
             continue
         key = ".".join(str(part) for part in location)
         if fault["type"] == "extra_forbidden":
             lines.append(_unknown_key(location, raw))
-        elif location[:1] == ("members",) and location[-1] == "[key]":
+        elif first in HOLDERS and location[-1] == "[key]":
             lines.append(
-                f"members: {location[1]!r} is no name: lower-case letters, digits and single "
+                f"{first}: {location[1]!r} is no name: lower-case letters, digits and single "
                 "underscores between them"
             )
         elif fault["type"] == "union_tag_invalid":
@@ -131,18 +144,19 @@ def _filled(model: dict[str, Any], changes: dict[str, Any], kind: str) -> dict[s
 
 
 def _networks(raw: dict[str, Any], model: dict[str, Any]) -> dict[str, Any]:
-    """`raw` with `vertebra`, the kinds' sections and `members` filled from `model`."""
+    """`raw` with the kinds' sections and the networks by name filled from `model`."""
     shared = {key: value for key, value in model.items() if key != "kind"}
     filled = dict(raw)
     for kind in KINDS:
         if kind in Config.model_fields and isinstance(raw.get(kind) or {}, dict):
             filled[kind] = _filled(shared, raw.get(kind) or {}, kind)
-    if isinstance(raw.get("members"), dict):
-        usual = next(iter(MEMBERS))
-        filled["members"] = {
-            name: _member(shared, filled, {"kind": usual, **(member or {})})
-            for name, member in raw["members"].items()
-        }
+    for holder, kinds in HOLDERS.items():
+        if isinstance(raw.get(holder), dict):
+            usual = next(iter(kinds))
+            filled[holder] = {
+                name: _member(shared, filled, {"kind": usual, **(member or {})})
+                for name, member in raw[holder].items()
+            }
     return filled
 
 
@@ -155,13 +169,29 @@ def _member(
 
 
 def parse_config(raw: dict[str, Any], path: Path) -> Config:
-    """Fill `vertebra` and `members` from `model` and validate; `path` only names the source."""
+    """Fill all networks from `model` and validate; `path` only names the source."""
     if isinstance(raw.get("model"), dict):
         raw = _networks(raw, raw["model"])
     try:
         return Config.model_validate(raw)
     except ValidationError as error:
         raise ConfigError(_explain(path, error, raw)) from error
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A config over its base, before networks take their defaults: what `parse_config` takes.
+
+    Raises:
+        ConfigError: absent file, no YAML, or a base that itself has a base.
+    """
+    raw = read_yaml(path)
+    if "base" in raw:
+        base_path = path.parent / str(raw.pop("base"))
+        base = read_yaml(base_path)
+        if "base" in base:
+            raise ConfigError(f"config {base_path} is a base and may not name a base itself")
+        raw = merge(base, raw)
+    return raw
 
 
 def load_config(path: Path) -> Config:
@@ -171,14 +201,7 @@ def load_config(path: Path) -> Config:
         ConfigError: absent file, unknown key (names the nearest valid one), value out of range,
             or a base that itself has a base.
     """
-    raw = _read_yaml(path)
-    if "base" in raw:
-        base_path = path.parent / str(raw.pop("base"))
-        base = _read_yaml(base_path)
-        if "base" in base:
-            raise ConfigError(f"config {base_path} is a base and may not name a base itself")
-        raw = merge(base, raw)
-    return parse_config(raw, path)
+    return parse_config(read_config(path), path)
 
 
 def resolved_yaml(config: Config) -> str:

@@ -1,6 +1,7 @@
 """Networks and their training: a class for each kind, with the keys that do something for it.
 
-In: the sections `model`, `vertebra`, `levels`, `study` and `members`. Out: their values. Example::
+In: the sections `model`, `vertebra`, those named like kinds, and `members`. Out: their values.
+Example::
 
     config.vertebra.kind, [member.kind for member in config.members.values()]
 
@@ -10,7 +11,7 @@ and `Member`, and give it a section in `Config`.
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, TypeAdapter, model_validator
 
@@ -123,10 +124,9 @@ class ModelConfig(Section):
         return self
 
 
-class VertebraConfig(ModelConfig):
-    """The vertebra stage: which of C1..C7 a slice shows, and where the spine is."""
+class StageConfig(ModelConfig):
+    """What every network of the vertebra stage has."""
 
-    kind: Literal["vertebra"] = "vertebra"
     slices_per_study: Count
     upside_down: Share
 
@@ -134,6 +134,33 @@ class VertebraConfig(ModelConfig):
     def drawn(self) -> float:
         """Patches of a study in each epoch of a training."""
         return self.slices_per_study
+
+
+class VertebraConfig(StageConfig):
+    """A network of the vertebra stage: which of C1..C7 a slice shows, and where the spine is."""
+
+    kind: Literal["vertebra"] = "vertebra"
+    target: Literal["presence", "area"] = "presence"
+    thoracic_loss: NotNegative = 0.0
+    rounds: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _rounds_teach_presence(self) -> "VertebraConfig":
+        if self.rounds and self.target != "presence":
+            raise ValueError(
+                "rounds: pseudo-labels are probabilities of presence; set target: presence, or "
+                "rounds: 0"
+            )
+        return self
+
+
+class SegmentConfig(StageConfig):
+    """A network of the vertebra stage that draws C1..C7 pixel by pixel."""
+
+    kind: Literal["segment"] = "segment"
+    upside_down: Share = 0.0
+    decoder_width: Count = 16
+    visible_loss: NotNegative = 0.5
 
 
 class MemberConfig(ModelConfig):
@@ -240,19 +267,59 @@ class StudyConfig(LevelsConfig):
     study_loss: Positive
 
 
-Member = Annotated[SlicesConfig | LevelsConfig | StudyConfig, Field(discriminator="kind")]
+class VolumeConfig(LevelsConfig):
+    """A member that scores one vertebra from all its planes at once, in three dimensions."""
+
+    kind: Literal["volume"] = "volume"  # type: ignore[assignment]
+
+
+class BoxesConfig(MemberConfig):
+    """A member that finds fractures as boxes on axial slices, and judges the slices."""
+
+    kind: Literal["boxes"] = "boxes"
+    plane: ClassVar[Plane] = "axial"
+    slices_per_study: Count
+    fractured_share: Share
+    lesion_loss: Positive
+
+    @property
+    def drawn(self) -> float:
+        """Patches of a study in each epoch of a training."""
+        return self.slices_per_study
+
+
+Member = Annotated[
+    SlicesConfig | LevelsConfig | StudyConfig | VolumeConfig | BoxesConfig,
+    Field(discriminator="kind"),
+]
 """Any of the fracture stage's networks."""
 
 MEMBERS: dict[str, type[MemberConfig]] = {
     "slices": SlicesConfig,
     "levels": LevelsConfig,
     "study": StudyConfig,
+    "volume": VolumeConfig,
+    "boxes": BoxesConfig,
 }
 """Kinds of members; the first one is meant where none is named."""
 
-KINDS: dict[str, type[ModelConfig]] = {"vertebra": VertebraConfig, **MEMBERS}
+StageMember = Annotated[VertebraConfig | SegmentConfig, Field(discriminator="kind")]
+"""Any of the vertebra stage's networks."""
 
-Network = VertebraConfig | SlicesConfig | LevelsConfig | StudyConfig
+STAGE: dict[str, type[ModelConfig]] = {"vertebra": VertebraConfig, "segment": SegmentConfig}
+"""Kinds of the vertebra stage; the first one is meant where none is named."""
+
+KINDS: dict[str, type[ModelConfig]] = {**STAGE, **MEMBERS}
+
+Network = (
+    VertebraConfig
+    | SegmentConfig
+    | SlicesConfig
+    | LevelsConfig
+    | StudyConfig
+    | VolumeConfig
+    | BoxesConfig
+)
 """Any of them."""
 
 _NETWORK: TypeAdapter[Network] = TypeAdapter(Annotated[Network, Field(discriminator="kind")])

@@ -139,11 +139,12 @@ def _contents(config: Config, paths: RunPaths) -> dict[str, Path]:
     Raises:
         ArtifactError: one of them is missing.
     """
+    networks = (*config.stage, *config.members)
+    kept = [(network, name) for network in networks for name in (MODEL_FILE, WEIGHTS_FILE)]
     files = {
-        f"models/{member}/fold_{fold}/{name}": paths.model(member, fold) / name
-        for member in (VERTEBRA, *config.members)
+        f"models/{network}/fold_{fold}/{name}": paths.model(network, fold) / name
+        for network, name in (*kept, (VERTEBRA, CALIBRATION))
         for fold in range(config.folds.n)
-        for name in (MODEL_FILE, WEIGHTS_FILE, *((CALIBRATION,) if member == VERTEBRA else ()))
     }
     for source in files.values():
         if not source.exists():
@@ -234,7 +235,7 @@ def build_bundle(config: Config, paths: RunPaths, out: Path, *, proof: Path) -> 
     files, priors = _contents(travels, paths), _priors(config, paths)
     folds = load_folds(paths.folds)
     fold_of = dict(zip(folds["study_uid"], folds["fold"], strict=True))
-    check_lineages(paths, travels.members, fold_of)
+    check_lineages(paths, [*travels.stage, *travels.members], fold_of)
     chains = _chain_losses(config, paths, score["model"])
     refuse_secrets([*files.values(), *kit_sources()])
     sources = {str(p.relative_to(SOURCE_ROOT)): file_hash(p) for p in kit_sources()}

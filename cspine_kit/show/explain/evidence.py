@@ -29,7 +29,6 @@ from cspine_kit.infer.judgment import FIXED, Judgment
 from cspine_kit.infer.predictor import Predictor
 from cspine_kit.stack.scores.operating import BEST_F1
 from cspine_kit.vision.explain import Heat, study_heat
-from cspine_kit.vision.names import VERTEBRA
 
 SLICES = 7
 """Slices of a suspected level that heat is made for, those with the strongest evidence."""
@@ -106,7 +105,8 @@ def gather_evidence(predictor: Predictor, judgment: Judgment) -> Evidence:
     if scan is None or not judgment.ok:
         raise ValueError(f"{judgment.study} was not judged: {judgment.reason}")
     suspects, called = suspects_of(judgment)
-    models = {key: m for key, m in predictor.ensemble.models.items() if key[0] != VERTEBRA}
+    members = predictor.ensemble.config.members
+    models = {key: m for key, m in predictor.ensemble.models.items() if key[0] in members}
     levels = {
         int(str(fold)): own.reset_index(drop=True)
         for fold, own in judgment.fold_levels.groupby("model_fold")

@@ -24,10 +24,12 @@ from cspine_kit.core.paths import KERNEL_LOG, RESULTS, SUBMISSION, RunPaths
 from cspine_kit.core.runs import read_json
 from cspine_kit.core.tables import MASK_COLUMNS, read_table
 from cspine_kit.infer.log import read_kernel_log
+from cspine_kit.show.presence import judge_presence
 from cspine_kit.show.report.figure import PLAIN_COLOR, SHIPS_COLOR, member_colors
 from cspine_kit.show.report.scan import Scan, read_scan
 from cspine_kit.vision.lineage import check_lineage
 from cspine_kit.vision.names import VERTEBRA, WEIGHTS_FILE
+from cspine_kit.vision.tasks.vertebra import combined
 
 Table: TypeAlias = Any
 """A frame, or None for what is not there: plans look before they draw."""
@@ -49,7 +51,8 @@ class Run:
     def colors(self) -> dict[str, str]:
         """A color for each member, the vertebra stage and the stack."""
         own = member_colors(list(self.config.members))
-        return {VERTEBRA: PLAIN_COLOR, "stack": SHIPS_COLOR, **own}
+        stage = dict.fromkeys(set(self.config.trained) - set(own), PLAIN_COLOR)
+        return {**stage, "stack": SHIPS_COLOR, **own}
 
     def _table(self, name: str, parts: Sequence[Path] = ()) -> Table:
         """A table of the run; before it is collected, the parts that fold models have left."""
@@ -89,6 +92,13 @@ class Run:
         """Slices of studies that have a mask."""
         rows = None if self.slices is None else self.slices.dropna(subset=list(MASK_COLUMNS))
         return None if rows is None or rows.empty else rows
+
+    @cached_property
+    def ablation(self) -> Table:
+        """Rows of every grid that was run (`cspine ablate`), without the config's own."""
+        files = sorted(self.paths.ablation.glob("*.csv"))
+        found = [pd.read_csv(file).iloc[1:].assign(grid=file.stem) for file in files]
+        return pd.concat(found, ignore_index=True) if found else None
 
     @cached_property
     def coarse(self) -> Table:
@@ -150,9 +160,36 @@ class Run:
 
     @cached_property
     def vertebra(self) -> Table:
-        """Rows of the vertebra models on studies they did not learn from."""
-        table = self._table(VERTEBRA, self._parts([VERTEBRA], "slices.parquet"))
-        return None if table is None else table[table["fold"] == table["model_fold"]]
+        """What the vertebra stage says of studies that it did not learn from: where several
+        networks speak, what the decode takes from them."""
+        table = self.stage
+        if table is None or len(self.config.stage) == 1:
+            return table
+        order = {name: k for k, name in enumerate(self.config.stage)}
+        rows = table.sort_values("member", key=lambda m: m.map(order), kind="stable")
+        by_study = rows.groupby("study_uid", sort=True)
+        joined = [
+            combined([p for _, p in own.groupby("member", sort=False)]) for _, own in by_study
+        ]
+        return pd.concat(joined, ignore_index=True)
+
+    @cached_property
+    def stage(self) -> Table:
+        """Rows of every network of the vertebra stage on studies that it did not learn from."""
+        names = list(self.config.stage)
+        table = self._table(VERTEBRA, self._parts(names, "slices.parquet"))
+        if table is None:
+            return None
+        return table[(table["fold"] == table["model_fold"]) & table["member"].isin(names)]
+
+    @cached_property
+    def judged(self) -> Table:
+        """What headers, networks and decode say of the masked studies' slices."""
+        if self.stage is None or self.masked is None or self.studies is None:
+            return None
+        names = list(self.config.stage)
+        found = judge_presence(self.slices, self.studies, self.stage, names, seed=self.config.seed)
+        return found or None
 
     @cached_property
     def levels(self) -> Table:
@@ -181,7 +218,7 @@ class Run:
         if self.folds is None:
             return {}
         found = {}
-        for name in (VERTEBRA, *self.config.members):
+        for name in self.config.trained:
             for k, rows in self.folds.groupby("fold"):
                 folder = self.paths.model(name, int(str(k)))
                 if not (folder / WEIGHTS_FILE).exists():
@@ -250,9 +287,8 @@ class Run:
     @cached_property
     def history(self) -> Table:
         """Training curves: member, fold, epoch, loss and whatever else the run has written."""
-        names = (VERTEBRA, *self.config.members)
         found: list[pd.DataFrame] = []
-        for member in names:
+        for member in self.config.trained:
             for k in range(self.config.folds.n):
                 own = self._csv(self.paths.model(member, k) / "history.csv")
                 if own is not None:
@@ -272,7 +308,7 @@ class Run:
     def _history(self, *, of_members: bool) -> Table:
         if self.history is None:
             return None
-        rows = self.history[(self.history["member"] != VERTEBRA) == of_members]
+        rows = self.history[self.history["member"].isin(list(self.config.members)) == of_members]
         return None if rows.empty else rows
 
     @cached_property
@@ -287,7 +323,7 @@ class Run:
     @cached_property
     def effort(self) -> Table:
         """What each step took: name, fold (-1 for none), seconds, peak_memory_mib, device."""
-        names, folds = (VERTEBRA, *self.config.members), range(self.config.folds.n)
+        names, folds = self.config.trained, range(self.config.folds.n)
         files = {(name, k): self.paths.model(name, k) / "run.json" for name in names for k in folds}
         files["stack", -1] = self.paths.stack / "run.json"
         rows = [

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from cspine_kit.core.anatomy import LEVELS
+from cspine_kit.show.ablation.picture import gains
 from cspine_kit.show.report import data, fracture, kernel, pictures, stack, vertebra
 from cspine_kit.show.report.figure import (
     MEAN_COLOR,
@@ -34,11 +35,12 @@ EXPLAINED, CURVES = 3, 3
 
 MAKERS = {
     **dict.fromkeys(("studies", "slices", "train"), "make oof"),
-    **dict.fromkeys(("folds", "scans", "masked", "vertebra", "levels"), "make oof"),
+    **dict.fromkeys(("folds", "scans", "masked", "vertebra", "judged", "levels"), "make oof"),
     **dict.fromkeys(("oof_slices", "axial", "vertebra_history", "member_history"), "make oof"),
     **dict.fromkeys(("predictions", "scores", "worth", "operating"), "make stack"),
     **dict.fromkeys(("contributions", "effort"), "make stack"),
     "kernel": "cspine kernel",
+    "ablation": "make ablate",
     "tested": "make score",
 }
 """The command that makes what a figure needs."""
@@ -182,8 +184,13 @@ SECTIONS: dict[str, tuple[Plan, ...]] = {
         Plan("Levels slice by slice", ("train", "vertebra", "levels"), _level_curves),
         Plan(
             "Confusion of presence",
-            ("vertebra", "masked"),
-            lambda run: vertebra.presence(vertebra.mask_and_model(run.vertebra, run.masked)),
+            ("judged",),
+            lambda run: vertebra.confusion(run.judged),
+        ),
+        Plan(
+            "Presence by headers, networks and decode",
+            ("judged",),
+            lambda run: vertebra.presence(run.judged),
         ),
         Plan(
             "Error of the centers",
@@ -215,6 +222,7 @@ SECTIONS: dict[str, tuple[Plan, ...]] = {
             ("operating",),
             lambda run: fracture.confusions(run.operating, BEST_F1),
         ),
+        Plan("Ablation", ("ablation",), lambda run: gains(run.ablation)),
     ),
     "stack": (
         Plan("Scores and baselines", ("scores",), lambda run: stack.baselines(run.scores)),

@@ -4,8 +4,10 @@ In: tables `vertebra`, `slices`, `levels`, all out-of-fold. Out: `Figure`s. Exam
 
     seen = pd.read_parquet(paths.table("vertebra"))
     own = seen[seen["fold"] == seen["model_fold"]]
-    table = mask_and_model(own, slices.dropna(subset=["mask_C1"]))
-    figure = presence(table)
+    from cspine_kit.show.presence import judge_presence
+
+    judged = judge_presence(slices, studies, own, ["vertebra"], seed=0)
+    figure = presence(judged)
 """
 
 from collections.abc import Sequence
@@ -14,12 +16,18 @@ import numpy as np
 import pandas as pd
 
 from cspine_kit.core.anatomy import LEVELS
-from cspine_kit.core.numbers import FloatArray, IntArray, sigmoid
+from cspine_kit.core.numbers import sigmoid
 from cspine_kit.core.tables import MASK_COLUMNS, VERTEBRA_COLUMNS
+from cspine_kit.show.presence import (
+    MEAN,
+    NONE,
+    PUBLISHED,
+    Judged,
+    confusions,
+    presence_table,
+)
 from cspine_kit.show.report.figure import (
-    ALARM_COLOR,
     LEVEL_COLORS,
-    PLAIN_COLOR,
     Figure,
     canvas,
     drawn,
@@ -27,11 +35,6 @@ from cspine_kit.show.report.figure import (
     heat,
     level_bands,
 )
-
-SHOWN = 0.5
-"""Probability from which a level counts as seen on a slice."""
-
-NONE = "none"
 
 
 def curves(axes: object, rows: pd.DataFrame, place: str = "at_mm") -> None:
@@ -72,69 +75,67 @@ def level_curves(vertebra: pd.DataFrame, levels: pd.DataFrame, shown: Sequence[s
     )
 
 
-def mask_and_model(vertebra: pd.DataFrame, masked: pd.DataFrame) -> pd.DataFrame:
-    """Scored slices of masked studies with each level's area in them.
+def presence(judged: Sequence[Judged]) -> Figure:
+    """Accuracy, precision and recall of each level by each system.
 
     Args:
-        vertebra: out-of-fold rows of table `vertebra`.
-        masked: rows of table `slices` that have mask areas.
-
-    Returns:
-        The vertebra rows with the mask columns, where the slice lies within half a
-        slice of the scored position and its study has a mask.
+        judged: of `show.presence.judge_presence`.
     """
-    found = []
-    for uid, rows in vertebra.groupby("study_uid"):
-        own = masked[masked["study_uid"] == uid]
-        if own.empty:
-            continue
-        distance = np.abs(rows["at_mm"].to_numpy()[:, None] - own["z_mm"].to_numpy()[None])
-        at = own.iloc[distance.argmin(axis=1)]
-        areas = at[list(MASK_COLUMNS)].set_axis(rows.index)
-        near = distance.min(axis=1) <= np.nanmax(own["gap_mm"].to_numpy(np.float64))
-        found.append(rows.join(areas)[near])
-    return pd.concat(found, ignore_index=True) if found else vertebra.iloc[:0]
-
-
-def _named(values: FloatArray, least: float) -> IntArray:
-    """Index of the largest of (n, 7) values, 7 where none passes `least`."""
-    return np.where(values.max(axis=1) > least, values.argmax(axis=1), len(LEVELS))
-
-
-def presence(table: pd.DataFrame) -> Figure:
-    """Which level a slice shows most, by the mask and by the model; and each level's precision and
-    recall.
-
-    Args:
-        table: of `mask_and_model`.
-    """
-    area = table[list(MASK_COLUMNS)].to_numpy(np.float64)
-    probs = sigmoid(table[list(VERTEBRA_COLUMNS)].to_numpy(np.float64))
-    truth, said = _named(area, 0.0), _named(probs, SHOWN)
-    names = [*LEVELS, NONE]
-    counts = np.zeros((len(names), len(names)))
-    np.add.at(counts, (truth, said), 1.0)
-    with np.errstate(invalid="ignore"):
-        share = counts / counts.sum(axis=1, keepdims=True)
-    sheet = canvas(height_in=3.2)
-    left, right = sheet.subplots(1, 2, width_ratios=[3, 2])
-    heat(left, share, rows=names, columns=names, form=".2f")
-    left.set(ylabel="largest level of the mask", xlabel="largest level of the model")
-    there, seen = area > 0.0, probs > SHOWN
-    hits = (there & seen).sum(axis=0)
-    with np.errstate(invalid="ignore"):
-        right.plot(hits / seen.sum(axis=0), LEVELS, "s", color=PLAIN_COLOR, label="precision")
-        right.plot(hits / there.sum(axis=0), LEVELS, "o", color=ALARM_COLOR, label="recall")
-    right.set(xlim=(0, 1.02), xlabel="of slices that show the level at all")
-    right.invert_yaxis()
-    right.grid()
-    right.legend(loc="lower left")
-    exact = float((truth == said).mean())
+    table = presence_table(judged)
+    systems = list(dict.fromkeys(table["system"]))
+    sheet = canvas(height_in=3.0)
+    panels = sheet.subplots(1, 3, sharey=True)
+    place = np.arange(len(LEVELS))
+    for axes, number in zip(panels, ("accuracy", "precision", "recall"), strict=True):
+        for k, system in enumerate(systems):
+            own = table[(table["system"] == system) & (table["level"] != MEAN)]
+            shift = (k - (len(systems) - 1) / 2) * 0.11
+            axes.plot(own[number], place + shift, "o", ms=4, color=f"C{k}", label=system)
+        axes.set(xlabel=number, yticks=place)
+        axes.set_yticklabels(LEVELS)
+        axes.grid()
+    for k, (name, values) in enumerate(PUBLISHED.items()):
+        panels[0].plot(values, place, "|", ms=9, color=f"C{len(systems) + k}", label=f"{name} *")
+    panels[0].invert_yaxis()
+    sheet.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    slices = sum(len(own.truth) for own in judged)
+    mean = table[table["level"] == MEAN].set_index("system")["accuracy"]
+    told = ", ".join(f"{system} {value:.3f}" for system, value in mean.items())
     return drawn(
         sheet,
-        f"{len(table)} slices of {table['study_uid'].nunique()} masked studies, by networks that "
-        f"did not learn from them; {exact:.0%} are named right. Mistakes should stay next to the "
-        "diagonal; a column off it means levels are counted wrongly.",
+        f"{slices} slices of {len(judged)} masked studies, by models that did not learn from them. "
+        f"Mean accuracy: {told}. Headers know where in a scan the neck usually lies; what images "
+        "do not add to them was not learned. * published on other slices of the competition.",
+    )
+
+
+def confusion(judged: Sequence[Judged]) -> Figure:
+    """Which level a slice shows most, by the mask and by each system.
+
+    Args:
+        judged: of `show.presence.judge_presence`.
+    """
+    table = confusions(judged)
+    systems, names = list(dict.fromkeys(table["system"])), [*LEVELS, NONE]
+    rows = -(-len(systems) // 2)
+    sheet = canvas(height_in=2.9 * rows)
+    panels = sheet.subplots(rows, 2, squeeze=False).ravel()
+    right = {}
+    for axes, system in zip(panels, systems, strict=False):
+        own = table[table["system"] == system]
+        counts = own.pivot(index="truth", columns="said", values="slices").loc[names, names]
+        with np.errstate(invalid="ignore"):
+            share = counts.to_numpy(np.float64) / counts.sum(axis=1).to_numpy()[:, None]
+        heat(axes, share, rows=names, columns=names, form=".2f")
+        axes.set(title=system, ylabel="largest level of the mask")
+        right[system] = np.trace(counts.to_numpy()) / counts.to_numpy().sum()
+    for axes in panels[len(systems) :]:
+        axes.set_axis_off()
+    told = ", ".join(f"{system} {value:.0%}" for system, value in right.items())
+    return drawn(
+        sheet,
+        f"Columns: the largest level of the system. Slices named right: {told}. Mistakes should "
+        "stay next to the diagonal; a column off it means levels are counted wrongly.",
     )
 
 

@@ -29,7 +29,7 @@ from cspine_kit.vision.names import WEIGHTS_FILE
 from cspine_kit.vision.nets.heads import Network
 from cspine_kit.vision.nets.store import load_model
 from cspine_kit.vision.predict import devices, predict
-from cspine_kit.vision.tasks.vertebra import decode_study
+from cspine_kit.vision.tasks.vertebra import combined, decode_study
 
 CARD_FILE = "card.json"
 
@@ -55,8 +55,8 @@ class LevelFinder:
     batch_size: int = BATCH
     card: dict[str, Any] = field(default_factory=dict)
 
-    def levels(self, coarse: Volume) -> pd.DataFrame:
-        """Seven rows of the `levels` table, without study and fold.
+    def rows(self, coarse: Volume) -> pd.DataFrame:
+        """What the models together say of each slice: rows of the `vertebra` table.
 
         Args:
             coarse: the coarse volume of a scan, read as `volumes` says.
@@ -65,12 +65,16 @@ class LevelFinder:
             StudyError: a network gives no finite numbers.
         """
         said = predict(dict(enumerate(self.models)), coarse, None, self.batch_size)
-        rows = [one.require() for one in said.values()]
-        mean = sum(frame.to_numpy(dtype="float64") for frame in rows) / len(rows)
-        averaged = pd.DataFrame(mean, columns=rows[0].columns)
-        averaged["at_mm"] = rows[0]["at_mm"].to_numpy()
-        found = self.calibration.applied(decode_study(averaged))
+        return combined([one.require() for one in said.values()])
+
+    def decoded(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Seven rows of the `levels` table, without study and fold, of what `rows` said."""
+        found = self.calibration.applied(decode_study(rows))
         return by_finder(found) if self.card else found
+
+    def levels(self, coarse: Volume) -> pd.DataFrame:
+        """`decoded` of `rows`."""
+        return self.decoded(self.rows(coarse))
 
 
 def shipped_finder(folder: Path = FINDER, device: str | None = None) -> LevelFinder:

@@ -8,7 +8,8 @@ In: a `ModelConfig`. Out: a module from pixels to features, and the number of fe
 
 import difflib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import timm
@@ -16,7 +17,7 @@ import torch
 import torchvision
 from torch import nn
 
-from cspine_kit.core.config import MemberConfig, ModelConfig
+from cspine_kit.core.config import BoxesConfig, MemberConfig, ModelConfig, SegmentConfig
 from cspine_kit.core.errors import ConfigError, DataError
 
 BASIC_WIDTHS = (32, 64, 128, 256)
@@ -140,20 +141,43 @@ def check_backbone(config: ModelConfig, place: str) -> None:
             f"{place}.pretrained: false"
         )
     shape = (2, config.channels, config.size_px, config.size_px)
+    if isinstance(config, SegmentConfig):
+        _check_maps(config, key, shape)
+        return
     try:
         features, width = _features(config, shape)
     except Exception as error:
         raise ConfigError(
             f"{key}: {name!r} cannot take {' x '.join(map(str, shape[1:]))} px: {error}"
         ) from error
-    if isinstance(config, MemberConfig) and config.mask_loss > 0:
-        _check_map(config, place, shape)
+    if isinstance(config, BoxesConfig):
+        _check_map(config, key, shape)
+    elif isinstance(config, MemberConfig) and config.mask_loss > 0:
+        _check_map(config, f"{place}.mask_loss", shape)
     if features != (2, width):
         raise ConfigError(f"{key}: {name!r} gives {features[1:]} in place of {width} features")
 
 
-def _check_map(config: ModelConfig, place: str, shape: tuple[int, ...]) -> None:
-    """Refuse a backbone without a feature map on which a mask could be learned.
+def _check_maps(config: ModelConfig, key: str, shape: tuple[int, ...]) -> None:
+    """Refuse a backbone that gives no maps of several resolutions.
+
+    Raises:
+        ConfigError: names the key.
+    """
+    try:
+        encoder: Any = create_encoder(config, pretrained=False)[0].to("meta").eval()
+        with torch.inference_mode():
+            maps = encoder(torch.empty(shape, device="meta"))
+    except Exception as error:
+        raise ConfigError(
+            f"{key}: {config.backbone!r} is no encoder of a U-Net: {error}"
+        ) from error
+    if [found.shape[1] for found in maps] != encoder.feature_info.channels():
+        raise ConfigError(f"{key}: {config.backbone!r} has its channels elsewhere than a U-Net")
+
+
+def _check_map(config: ModelConfig, key: str, shape: tuple[int, ...]) -> None:
+    """Refuse a backbone without a feature map on which a mask or a box could be learned.
 
     Raises:
         ConfigError: names the key.
@@ -165,8 +189,8 @@ def _check_map(config: ModelConfig, place: str, shape: tuple[int, ...]) -> None:
             found = tuple(backbone.forward_features(torch.empty(shape, device="meta")).shape)
     if len(found) != len(shape) or found[1] != backbone.num_features:
         raise ConfigError(
-            f"{place}.mask_loss: {config.backbone!r} has no feature map on which a mask could be "
-            "learned; take one of timm's convolutional networks, or set it to 0"
+            f"{key}: {config.backbone!r} has no feature map on which a mask or a box could be "
+            "learned; take one of timm's convolutional networks, or set mask_loss to 0"
         )
 
 
@@ -192,8 +216,19 @@ def create_backbone(config: ModelConfig, *, pretrained: bool) -> tuple[nn.Module
     Raises:
         DataError: pretrained weights cannot be had.
     """
-    try:
+    with loading(config, pretrained=pretrained):
         return _create(config.backbone, config.channels, pretrained=pretrained)
+
+
+@contextmanager
+def loading(config: ModelConfig, *, pretrained: bool) -> Iterator[None]:
+    """Say what to do where pretrained weights cannot be had.
+
+    Raises:
+        DataError: they cannot.
+    """
+    try:
+        yield
     except (OSError, RuntimeError) as error:
         if not pretrained:
             raise
@@ -201,6 +236,25 @@ def create_backbone(config: ModelConfig, *, pretrained: bool) -> tuple[nn.Module
             f"pretrained weights of {config.backbone} cannot be loaded: {error}; name a "
             ".safetensors file in weights:, or set pretrained: false"
         ) from error
+
+
+def create_encoder(config: ModelConfig, *, pretrained: bool) -> tuple[nn.Module, int]:
+    """The backbone as the maps of all its resolutions, and the width of the coarsest.
+
+    Raises:
+        ConfigError: only convolutional networks of timm give them.
+        DataError: pretrained weights cannot be had.
+    """
+    if not timm.is_model(config.backbone):
+        raise ConfigError(
+            f"{config.backbone!r} gives no maps of several resolutions; take one of timm's "
+            "convolutional networks"
+        )
+    with loading(config, pretrained=pretrained):
+        made: Any = timm.create_model(
+            config.backbone, pretrained=pretrained, in_chans=config.channels, features_only=True
+        )
+    return made, int(made.feature_info.channels()[-1])
 
 
 def _create(name: str, in_chans: int, *, pretrained: bool) -> tuple[nn.Module, int]:
@@ -248,8 +302,10 @@ def _widened(conv: Any, in_chans: int) -> nn.Conv2d:
 def fit_channels(weight: torch.Tensor, in_chans: int) -> torch.Tensor:
     """A first convolution's weight (out, in, h, w) for another number of channels.
 
-    Channels repeat in turn, scaled so that alike channels give the same sum, as in timm.
+    Of volumes too, (out, in, z, h, w). Channels repeat in turn, scaled so that alike channels give
+    the same sum, as in timm.
     """
     have = weight.shape[1]
-    repeated = weight.repeat(1, math.ceil(in_chans / have), 1, 1)[:, :in_chans]
+    times = (1, math.ceil(in_chans / have), *([1] * (weight.ndim - 2)))
+    repeated = weight.repeat(times)[:, :in_chans]
     return repeated * (have / in_chans)

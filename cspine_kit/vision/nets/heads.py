@@ -9,7 +9,7 @@ Example::
 """
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -35,38 +35,62 @@ class Network(nn.Module, ABC):
     Attributes:
         config: its section of the config.
         widths: of its heads, as its task names them.
+        layout: of pixels and filters in memory.
         heads: everything behind the backbone. Where the config asks for it, "mask" finds C1 to C7
             on the last feature map: a second target that training alone knows.
     """
 
     backbone: Any
     heads: nn.ModuleDict
+    layout: ClassVar[torch.memory_format] = torch.channels_last
 
     def __init__(self, config: Any, heads: dict[str, int], *, pretrained: bool) -> None:
         super().__init__()
         self.config = config
         self.widths = dict(heads)
-        self.backbone, self.width = create_backbone(config, pretrained=pretrained)
+        self.backbone, self.width = self._backbone(pretrained=pretrained)
         self.drop = nn.Dropout(config.drop_rate)
         self.heads = nn.ModuleDict()
         if learns_masks(config):
-            self.heads[MASK] = nn.Conv2d(self.backbone.num_features, 1, 1)
+            self.heads[MASK] = self._mask_head()
+
+    def _backbone(self, *, pretrained: bool) -> tuple[nn.Module, int]:
+        """What looks at a patch, and the width of what it finds."""
+        return create_backbone(self.config, pretrained=pretrained)
+
+    def _mask_head(self) -> nn.Module:
+        return nn.Conv2d(self.backbone.num_features, 1, 1)
+
+    def pixels(self, stack: torch.Tensor) -> torch.Tensor:
+        """Units in 0..255 as the backbone takes their values."""
+        dtype = next(self.parameters()).dtype
+        return (stack.to(dtype) / 255.0 - PIXEL_MEAN) / PIXEL_STD
+
+    def _flat(self, stack: torch.Tensor) -> torch.Tensor:
+        return self.pixels(stack.flatten(0, 1)).contiguous(memory_format=self.layout)
+
+    def seen(self, stack: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Map units (b, patches, channels, h, w) in 0..255 to the last map of each patch,
+        (b x patches, features, h', w'), and to (b, patches, features)."""
+        seen = self.backbone.forward_features(self._flat(stack))
+        found = self.backbone.forward_head(seen, pre_logits=True)
+        return seen, self.drop(found).reshape(*stack.shape[:2], -1)
+
+    def masks(self, seen: torch.Tensor, stack: torch.Tensor) -> dict[str, torch.Tensor]:
+        """In training, mask logits (b, patches, h', w') where they are learned."""
+        if not (MASK in self.heads and self.training):
+            return {}
+        mask = self.heads[MASK](seen)
+        return {MASK: mask.reshape(*stack.shape[:2], *mask.shape[2:])}
 
     def features(self, stack: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Map units (b, patches, channels, h, w) in 0..255 to (b, patches, features), and in
         training to mask logits (b, patches, h', w') where they are learned."""
-        dtype = next(self.parameters()).dtype
-        pixels = (stack.flatten(0, 1).to(dtype) / 255.0 - PIXEL_MEAN) / PIXEL_STD
-        pixels = pixels.contiguous(memory_format=torch.channels_last)
-        masks = {}
         if MASK in self.heads and self.training:
-            seen = self.backbone.forward_features(pixels)
-            found = self.backbone.forward_head(seen, pre_logits=True)
-            mask = self.heads[MASK](seen)
-            masks[MASK] = mask.reshape(*stack.shape[:2], *mask.shape[2:])
-        else:
-            found = self.backbone(pixels)
-        return self.drop(found).reshape(*stack.shape[:2], -1), masks
+            seen, found = self.seen(stack)
+            return found, self.masks(seen, stack)
+        found = self.drop(self.backbone(self._flat(stack)))
+        return found.reshape(*stack.shape[:2], -1), {}
 
     @abstractmethod
     def forward(self, stack: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -83,9 +107,13 @@ class SliceModel(Network):
     def forward(self, stack: torch.Tensor) -> dict[str, torch.Tensor]:
         """Map units (b, 1, channels, h, w) in 0..255 to {head: (b, width)} logits or shares."""
         features, masks = self.features(stack)
-        outputs = {name: self.heads[name](features.squeeze(1)) for name in self.widths}
+        return {**self.judged(features.squeeze(1)), **masks}
+
+    def judged(self, features: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Map (b, features) to {head: (b, width)} logits or shares."""
+        outputs = {name: self.heads[name](features) for name in self.widths}
         if "any_fracture" in outputs:
             # A break looks alike at every level: one shared score learns from all of them, where
             # seven separate ones would see a handful of positives each.
             outputs["fracture"] = outputs["fracture"] + outputs.pop("any_fracture")
-        return {**outputs, **masks}
+        return outputs

@@ -20,9 +20,9 @@ from cspine_kit.core.config import parse_network
 from cspine_kit.core.errors import ArtifactError
 from cspine_kit.core.runs import publish, read_json, write_json
 from cspine_kit.vision.names import MODEL_FILE, WEIGHTS_FILE
-from cspine_kit.vision.nets.backbone import fit_channels, is_backbone
+from cspine_kit.vision.nets.backbone import fit_channels
 from cspine_kit.vision.nets.heads import Network
-from cspine_kit.vision.nets.kinds import build_net
+from cspine_kit.vision.nets.kinds import build_net, is_known
 
 BACKBONE = "backbone."
 """What a backbone's tensors are called by in a network's own file."""
@@ -68,7 +68,7 @@ def load_model(folder: Path) -> Network:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ArtifactError(f"{folder / MODEL_FILE} is no model of this kit: {error}") from error
     # Other names would make timm read from a hub or a folder that the file chooses.
-    if not is_backbone(config.backbone):
+    if not is_known(config):
         raise ArtifactError(
             f"{folder / MODEL_FILE}: {config.backbone!r} is no architecture of timm's registry, "
             "torchvision's or the kit's"
@@ -80,7 +80,7 @@ def load_model(folder: Path) -> Network:
         raise ArtifactError(
             f"{folder / WEIGHTS_FILE} does not fit its model.json: {error}"
         ) from error
-    return model.eval().to(memory_format=torch.channels_last)
+    return model.eval().to(memory_format=model.layout)
 
 
 def take_weights(model: Network, file: Path) -> str:

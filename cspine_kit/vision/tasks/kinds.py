@@ -9,16 +9,21 @@ from collections.abc import Callable
 from typing import Any
 
 from cspine_kit.core.config import ModelConfig
+from cspine_kit.vision.tasks.boxes import BoxesTask
 from cspine_kit.vision.tasks.levels import LevelsTask, StudyTask
+from cspine_kit.vision.tasks.segment import SegmentTask
 from cspine_kit.vision.tasks.slices import SlicesTask
 from cspine_kit.vision.tasks.task import Task
 from cspine_kit.vision.tasks.vertebra import VertebraTask
 
 TASKS: dict[str, Callable[[Any], Task]] = {
     "vertebra": VertebraTask,
+    "segment": SegmentTask,
     "slices": SlicesTask,
     "levels": LevelsTask,
     "study": StudyTask,
+    "volume": LevelsTask,
+    "boxes": BoxesTask,
 }
 
 

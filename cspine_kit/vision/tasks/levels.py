@@ -1,4 +1,4 @@
-"""Members that score vertebrae as tasks: one from several stacks, or all seven jointly.
+"""Members that score vertebrae as tasks: one by its stacks or as a volume, or all seven jointly.
 
 In: a section of the config. Out: what is seen, learned and said. Example::
 

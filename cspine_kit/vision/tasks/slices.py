@@ -21,7 +21,7 @@ from cspine_kit.core.anatomy import AXIAL, LEVELS, TARGETS
 from cspine_kit.core.config import SlicesConfig
 from cspine_kit.core.errors import StudyError
 from cspine_kit.core.metric import auc, metric
-from cspine_kit.core.numbers import FloatArray, IntArray, noisy_or, sigmoid
+from cspine_kit.core.numbers import BoolArray, FloatArray, IntArray, noisy_or, sigmoid
 from cspine_kit.core.tables import FRACTURE_COLUMNS, VERTEBRA_COLUMNS
 from cspine_kit.data.spine import shows_spine, spine_centers
 from cspine_kit.data.volumes.volume import Volume
@@ -92,18 +92,22 @@ class SlicesTask(Task):
         """Up to `slices_per_study` slices of every study.
 
         Of a fractured study, `fractured_share` of them are first taken from slices that show a
-        fractured level.
+        fractured level (`wanted`).
         """
         chosen = []
         for view in views:
             order = generator.permutation(len(view))
-            seen = np.nan_to_num(view.targets["visible"] * view.targets["fracture"])
-            shown = seen.max(axis=1)[order] > 0.5
+            shown = self.wanted(view)[order]
             reserved = round(self.config.slices_per_study * self.config.fractured_share)
             first = np.flatnonzero(shown)[:reserved]
             order = np.concatenate([order[first], np.delete(order, first)])
             chosen.append(order[: self.config.slices_per_study])
         return chosen
+
+    def wanted(self, view: StudyView) -> BoolArray:
+        """(n,) the slices of a fractured study of which an epoch shows enough."""
+        seen = np.nan_to_num(view.targets["visible"] * view.targets["fracture"])
+        return np.asarray(seen.max(axis=1) > 0.5)
 
     def losses(self, outputs: Batch, batch: Batch) -> dict[str, Term]:
         """See `Task`."""

@@ -63,6 +63,7 @@ class Task(ABC):
         heads: widths of the network's heads.
         sided: True where a head speaks of left and right, so that a mirrored image is another one.
         tables: further tables that it fills, where it judges more than slices (`SCORES`).
+        reads_boxes: True where fracture boxes are learned from.
         rows_version: raised when the same network would give other rows of the same volume: another
             choice or cut of patches, other means over views.
         config: the network.
@@ -73,9 +74,15 @@ class Task(ABC):
     heads: ClassVar[dict[str, int]]
     sided: ClassVar[bool]
     tables: ClassVar[tuple[str, ...]] = ()
+    reads_boxes: ClassVar[bool] = False
 
     def __init__(self, config: ModelConfig) -> None:
         self.config = config
+
+    @property
+    def outputs(self) -> dict[str, int]:
+        """Widths of the heads that this config asks for."""
+        return self.heads
 
     @property
     def sight(self) -> str:
@@ -108,7 +115,7 @@ class Task(ABC):
     def blank(self, batch: Batch) -> Batch:
         """Outputs that say nothing: from them the weights of the losses are known."""
         some = next(iter(batch.values()))
-        said = {n: torch.zeros(len(some), w, device=some.device) for n, w in self.heads.items()}
+        said = {n: torch.zeros(len(some), w, device=some.device) for n, w in self.outputs.items()}
         return said | {name: batch[name].float() for name in (MASK,) if name in batch}
 
     @abstractmethod
@@ -154,7 +161,7 @@ def mask_terms(outputs: Batch, batch: Batch, share: float) -> dict[str, Term]:
     return {MASK: (share * (both.mean(dim=1) * known).sum(), known.sum())}
 
 
-SCORES = ("oof_levels", "oof_studies")
+SCORES = ("oof_levels", "oof_studies", "oof_boxes")
 """Tables in which members speak of more than slices."""
 
 

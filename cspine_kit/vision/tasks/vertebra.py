@@ -1,4 +1,4 @@
-"""The vertebra stage as a task: which of C1..C7 each slice shows, and where the spine is.
+"""The vertebra stage by slices: which of C1..C7 each shows, and where the spine is.
 
 In: its section of the config. Out: what is seen, learned and said; and the seven levels. Example::
 
@@ -13,18 +13,20 @@ from typing import ClassVar
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from cspine_kit.core.anatomy import LEVELS
-from cspine_kit.core.config import VertebraConfig
+from cspine_kit.core.config import SegmentConfig, VertebraConfig
 from cspine_kit.core.metric import auc
-from cspine_kit.core.numbers import IntArray
+from cspine_kit.core.numbers import FloatArray, IntArray
 from cspine_kit.core.tables import MASK_COLUMNS, SPINE_BOX_COLUMNS, VERTEBRA_COLUMNS
 from cspine_kit.data.levels import decode_levels
 from cspine_kit.data.volumes.patch import from_shares
 from cspine_kit.data.volumes.volume import Volume
-from cspine_kit.vision.tasks.shown import native_rows
+from cspine_kit.vision.tasks.pseudo import pseudo_labels
+from cspine_kit.vision.tasks.shown import native_rows, shown_levels
 from cspine_kit.vision.tasks.task import (
     Batch,
     Grid,
@@ -37,25 +39,27 @@ from cspine_kit.vision.tasks.task import (
 )
 from cspine_kit.vision.views import StudyView, spaced_slices, study_view
 
+THORACIC = "thoracic"
+
 BOX_LOSS = 2.0
 """Weight of the smooth-L1 box loss beside the visibility loss."""
 
 
 def visible_term(outputs: Batch, batch: Batch, share: float = 1.0) -> Term:
-    """Binary cross-entropy of visibility over the seven levels; targets may be soft."""
+    """Binary cross-entropy of visibility over the seven levels; targets may be soft, and weighted
+    where they are not from a mask."""
     target = batch["visible"]
-    loss = F.binary_cross_entropy_with_logits(outputs["visible"], target, reduction="sum")
-    return share * loss, target.new_tensor(target.numel())
+    weight = batch.get("weight", torch.ones_like(target))
+    loss = F.binary_cross_entropy_with_logits(outputs["visible"], target, reduction="none")
+    return share * (loss * weight).sum(), weight.sum()
 
 
-class VertebraTask(Task):
-    """Visibility: binary cross-entropy. Box: smooth L1 where a box is known."""
+class StageTask(Task):
+    """What the networks of the vertebra stage have in common: slices of the whole scan."""
 
-    rows_version: ClassVar[int] = 2
     grid: ClassVar[Grid] = "coarse"
-    heads: ClassVar[dict[str, int]] = {"visible": 7, "box": 4}
     sided: ClassVar[bool] = True
-    config: VertebraConfig
+    config: VertebraConfig | SegmentConfig
 
     def view(
         self, volume: Volume, levels: pd.DataFrame | None = None, stride: int = 1
@@ -64,24 +68,9 @@ class VertebraTask(Task):
         rows = spaced_slices(volume.z_mm, self.config.slice_step_mm * stride)
         return study_view(volume, rows, np.tile(volume.middle_mm, (len(rows), 1)), self.config)
 
-    def targets(self, view: StudyView, lesson: Lesson) -> Targets:
-        """From the mask: "visible" (n, 7) and "box" (n, 4) in mm, NaN where there is no spine."""
-        shown = native_rows(view, lesson.slices)
-        return {
-            "visible": (shown[list(MASK_COLUMNS)].to_numpy() > 0).astype(np.float32),
-            "box": shown[list(SPINE_BOX_COLUMNS)].to_numpy(np.float32),
-        }
-
     def draw(self, views: Sequence[StudyView], generator: np.random.Generator) -> list[IntArray]:
         """See `Task`."""
         return some_of_each(views, self.config.slices_per_study, generator)
-
-    def losses(self, outputs: Batch, batch: Batch) -> dict[str, Term]:
-        """See `Task`."""
-        gap = F.smooth_l1_loss(outputs["box"], batch["box"], reduction="none", beta=0.05)
-        known = batch["box_weight"][:, None]
-        box = (BOX_LOSS * (gap * known).sum(), 4 * known.sum())
-        return {"visible": visible_term(outputs, batch), "box": box}
 
     def figures(
         self, outputs: Outputs, targets: Outputs, study: NDArray[np.int64]
@@ -93,17 +82,109 @@ class VertebraTask(Task):
             for k, level in enumerate(LEVELS)
         }
 
+
+class VertebraTask(StageTask):
+    """Visibility: binary cross-entropy. Box: smooth L1 where a box is known. Thoracic spine: binary
+    cross-entropy, where the config asks for it."""
+
+    rows_version: ClassVar[int] = 2
+    heads: ClassVar[dict[str, int]] = {"visible": 7, "box": 4}
+    config: VertebraConfig
+
+    @property
+    def outputs(self) -> dict[str, int]:
+        """See `Task`."""
+        return {**self.heads, THORACIC: 1} if self.config.thoracic_loss else self.heads
+
+    def targets(self, view: StudyView, lesson: Lesson) -> Targets:
+        """From the mask: "visible" (n, 7) and "box" (n, 4) in mm, NaN where there is no spine; from
+        the round before where there is no mask. "weight" (n, 7), and where it is learned "thoracic"
+        (n, 1), NaN where nobody knows."""
+        boxes = native_rows(view, lesson.slices)[list(SPINE_BOX_COLUMNS)]
+        found = {"box": boxes.to_numpy(np.float32)}
+        if lesson.rows is not None:
+            found["visible"], found["weight"] = pseudo_labels(view, lesson.rows)
+        else:
+            areas = self.config.target == "area"
+            found["visible"] = area_shares(view, lesson) if areas else shown_levels(view, lesson)
+            found["weight"] = np.ones_like(found["visible"])
+        if self.config.thoracic_loss:
+            found[THORACIC] = _thoracic(view)
+        return found
+
+    def losses(self, outputs: Batch, batch: Batch) -> dict[str, Term]:
+        """See `Task`."""
+        gap = F.smooth_l1_loss(outputs["box"], batch["box"], reduction="none", beta=0.05)
+        known = batch["box_weight"][:, None]
+        box = (BOX_LOSS * (gap * known).sum(), 4 * known.sum())
+        terms = {"visible": visible_term(outputs, batch), "box": box}
+        if THORACIC in outputs:
+            shown = batch[THORACIC]
+            seen = torch.isfinite(shown)
+            loss = F.binary_cross_entropy_with_logits(
+                outputs[THORACIC], shown.nan_to_num(), reduction="none"
+            )
+            terms[THORACIC] = (self.config.thoracic_loss * (loss * seen).sum(), seen.sum())
+        return terms
+
     def rows(self, view: StudyView, outputs: Outputs) -> pd.DataFrame:
         """Table `vertebra`: visibility logits and the spine's box in mm."""
-        boxes = [
-            from_shares(view.volume, patch, shares.reshape(2, 2)[:, ::-1]).reshape(4)
-            for patch, shares in zip(view.patches, outputs["box"], strict=True)
-        ]
-        rows = pd.DataFrame(outputs["visible"], columns=list(VERTEBRA_COLUMNS))
-        rows[list(SPINE_BOX_COLUMNS)] = np.array(boxes)
-        rows.insert(0, "position", view.slice_idx)
-        rows.insert(1, "at_mm", view.at_mm)
-        return rows
+        return stage_rows(view, outputs["visible"], outputs["box"])
+
+
+def area_shares(view: StudyView, lesson: Lesson) -> NDArray[np.float32]:
+    """(n, 7) area of each level on each slice as a share of its largest in the scan."""
+    names = list(MASK_COLUMNS)
+    largest = np.maximum(lesson.slices[names].to_numpy(np.float64).max(axis=0), 1.0)
+    areas = native_rows(view, lesson.slices)[names].to_numpy(np.float64)
+    return (areas / largest).astype(np.float32)
+
+
+def _thoracic(view: StudyView) -> NDArray[np.float32]:
+    """(n, 1) whether the mask shows the thoracic spine on each slice."""
+    if view.volume.mask is None:
+        return np.full((len(view), 1), np.nan, np.float32)
+    labels = view.volume.mask.slices(view.indices.tolist())
+    return (labels == len(LEVELS) + 1).any(axis=(1, 2))[:, None].astype(np.float32)
+
+
+def stage_rows(view: StudyView, visible: FloatArray, boxes: FloatArray) -> pd.DataFrame:
+    """Rows of table `vertebra`.
+
+    Args:
+        view: n slices.
+        visible: (n, 7) logits.
+        boxes: (n, 4) x0, y0, x1, y1 of the spine as shares of each patch.
+    """
+    in_mm = [
+        from_shares(view.volume, patch, shares.reshape(2, 2)[:, ::-1]).reshape(4)
+        for patch, shares in zip(view.patches, boxes, strict=True)
+    ]
+    rows = pd.DataFrame(visible, columns=list(VERTEBRA_COLUMNS))
+    rows[list(SPINE_BOX_COLUMNS)] = np.array(in_mm)
+    rows.insert(0, "position", view.slice_idx)
+    rows.insert(1, "at_mm", view.at_mm)
+    return rows
+
+
+def combined(parts: Sequence[pd.DataFrame], on: pd.DataFrame | None = None) -> pd.DataFrame:
+    """What several networks say of one study as if it were one: the mean of their log-odds and of
+    their boxes, linear in z between a network's own slices.
+
+    Args:
+        parts: rows of table `vertebra` by each network, from the head down; at least one.
+        on: rows whose slices are spoken of; the first network's by default.
+    """
+    on = parts[0] if on is None else on
+    if len(parts) == 1 and parts[0] is on:
+        return on
+    columns = [*VERTEBRA_COLUMNS, *SPINE_BOX_COLUMNS]
+    at, total = -on["at_mm"].to_numpy(), np.zeros((len(on), len(columns)))
+    for part in parts:
+        own = -part["at_mm"].to_numpy()
+        for k, column in enumerate(columns):
+            total[:, k] += np.interp(at, own, part[column].to_numpy(np.float64))
+    return on.assign(**pd.DataFrame(total / len(parts), columns=columns, index=on.index))
 
 
 def decode_study(rows: pd.DataFrame) -> pd.DataFrame:

@@ -126,14 +126,14 @@ class _Run:
         torch.manual_seed(derive_seed(self.seed, "init"))
         task = task_of(config)
         fresh = state is None and config.weights is None
-        model: Any = build_net(config, task.heads, pretrained=config.pretrained and fresh)
+        model: Any = build_net(config, task.outputs, pretrained=config.pretrained and fresh)
         if state is None:
             given = config.weights_file
             taken = [take_weights(model, given)] if given else []
             self.progress.started_from = taken + start_from(model, start)
             for told in self.progress.started_from:
                 tqdm.write(f"{self.title}: starts from {told}")
-        model = model.to(self.accelerator.device, memory_format=torch.channels_last)
+        model = model.to(self.accelerator.device, memory_format=model.layout)
         optimizer, self.schedule = optimizer_of(model, config, total)
         optimizer = self.accelerator.prepare(optimizer)
         self.average: ModelEmaV3 = average_of(model, config, total)

@@ -72,9 +72,9 @@ class Validation:
                 stack = batch.pop("stack").to(accelerator.device)
                 with accelerator.autocast():
                     found = model(stack)
-                for name, value in found.items():
+                for name, value in self._kept(found).items():
                     outputs.setdefault(name, []).append(value.float().cpu())
-                for name, value in batch.items():
+                for name, value in self._kept(batch).items():
                     targets.setdefault(name, []).append(value)
         said = {name: torch.cat(parts) for name, parts in outputs.items()}
         truth = {name: torch.cat(parts) for name, parts in targets.items()}
@@ -88,6 +88,13 @@ class Validation:
         study = np.array([self.dataset.rows[item][0] for item in self.items])
         own = self.task.figures(_double(said), _double(truth), study)
         return {"valid_loss": sum(losses.values()), **losses, **own}
+
+    def _kept(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """All but maps of pixels: those of all units together would not fit the memory."""
+        side = self.task.config.size_px
+        return {
+            n: value for n, value in tensors.items() if value.ndim < 3 or value.shape[-1] < side
+        }
 
 
 def _double(tensors: dict[str, torch.Tensor]) -> dict[str, Any]:

@@ -1,0 +1,128 @@
+"""Running a grid: the config as it is, then every row, each in a run folder of its own.
+
+In: a config, its run folder, rows. Out: run folders with scores, and a table. Example::
+
+    rows = read_grid(Path("configs/demo.yaml"), Path("configs/grids/crop.yaml"))
+    table = ablate(config, paths, rows[:0], "crop")
+    table.loc[0, ["row", "A", "trained"]]                # the config as it is
+
+A row starts from what the config's own run has: index, folds, volumes, and every fold model that
+the change does not touch, by the keys of each. So a row that changes one member's head trains that
+member alone, and one that changes the stack trains nothing. An interrupted grid goes on where it
+was; a row that fails costs itself.
+"""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from cspine_kit.core.config import Config
+from cspine_kit.core.errors import CSpineError
+from cspine_kit.core.paths import RunPaths
+from cspine_kit.core.resolved import begin, finish
+from cspine_kit.core.runs import publish
+from cspine_kit.data.stages import prepare
+from cspine_kit.show.ablation.grid import Row
+from cspine_kit.show.ablation.picture import gains
+from cspine_kit.show.ablation.table import BASE, compared, failed
+from cspine_kit.stack.pipeline import run_stack
+from cspine_kit.vision.borrow import borrow_models, link
+from cspine_kit.vision.check import check_config
+from cspine_kit.vision.oof import run_oof
+
+log = logging.getLogger(__name__)
+
+SHARED = ("tables/studies.parquet", "tables/slices.parquet", "index/groups.csv")
+"""Made from scans and labels alone: a row's are the config's own, with their keys."""
+
+
+def check_rows(rows: Sequence[Row]) -> None:
+    """Refuse what cannot be built before anything is trained.
+
+    Raises:
+        ConfigError: names the row, the key, and the nearest valid choice.
+    """
+    for row in rows:
+        try:
+            check_config(row.config)
+        except CSpineError as error:
+            raise type(error)(f"row {row.label!r}: {error}") from error
+
+
+def make_run(config: Config, paths: RunPaths, start: RunPaths | None = None) -> None:
+    """Everything up to the scores of the stack; finished work is skipped.
+
+    Args:
+        config: of the run.
+        paths: its folder.
+        start: a run folder whose artifacts are taken over where they fit.
+    """
+    begin(config, paths, "oof")
+    if start is not None:
+        _link_shared(start, paths)
+    prepare(config, paths)
+    if start is not None:
+        borrow_models(config, paths, start)
+    run_oof(config, paths)
+    finish(config, paths, "oof")
+    begin(config, paths, "stack")
+    run_stack(config, paths)
+    finish(config, paths, "stack")
+
+
+def _link_shared(start: RunPaths, paths: RunPaths) -> None:
+    """Index, folds, and the coarse volumes' table before there is one."""
+    keyed = [start.root / name for name in SHARED]
+    coarse = start.table("coarse")
+    if not paths.table("coarse").exists():
+        keyed.append(coarse)
+    files = [file for path in keyed for file in (path, path.with_name(f"{path.name}.key"))]
+    for file in (*files, start.root / "index" / "failures.json", start.folds):
+        own = paths.root / file.relative_to(start.root)
+        if not own.exists() or own.read_bytes() != file.read_bytes():
+            with publish(own) as temporary:
+                link(file, temporary)
+
+
+def ablate(config: Config, paths: RunPaths, rows: Sequence[Row], grid: str) -> pd.DataFrame:
+    """Score the config and every row, and compare them.
+
+    Args:
+        config: as it is; made first where it is not there.
+        paths: its run folder.
+        rows: of the grid.
+        grid: its name; results go to `ablation/<grid>/<row>`, `ablation/<grid>.csv` and `.svg`.
+
+    Returns:
+        A row for the config and each row of the grid (`show.ablation.table.compared`).
+
+    Raises:
+        CSpineError: the config's own run fails, or a row cannot be built.
+    """
+    check_rows(rows)
+    make_run(config, paths)
+    found = [compared(BASE, {}, paths, paths)]
+    for number, row in enumerate(rows, start=1):
+        log.info("ablation %s, row %d of %d: %s", grid, number, len(rows), row.label)
+        own = RunPaths(paths.ablation / grid / row.folder)
+        shipped = (*row.config.volumes.shipped, paths.cache)
+        volumes = row.config.volumes.model_copy(update={"shipped": shipped})
+        try:
+            make_run(row.config.model_copy(update={"volumes": volumes}), own, paths)
+            found.append(compared(row.label, row.changes, own, paths))
+        except CSpineError as error:
+            log.warning("ablation %s, row %s: %s", grid, row.label, error)
+            found.append(failed(row.label, row.changes, str(error)))
+        _write(pd.DataFrame(found), paths.ablation, grid)
+    return pd.DataFrame(found)
+
+
+def _write(table: pd.DataFrame, folder: Path, grid: str) -> None:
+    """The table so far, and its picture."""
+    with publish(folder / f"{grid}.csv") as temporary:
+        table.to_csv(temporary, index=False)
+    picture = gains(table.iloc[1:].assign(grid=grid))
+    with publish(folder / f"{grid}.svg") as temporary:
+        temporary.write_bytes(picture.image)

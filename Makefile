@@ -9,7 +9,7 @@ CSPINE = $(VENV)/bin/cspine
 READY = $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: sources notebooks help demo test oof stack kernel rehearse push train-kaggle score report leaderboard info lint backbones ablate bench viewer
+.PHONY: sources notebooks help demo test oof stack kernel rehearse push train-kaggle score report leaderboard info lint backbones ablate finder bench viewer
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -71,6 +71,9 @@ ablate: $(READY)  ## GRID's changes of CONFIG, one at a time, each scored beside
 
 sources: $(READY)  ## the five source documents' systems, as small as the demo, beside the demo's own: one table
 	$(CSPINE) ablate --config configs/demo.yaml --grid configs/grids/sources.yaml
+
+finder: $(READY)  ## draw phantoms, train the level finder that ships, write its weights and card
+	$(CSPINE) finder --config configs/finder.yaml
 
 viewer: $(READY)  ## a page on this machine only: drop a scan, see what CONFIG's bundle says of it
 	$(CSPINE) viewer --bundle oof/$(basename $(notdir $(CONFIG)))/bundle --phantoms oof/$(basename $(notdir $(CONFIG)))/competition/test_images

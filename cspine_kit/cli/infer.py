@@ -94,8 +94,12 @@ def _predict(args: argparse.Namespace) -> int:
 
 
 def _levels_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, metavar="FOLDER")
-    parser.add_argument("--bundle", type=Path, required=True, metavar="DIR")
+    parser.add_argument(
+        "folder", type=Path, metavar="FOLDER", help="DICOM files, a .zip of them, or a NIfTI file"
+    )
+    parser.add_argument(
+        "--bundle", type=Path, metavar="DIR", help="whose models; else the finder that ships"
+    )
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--png", type=Path, metavar="FILE", help="draw them on the sagittal view")
 
@@ -106,11 +110,11 @@ def _levels(args: argparse.Namespace) -> int:
     tune_process()
     from cspine_kit.data.reader.problems import explain
     from cspine_kit.infer.levels import study_levels
-    from cspine_kit.infer.origin import note_of, origin_of
+    from cspine_kit.infer.origin import NOTE_OF_FINDER, note_of, origin_of
 
     found = study_levels(args.folder, args.bundle)
     result = found.as_dict()
-    if note := note_of(origin_of(args.bundle)):
+    if note := note_of(origin_of(args.bundle)) if args.bundle else NOTE_OF_FINDER:
         print(note, file=sys.stderr)
     if args.json:
         print(json.dumps(result, indent=2))
@@ -154,7 +158,8 @@ VERBS = {
     ),
     "levels": Verb(
         "decoded vertebra levels of one study",
-        "cspine levels FOLDER --bundle oof/demo/bundle --png levels.png",
+        "cspine levels FOLDER --png levels.png; cspine levels scan.nii.gz --json; "
+        "cspine levels FOLDER --bundle oof/demo/bundle",
         _levels_arguments,
         _levels,
     ),

@@ -5,9 +5,11 @@ Example: `cspine train --config configs/demo.yaml --member vertebra --fold 0`.
 """
 
 import argparse
+from pathlib import Path
 
 from cspine_kit.cli.verb import DEMO, Verb, config_argument, ensure_competition, open_run
 from cspine_kit.core.errors import ConfigError
+from cspine_kit.core.paths import FINDER, Competition
 
 
 def _train_arguments(parser: argparse.ArgumentParser) -> None:
@@ -131,7 +133,51 @@ def _backbones(args: argparse.Namespace) -> int:
     return 0
 
 
+def _finder_arguments(parser: argparse.ArgumentParser) -> None:
+    config_argument(parser)
+    parser.add_argument(
+        "--out", type=Path, default=FINDER, metavar="DIR", help="default: the one that ships"
+    )
+
+
+def _finder(args: argparse.Namespace) -> int:
+    from cspine_kit.core.execution import tune_process
+
+    tune_process()
+    from cspine_kit.core.command import commit_of_kit
+    from cspine_kit.core.config import load_config
+    from cspine_kit.data.stages import prepare
+    from cspine_kit.phantom.competition.write import write_competition
+    from cspine_kit.vision.chain import FoldChain
+    from cspine_kit.vision.check import check_config
+    from cspine_kit.vision.finder.make import CHECK_PHANTOM, make_finder
+    from cspine_kit.vision.inputs import open_inputs
+    from cspine_kit.vision.oof import train_member
+
+    check_config(load_config(args.config))
+    config, paths = open_run(args, makes="oof")
+    if config.competition.phantom is None:
+        raise ConfigError(f"{args.config}: a finder learns from phantoms: set competition.phantom")
+    ensure_competition(config)
+    prepare(config, paths)
+    train_member(config, paths, "vertebra", 0)
+    chain = FoldChain(config, paths, open_inputs(paths), 0)
+    check = write_competition(paths.root / "check", CHECK_PHANTOM, jobs=config.execution.jobs)
+    judged_on = {"test": Competition(config.competition.dir), "check": check}
+    card = make_finder(chain, args.out, judged_on, commit_of_kit())
+    for name, figures in card["figures"]["test"].items():
+        print(f"{name:13s} " + ", ".join(f"{key} {value:g}" for key, value in figures.items()))
+    print(f"finder of {card['megabytes']} MB in {args.out}")
+    return 0
+
+
 VERBS = {
+    "finder": Verb(
+        "draw phantoms, train the level finder that ships, write its weights and card; resumable",
+        "cspine finder --config configs/finder.yaml",
+        _finder_arguments,
+        _finder,
+    ),
     "train": Verb(
         "train one fold model, resumable",
         f"cspine train {DEMO} --member vertebra --fold 0",

@@ -11,6 +11,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 TICK_S = 1.0
 SHOWN = 60
@@ -76,3 +77,17 @@ def run_command(
             process.wait()
         errors.seek(0)
         return subprocess.CompletedProcess(command, code, "".join(lines), errors.read())
+
+
+def commit_of_kit() -> str:
+    """The commit that the kit's sources are checked out at, "+" behind it where they were changed;
+    empty for an installed package."""
+    here = Path(__file__).resolve().parents[2]
+    try:
+        told = [
+            subprocess.run(["git", "-C", here, *words], capture_output=True, text=True, check=True)
+            for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "cspine_kit"])
+        ]
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return told[0].stdout.strip() + ("+" if told[1].stdout.strip() else "")

@@ -22,6 +22,10 @@ BOXES_CSV_COLUMNS = ("StudyInstanceUID", "x", "y", "width", "height", "slice_num
 
 MASK_ENDINGS = (".nii", ".nii.gz")
 
+FINDER = Path(__file__).resolve().parents[1] / "finder"
+"""Folder of the level finder that ships with the kit: weights, model card."""
+FINDER_WEIGHTS = FINDER / "weights.safetensors"
+
 SUBMISSION, KERNEL_LOG = "submission.csv", "kernel_log.jsonl"
 """What a kernel leaves in its working folder."""
 

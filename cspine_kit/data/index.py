@@ -36,9 +36,14 @@ from cspine_kit.core.sheets import read_sheet
 from cspine_kit.core.tables import CONTRACTS, MASK_COLUMNS, SPINE_BOX_COLUMNS
 from cspine_kit.data.boxes import BAD_BOXES, Remarks, join_boxes
 from cspine_kit.data.masks import BAD_MASK, MASKS_VERSION, MaskArray, check_mask
-from cspine_kit.data.reader.dicom import READER_VERSION, Study, read_geometry, read_study
-from cspine_kit.data.reader.headers.files import opened
-from cspine_kit.data.reader.pixels.frames import Frames, LostFiles
+from cspine_kit.data.reader.dicom import (
+    READER_VERSION,
+    Study,
+    opened_frames,
+    read_geometry,
+    read_study,
+)
+from cspine_kit.data.reader.pixels.frames import LostFiles
 from cspine_kit.data.reader.problems import PROBLEMS
 from cspine_kit.data.reader.scans.geometry import Geometry
 from cspine_kit.data.sources import read_sources
@@ -103,12 +108,11 @@ def slice_columns(geometry: Geometry) -> dict[str, list[Any]]:
 def _thumbnail(folder: Path, geometry: Geometry) -> tuple[Thumbnail | None, set[str]]:
     """The study's thumbnail from a few of its files, None where they cannot be decoded; and what
     their grey values show."""
-    with opened(folder) as place:
-        try:
-            frames = Frames(place, geometry)
+    try:
+        with opened_frames(folder, geometry) as frames:
             return make_thumbnail(geometry, frames.hu), frames.codes
-        except LostFiles:
-            return None, set()
+    except LostFiles:
+        return None, set()
 
 
 def _masked(

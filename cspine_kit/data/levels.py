@@ -31,6 +31,12 @@ DECODE_VERSION = 3
 MODEL, INTERPOLATED, ABSENT = "model", "interpolated", "absent"
 """Where a level's place comes from: its own slices, its neighbors, or nothing: it is not there."""
 
+FINDER, FINDER_INTERPOLATED = "finder", "finder_interpolated"
+"""The same of levels by a network that learned from synthetic scans alone, from no real mask."""
+
+COUNTED = (INTERPOLATED, FINDER_INTERPOLATED)
+"""Sources of levels that no slice shows though they must be there."""
+
 PRESENT = 0.5
 """A level that the scan shows with this probability is there."""
 
@@ -117,6 +123,12 @@ def _in_plane(
     for level in np.flatnonzero(~seen) if len(known) else ():
         yx[level] = yx[known[np.abs(known - level).argmin()]]
     return {"center_y_mm": yx[:, 0], "center_x_mm": yx[:, 1]}
+
+
+def by_finder(levels: pd.DataFrame) -> pd.DataFrame:
+    """Levels of `decode_levels` that say that they come from a finder."""
+    told = {MODEL: FINDER, INTERPOLATED: FINDER_INTERPOLATED}
+    return levels.assign(source=levels["source"].replace(told))
 
 
 def decode_levels(z_mm: FloatArray, logits: FloatArray, boxes: FloatArray) -> pd.DataFrame:

@@ -25,7 +25,7 @@ from cspine_kit.core.config import Config, load_config
 from cspine_kit.core.errors import ArtifactError, StudyError
 from cspine_kit.core.runs import read_json
 from cspine_kit.core.tables import SPINE_BOX_COLUMNS, VERTEBRA_COLUMNS
-from cspine_kit.data.confidence import PLAIN, Calibration
+from cspine_kit.data.confidence import PLAIN, Calibration, mean_of
 from cspine_kit.data.reader.dicom import read_geometry
 from cspine_kit.data.volumes.volume import Volume, Volumes
 from cspine_kit.infer.answer import cause_of
@@ -41,6 +41,7 @@ from cspine_kit.stack.features.aggregate import aggregate
 from cspine_kit.stack.features.scores import MemberScores
 from cspine_kit.stack.model.stack import Stack
 from cspine_kit.stack.scores.baselines import MEAN_OF_MEMBERS, all_predictions, formulas
+from cspine_kit.vision.finder.finder import LevelFinder
 from cspine_kit.vision.names import MODEL_FILE, SLICES, VERTEBRA, WEIGHTS_FILE
 from cspine_kit.vision.nets.heads import Network
 from cspine_kit.vision.nets.store import load_model
@@ -138,6 +139,13 @@ class Ensemble:
             for name in self.config.stage
             if (name, k) in self.models
         }
+
+    @property
+    def finder(self) -> LevelFinder:
+        """The vertebra models speaking together, their logits averaged and decoded once."""
+        models = list(self.stage(range(self.config.folds.n)).values())
+        line = mean_of(list(self.calibrations.values()))
+        return LevelFinder(models, line, self.config.volumes, self.config.kernel.batch_size)
 
     @property
     def chains(self) -> list[int]:

@@ -1,8 +1,9 @@
 """The decoded vertebra levels of one study, and whether they are to be believed.
 
-In: a DICOM folder and a bundle. Out: `StudyLevels`. Example::
+In: a DICOM folder or a NIfTI file, and a bundle or nothing. Out: `StudyLevels`. Example::
 
-    found = study_levels(folder, bundle)
+    found = study_levels(folder)                     # by the finder that ships with the kit
+    found = study_levels(folder, bundle)             # by the vertebra models of a bundle
     found.as_dict()["levels"]["C2"]["center_mm"]     # x, y, z in patient coordinates
     found.warnings                                   # empty where nothing speaks against them
 """
@@ -10,19 +11,21 @@ In: a DICOM folder and a bundle. Out: `StudyLevels`. Example::
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from cspine_kit.core.anatomy import LEVELS
-from cspine_kit.data.confidence import mean_of
-from cspine_kit.data.levels import INTERPOLATED
+from cspine_kit.data.levels import COUNTED
 from cspine_kit.data.reader.problems import PROBLEMS, explain, falls_back
 from cspine_kit.data.reader.scans.geometry import Geometry
 from cspine_kit.data.volumes.read import read_both
 from cspine_kit.data.volumes.volume import Volume
 from cspine_kit.infer.manifest import open_bundle
+
+if TYPE_CHECKING:
+    from cspine_kit.vision.finder.finder import LevelFinder
 
 NO_NECK = "it shows none of C1..C7; is this a scan of the neck?"
 UPSIDE_DOWN = "its levels run from the feet to the head: its headers tell the wrong end"
@@ -53,7 +56,7 @@ class StudyLevels:
     @property
     def counted(self) -> list[str]:
         """Levels that no slice shows though they must be there: placed by counting."""
-        return self._named(self.levels["source"] == INTERPOLATED)
+        return self._named(self.levels["source"].isin(COUNTED))
 
     @property
     def upside_down(self) -> bool:
@@ -108,24 +111,38 @@ class StudyLevels:
         }
 
 
-def study_levels(folder: Path, bundle: Path) -> StudyLevels:
-    """Levels of one study: the log-odds of all vertebra models averaged, decoded once.
+def find_levels(finder: "LevelFinder", place: Path) -> StudyLevels:
+    """Levels of one study by an opened finder.
+
+    Args:
+        finder: `vision.finder.finder.shipped_finder()`, or `Predictor.finder`.
+        place: a folder of DICOM files, a .zip of them, or a NIfTI file.
 
     Raises:
-        StudyError: nothing in the folder can be read, or it has no slice.
-        ArtifactError: the bundle is damaged.
+        StudyError: nothing in it can be read, or it has no slice.
     """
+    volumes, geometry = read_both(place, finder.volumes)
+    rows = finder.rows(volumes.coarse)
+    return StudyLevels(volumes.fine, finder.decoded(rows), geometry, rows)
+
+
+def study_levels(place: str | Path, bundle: str | Path | None = None) -> StudyLevels:
+    """Levels of one study: by the vertebra models of a bundle, or by the finder that ships.
+
+    Args:
+        place: as of `find_levels`.
+        bundle: a folder that `cspine bundle` wrote; None: the finder that ships.
+
+    Raises:
+        StudyError: nothing in it can be read, or it has no slice.
+        ArtifactError: the bundle, or the finder, is damaged.
+    """
+    from cspine_kit.vision.finder.finder import shipped_finder
+
+    if bundle is None:
+        return find_levels(shipped_finder(), Path(place))
     from cspine_kit.infer.ensemble import Ensemble
-    from cspine_kit.vision.predict import predict
-    from cspine_kit.vision.tasks.vertebra import combined, decode_study
 
     with tempfile.TemporaryDirectory() as scratch:
-        ensemble = Ensemble(open_bundle(bundle, Path(scratch)))
-        volumes, geometry = read_both(folder, ensemble.config.volumes)
-        batch = ensemble.config.kernel.batch_size
-        models = ensemble.stage(range(ensemble.config.folds.n))
-        said = predict(models, volumes.coarse, None, batch)
-        averaged = combined([one.require() for one in said.values()])
-    line = mean_of(list(ensemble.calibrations.values()))
-    levels = line.applied(decode_study(averaged))
-    return StudyLevels(volumes.fine, levels, geometry, averaged)
+        ensemble = Ensemble(open_bundle(Path(bundle), Path(scratch)))
+    return find_levels(ensemble.finder, Path(place))

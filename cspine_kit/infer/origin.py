@@ -21,6 +21,8 @@ PHANTOM_FILE = "phantom.json"
 
 NOTE = "this bundle was born on phantoms: its networks never saw a real fracture"
 
+NOTE_OF_FINDER = "levels by the finder that ships: it was trained on synthetic scans only"
+
 
 def origin_of(bundle: Path) -> Origin | str:
     """What the manifest says; empty where there is none that can be read."""

@@ -26,7 +26,7 @@ from cspine_kit.infer.judgment import (
     probability_table,
     slice_table,
 )
-from cspine_kit.infer.levels import NO_NECK, UPSIDE_DOWN
+from cspine_kit.infer.levels import NO_NECK, UPSIDE_DOWN, StudyLevels, find_levels
 from cspine_kit.infer.log import IMAGE
 from cspine_kit.infer.manifest import MANIFEST, open_bundle
 from cspine_kit.infer.origin import note_of, origin_of, refuse_phantom_bundle
@@ -83,6 +83,17 @@ class Predictor:
         start = time.monotonic()
         volumes, geometry = read_both(folder, self.ensemble.config.volumes, study or named(folder))
         return Scan(volumes, geometry, time.monotonic() - start)
+
+    def levels(self, folder: str | Path) -> StudyLevels:
+        """The seven levels of one scan by the vertebra models, without judging fractures.
+
+        Args:
+            folder: its files, a .zip of them, or a NIfTI file.
+
+        Raises:
+            StudyError: nothing can be read.
+        """
+        return find_levels(self.ensemble.finder, Path(folder))
 
     def predict(self, folder: str | Path, *, phantom_bundle: bool = False) -> Judgment:
         """Judge one scan.

@@ -13,7 +13,7 @@ A vertebra model is surer on studies that it has learned from, so each study is 
 of its own fold; and chain k's line is fitted without the studies of fold k.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -46,20 +46,31 @@ def true_centers(slices: pd.DataFrame) -> FloatArray:
     return found
 
 
-def _judged(chain: FoldChain) -> tuple[FloatArray, BoolArray]:
-    """Beliefs in levels of the fold's own masked studies, and whether each was right."""
-    masked, beliefs, rights = set(chain.masked_here), [], []
-    for uid, levels in chain.levels.frame().groupby("study_uid", sort=True):
-        if uid in masked:
-            ordered = levels.set_index("level").loc[list(LEVELS)]
-            truth = true_centers(chain.inputs.slices[str(uid)])
-            said = ordered["present"].to_numpy(bool) & ~np.isnan(truth)
-            beliefs.append(ordered["confidence"].to_numpy()[said])
-            error = np.abs(ordered["center_z_mm"].to_numpy() - truth)
-            rights.append((error <= HALF_VERTEBRA_MM)[said])
-    if not beliefs:
-        return np.zeros(0), np.zeros(0, dtype=bool)
+def judged_beliefs(
+    levels: pd.DataFrame, slices: Mapping[str, pd.DataFrame]
+) -> tuple[FloatArray, BoolArray]:
+    """Beliefs in levels that are said to be there, and whether each is right.
+
+    Args:
+        levels: of masked studies, confidence as the decode gives it.
+        slices: their rows of table `slices` by study.
+    """
+    beliefs, rights = [np.zeros(0)], [np.zeros(0, dtype=bool)]
+    for uid, own in levels.groupby("study_uid", sort=True):
+        ordered = own.set_index("level").loc[list(LEVELS)]
+        truth = true_centers(slices[str(uid)])
+        said = ordered["present"].to_numpy(bool) & ~np.isnan(truth)
+        beliefs.append(ordered["confidence"].to_numpy()[said])
+        error = np.abs(ordered["center_z_mm"].to_numpy() - truth)
+        rights.append((error <= HALF_VERTEBRA_MM)[said])
     return np.concatenate(beliefs), np.concatenate(rights)
+
+
+def _judged(chain: FoldChain) -> tuple[FloatArray, BoolArray]:
+    """Of the fold's own masked studies."""
+    levels = chain.levels.frame()
+    masked = levels[levels["study_uid"].isin(chain.masked_here)]
+    return judged_beliefs(masked, chain.inputs.slices)
 
 
 def calibrate(chains: Sequence[FoldChain]) -> dict[int, Calibration]:

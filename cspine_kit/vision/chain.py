@@ -53,7 +53,7 @@ class FoldChain:
     def _model_key(self, name: str, model: ModelConfig, studies: dict[str, list[str]]) -> str:
         made_by = (TRAIN_VERSION, self.config.seed, self.config.training.precision)
         # Weights to start from count by what they hold.
-        start = file_hash(model.weights) if model.weights else ""
+        start = file_hash(model.weights_file) if model.weights_file else ""
         model = model.model_copy(update={"weights": None})
         return fingerprint(made_by, name, self.fold, _settings(model), start, studies)
 

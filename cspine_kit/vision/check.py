@@ -25,5 +25,5 @@ def check_config(config: Config) -> None:
             check_volume(network, place)
         else:
             check_backbone(network, place)
-        if network.weights is not None and not network.weights.exists():
-            raise ConfigError(f"{place}.weights: {network.weights} is not there")
+        if network.weights_file is not None and not network.weights_file.exists():
+            raise ConfigError(f"{place}.weights: {network.weights_file} is not there")

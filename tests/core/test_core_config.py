@@ -63,6 +63,7 @@ def test_members_inherit_the_model_section():
         (lambda raw: raw["levels"].update(hiden=64), "did you mean 'levels.hidden'"),
         (lambda raw: raw["levels"].update(in_chans=4), "levels: Value error, in_chans must be odd"),
         (lambda raw: raw["model"].update(weights="net.pt"), "weights must be a .safetensors file"),
+        (lambda raw: raw["vertebra"].update(weights="findr"), "a .safetensors file or 'finder'"),
         (lambda raw: raw["training"].update(precision="half"), "precision: Input should be 'auto'"),
         (lambda raw: raw["stack"].update(keep=["effnet"]), "['effnet'] are no members; there are"),
     ],

@@ -3,11 +3,13 @@
 import json
 
 import cv2
+import nibabel
 import numpy as np
 import pandas as pd
 import pytest
-from scans import write_scan
+from scans import neck_hu, write_scan
 
+from cspine_kit import study_levels
 from cspine_kit.cli import main
 from cspine_kit.core.anatomy import LEVELS
 from cspine_kit.core.config import FineConfig, GridConfig, VolumesConfig
@@ -99,3 +101,19 @@ def test_a_picture_that_cannot_be_written_ends_in_words(found, monkeypatch, caps
     place = "/proc/nowhere/l.png"
     assert main(["levels", "folder", "--bundle", "bundle", "--png", place]) == 1
     assert "/proc/nowhere" in capsys.readouterr().err
+
+
+def test_without_a_bundle_the_shipped_finder_speaks_and_says_so(tmp_path, capsys):
+    hu = neck_hu().transpose(2, 1, 0)
+    nibabel.save(nibabel.Nifti1Image(hu, np.diag([-1.5, -1.5, -3, 1])), tmp_path / "neck.nii.gz")
+    picture = tmp_path / "l.png"
+    status = main(["levels", str(tmp_path / "neck.nii.gz"), "--json", "--png", str(picture)])
+    said = capsys.readouterr()
+    result = json.loads(said.out)
+    assert status in (0, 1) and result["study_uid"] == "neck" and result["n_slices"] == len(hu.T)
+    sources = {row["source"] for row in result["levels"].values()}
+    assert sources <= {"finder", "finder_interpolated", "absent"}
+    assert "trained on synthetic scans only" in said.err
+    assert cv2.imread(str(picture)) is not None
+    found = study_levels(tmp_path / "neck.nii.gz")
+    assert found.as_dict() == result

@@ -3,10 +3,11 @@
 In: the sections `competition` and `folds`. Out: their values. Example: `config.folds.n`.
 """
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_serializer
 
 from cspine_kit.core.config.section import Count, Section, Share
 
@@ -22,6 +23,12 @@ class PhantomConfig(Section):
     boxed: Share = 0.5
     variety: Share = 0.0
     seed: Annotated[int, Field(ge=0)] = 0
+    files: Literal["nifti"] | None = None
+
+    @model_serializer(mode="wrap")
+    def _told(self, plain: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """Without `files` where nobody set it: what older phantoms say of themselves."""
+        return {key: value for key, value in plain(self).items() if value is not None}
 
 
 class PseudoMasksConfig(Section):

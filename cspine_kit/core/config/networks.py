@@ -17,6 +17,7 @@ from pydantic import Field, TypeAdapter, model_validator
 
 from cspine_kit.core.anatomy import AXIAL, N_LEVELS
 from cspine_kit.core.config.section import Count, NotNegative, Positive, Section, Share
+from cspine_kit.core.paths import FINDER_WEIGHTS
 
 Plane = Literal["axial", "sagittal", "coronal"]
 
@@ -39,7 +40,7 @@ class ModelConfig(Section):
     kind: str
     backbone: str
     pretrained: bool
-    weights: Path | None
+    weights: Path | Literal["finder"] | None
     in_chans: Count
     stack_step_mm: Positive
     slice_step_mm: Positive
@@ -57,6 +58,11 @@ class ModelConfig(Section):
     ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)]
     augment: AugmentConfig
     seed: int = 0
+
+    @property
+    def weights_file(self) -> Path | None:
+        """The file that `weights` names; "finder" is that of the level finder that ships."""
+        return FINDER_WEIGHTS if self.weights == "finder" else self.weights
 
     @property
     def channels(self) -> int:
@@ -112,8 +118,9 @@ class ModelConfig(Section):
 
     @model_validator(mode="after")
     def _safetensors(self) -> "ModelConfig":
-        if self.weights is not None and self.weights.suffix != ".safetensors":
-            raise ValueError(f"weights must be a .safetensors file, got {self.weights}")
+        file = self.weights_file
+        if file is not None and file.suffix != ".safetensors":
+            raise ValueError(f"weights must be a .safetensors file or 'finder', got {file}")
         return self
 
 

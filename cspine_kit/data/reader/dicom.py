@@ -1,4 +1,4 @@
-"""A folder of DICOM files as one geometrically true study.
+"""A folder of DICOM files, or a NIfTI file, as one geometrically true study.
 
 In: a folder. Out: a frozen `Study` in Hounsfield units. Example::
 
@@ -10,7 +10,8 @@ Slices are ordered by ImagePositionPatient along the slice normal; where files s
 InstanceNumber or file number, and a problem code says so.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TypeVar
@@ -21,6 +22,8 @@ from numpy.typing import NDArray
 from cspine_kit.core.errors import StudyError
 from cspine_kit.data.reader.headers.files import list_files, opened, read_headers
 from cspine_kit.data.reader.headers.header import Header
+from cspine_kit.data.reader.nifti import NiftiSlices, name_of, nifti_of
+from cspine_kit.data.reader.pixels.decode import decode
 from cspine_kit.data.reader.pixels.frames import Frames, LostFiles
 from cspine_kit.data.reader.pixels.values import HuArray
 from cspine_kit.data.reader.problems import PROBLEMS, FileError
@@ -28,7 +31,16 @@ from cspine_kit.data.reader.scans.find import modal
 from cspine_kit.data.reader.scans.geometry import Geometry
 from cspine_kit.data.reader.scans.settle import settle_geometry
 
-__all__ = ["READER_VERSION", "Study", "gather", "list_files", "read_geometry", "read_study"]
+__all__ = [
+    "READER_VERSION",
+    "Study",
+    "gather",
+    "list_files",
+    "opened_frames",
+    "read_geometry",
+    "read_study",
+    "uid_of",
+]
 """The door of the reader: what other rooms call."""
 
 Taken = TypeVar("Taken")
@@ -42,6 +54,38 @@ class Study(Geometry):
     """A `Geometry` with its pixels: `hu` int16 (z, y, x), index 0 the most cranial slice."""
 
     hu: NDArray[np.int16]
+
+
+@contextmanager
+def _opened(place: Path) -> Iterator[tuple[Path, NiftiSlices | None]]:
+    """Where a study's files lie, and what its NIfTI file holds where it is one."""
+    nifti = nifti_of(place)
+    if nifti is not None:
+        yield nifti.parent, NiftiSlices(nifti)
+        return
+    with opened(place) as folder:
+        yield folder, None
+
+
+def _headers(folder: Path, nifti: NiftiSlices | None) -> tuple[list[Header], list[FileError]]:
+    return read_headers(folder) if nifti is None else (nifti.headers, [])
+
+
+@contextmanager
+def opened_frames(folder: Path, geometry: Geometry) -> Iterator[Frames]:
+    """The frames of a study whose geometry is known.
+
+    Raises:
+        LostFiles: none of those that are looked at first can be decoded.
+    """
+    with _opened(folder) as (place, nifti):
+        yield Frames(place, geometry, nifti.decode if nifti else decode)
+
+
+def uid_of(folder: Path) -> str:
+    """What a study is called where nobody names it: its folder, or its NIfTI file."""
+    nifti = nifti_of(folder)
+    return folder.name if nifti is None or folder.is_dir() else name_of(nifti)
 
 
 def _settle(study_uid: str, headers: list[Header], errors: list[FileError]) -> Geometry:
@@ -60,15 +104,14 @@ def read_geometry(folder: Path, study_uid: str | None = None) -> Geometry:
     """A study without its pixels, from headers alone.
 
     Args:
-        folder: the study's files, or a .zip of them.
+        folder: the study's files, a .zip of them, or a NIfTI file.
         study_uid: name in errors and results; the folder's name where it is None.
 
     Raises:
         StudyError: no file can be read, or no stack of them is.
     """
-    with opened(folder) as place:
-        headers, errors = read_headers(place)
-    return _settle(study_uid or folder.name, headers, errors)
+    with _opened(folder) as (place, nifti):
+        return _settle(study_uid or uid_of(folder), *_headers(place, nifti))
 
 
 def gather(
@@ -77,7 +120,7 @@ def gather(
     """Settle a study and hand its frames to `take`; again without files that cannot be decoded.
 
     Args:
-        folder: the study's files, or a .zip of them.
+        folder: the study's files, a .zip of them, or a NIfTI file.
         study_uid: name in errors and results; the folder's name where it is None.
         take: what is made of the frames; it decodes through `Frames.each`.
 
@@ -87,13 +130,13 @@ def gather(
     Raises:
         StudyError: no slice at all can be read, or no stack of them is.
     """
-    uid = study_uid or folder.name
-    with opened(folder) as place:
-        headers, errors = read_headers(place)
+    uid = study_uid or uid_of(folder)
+    with _opened(folder) as (place, nifti):
+        headers, errors = _headers(place, nifti)
         while True:
             geometry = _settle(uid, headers, errors)
             try:
-                frames = Frames(place, geometry)
+                frames = Frames(place, geometry, nifti.decode if nifti else decode)
                 taken = take(frames)
             except LostFiles as lost:
                 # Settle again without them: a duplicate or another series may stand in.
@@ -110,7 +153,7 @@ def read_study(folder: Path, study_uid: str | None = None, *, threads: int = 0) 
     """Read, order and decode one study.
 
     Args:
-        folder: the study's files, or a .zip of them.
+        folder: the study's files, a .zip of them, or a NIfTI file.
         study_uid: name in errors and results; the folder's name where it is None.
         threads: that decode at once; 0 = usable cores.
 

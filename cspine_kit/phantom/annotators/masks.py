@@ -4,7 +4,7 @@ In: labels (z, y, x) on a scan's grid. Out: `segmentations/<uid>.nii`. Example::
 
     labels = np.zeros(scan.grid.shape, np.uint8)
     drawn = draw_mask(rng, labels, scan.spacing_mm)       # strays, gaps, swapped levels
-    write_mask(Path("1.2.3.nii"), scan, drawn)
+    write_nifti(Path("1.2.3.nii"), scan, drawn)
 
 Of 60 real masks 23 have strays: 41 of their 420 levels hold voxels more than 5 mm beyond their main
 run in z, up to 166 mm, and 46 levels are not contiguous in z.
@@ -79,8 +79,8 @@ def draw_mask(
     return drawn
 
 
-def write_mask(path: Path, scan: Scan, labels: NDArray[np.uint8]) -> None:
-    """Write labels (z, y, x) as the competition's NIfTI: x to the left, y forward, z up.
+def write_nifti(path: Path, scan: Scan, labels: NDArray[np.uint8 | np.int16]) -> None:
+    """Write labels or HU (z, y, x) as the competition's NIfTI: x to the left, y forward, z up.
 
     `get_fdata()[:, ::-1, ::-1].transpose(2, 1, 0)` gives (z, y, x) in file order where z descends
     with the file number; where it ascends, that z flip must be left out.

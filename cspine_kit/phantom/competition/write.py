@@ -30,7 +30,7 @@ from cspine_kit.core.runs import derive_seed, publish, read_json, write_json
 from cspine_kit.phantom.anatomy.render import render
 from cspine_kit.phantom.anatomy.spine import draw_neck
 from cspine_kit.phantom.annotators.boxes import draw_boxes
-from cspine_kit.phantom.annotators.masks import draw_mask, write_mask
+from cspine_kit.phantom.annotators.masks import draw_mask, write_nifti
 from cspine_kit.phantom.calibration import draw_labels
 from cspine_kit.phantom.competition.levels import level_rows
 from cspine_kit.phantom.competition.varieties import HIDDEN, vary_neck, vary_scan, worn_discs
@@ -178,10 +178,14 @@ def _write_study(job: tuple[StudyPlan, Competition, PhantomConfig]) -> None:
             rng = np.random.default_rng(derive_seed(plan.seed, "mask"))
             labels = draw_mask(rng, labels, study.scan.spacing_mm)
         with publish(competition.segmentation(plan.study_uid)) as temporary:
-            write_mask(temporary, study.scan, labels)
+            write_nifti(temporary, study.scan, labels)
     with publish(folder) as temporary:
-        stored = study.scan.digitize(study.hu)
-        write_dicom(temporary, plan.study_uid, study.scan, stored, syntax=study.scan.syntax)
+        if spec.files == "nifti":
+            temporary.mkdir()
+            write_nifti(temporary / "scan.nii", study.scan, study.hu)
+        else:
+            stored = study.scan.digitize(study.hu)
+            write_dicom(temporary, plan.study_uid, study.scan, stored, syntax=study.scan.syntax)
 
 
 def _truth_path(competition: Competition, study_uid: str) -> Path:

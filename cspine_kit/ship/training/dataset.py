@@ -37,8 +37,11 @@ def _flat(name: str) -> str:
 
 def _named(config: Config) -> dict[str, Path]:
     """Files that the config names, by their names in the dataset: folds, weights to start from."""
-    networks = config.networks.items()
-    starts = {f"start__{name}.safetensors": n.weights for name, n in networks if n.weights}
+    starts = {
+        f"start__{name}.safetensors": network.weights
+        for name, network in config.networks.items()
+        if isinstance(network.weights, Path)  # the finder's lie in the package
+    }
     return starts | ({FOLDS: config.folds.file} if config.folds.file else {})
 
 
@@ -47,7 +50,8 @@ def naming(config: Config, folder: Path) -> Config:
 
     def here(name: str, network: Any) -> Any:
         place = folder / f"start__{name}.safetensors"
-        return network.model_copy(update={"weights": place}) if network.weights else network
+        named = isinstance(network.weights, Path)
+        return network.model_copy(update={"weights": place}) if named else network
 
     folds = config.folds.model_copy(update={"file": folder / FOLDS} if config.folds.file else {})
     groups = {

@@ -130,7 +130,8 @@ class _Run:
         fresh = state is None and config.weights is None
         model: Any = build_net(config, task.outputs, pretrained=config.pretrained and fresh)
         if state is None:
-            taken = [take_weights(model, config.weights)] if config.weights else []
+            given = config.weights_file
+            taken = [take_weights(model, given)] if given else []
             self.progress.started_from = taken + start_from(model, start)
             for told in self.progress.started_from:
                 tqdm.write(f"{self.title}: starts from {told}")

@@ -32,6 +32,9 @@ from cspine_kit.data.reader.scans.geometry import Geometry
 from cspine_kit.data.reader.scans.placing import IN_PLACE_PX, to_turned
 from cspine_kit.data.reader.scans.resliced import even
 
+Decode = Callable[..., Stored]
+"""Stored values of one frame: called as `pixels.decode.decode`."""
+
 SAMPLES, MOST_KINDS = 5, 8
 """Frames of each kind that are looked at before any is used, and kinds told apart by rescale."""
 NOT_OF_FEW = {"implausible_hu", "eight_bits"}
@@ -79,8 +82,13 @@ class Frames:
         codes: problem codes of grey values met so far.
     """
 
-    def __init__(self, folder: Path, geometry: Geometry) -> None:
+    def __init__(self, folder: Path, geometry: Geometry, decode: Decode = decode) -> None:
         """Decode some frames to see what their values mean.
+
+        Args:
+            folder: of the files.
+            geometry: of the series.
+            decode: gives stored values; of DICOM files by default.
 
         Raises:
             LostFiles: none of them can be decoded.
@@ -88,6 +96,7 @@ class Frames:
         self.folder = folder
         self.geometry = geometry
         self.codes: set[str] = set()
+        self._decode = decode
         self._kept = local()
         self._samples: dict[int, Stored] = {}
         self._block: HuArray | None = None
@@ -98,7 +107,7 @@ class Frames:
 
     def _cut(self, source: Geometry) -> HuArray:
         """The axial volume that is cut from a stack in another plane, which is decoded whole."""
-        frames = Frames(self.folder, source)
+        frames = Frames(self.folder, source, self._decode)
         hu = np.empty((len(source.headers), *source.shape), np.int16)
 
         def fill(z: int) -> None:
@@ -124,7 +133,7 @@ class Frames:
 
         def look(z: int) -> None:
             try:
-                self._samples[z] = decode(f"{self.folder}/{headers[z].file}", headers[z])
+                self._samples[z] = self._decode(f"{self.folder}/{headers[z].file}", headers[z])
             except FileError as error:
                 failed.append(error)
 
@@ -163,7 +172,7 @@ class Frames:
             return out
         stored = self._samples.pop(index, None)
         if stored is None:
-            stored = decode(f"{self.folder}/{header.file}", header, out=out)
+            stored = self._decode(f"{self.folder}/{header.file}", header, out=out)
         in_place = bool(geometry.in_place[index])
         direct = in_place and not geometry.flips[index].any()
         meaning = self._meanings[index]

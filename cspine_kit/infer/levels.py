@@ -115,7 +115,7 @@ def find_levels(finder: "LevelFinder", place: Path) -> StudyLevels:
     """Levels of one study by an opened finder.
 
     Args:
-        finder: `vision.finder.finder.shipped_finder()`, or `Predictor.finder`.
+        finder: `vision.finder.finder.shipped_finder()`, or the `finder` of an `Ensemble`.
         place: a folder of DICOM files, a .zip of them, or a NIfTI file.
 
     Raises:

@@ -38,6 +38,9 @@ PAIRS = [
     for other in others
 ]
 
+VALUES |= dict.fromkeys(("--train", "--submit", "--wait", "--scores"), "")  # flags
+NEEDED["push"] = ["--config", "configs/tiny.yaml"]
+
 
 def spell(option: str) -> list[str]:
     """An option as it is typed."""
@@ -59,7 +62,8 @@ def _folder(tmp_path, monkeypatch) -> Path:
 def test_two_options_that_do_not_go_together_are_both_named(folder, capsys, name, option, other):
     assert main([name, *NEEDED.get(name, []), *spell(option), *spell(other)]) == 1
     message = capsys.readouterr().err
-    assert message.startswith(f"error: {name}: {other} {VALUES.get(other, '0')} ")
+    shown = f"{other} {VALUES.get(other, '0')}".strip()
+    assert message.startswith(f"error: {name}: {shown} ")
     assert f"beside {option};" in message
     assert [path.name for path in folder.iterdir()] == ["configs"]
 

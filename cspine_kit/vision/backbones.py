@@ -15,7 +15,8 @@ with a member of the fracture stage.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,9 @@ PUBLISHED = {
 }
 """Their own figures, on real slices of 87 masked studies: beside ours, not against them."""
 
+BACKBONES = Path("backbones") / "backbones.csv"
+"""Of a run folder."""
+
 LOOKS = 5
 """Batches that are timed; the median counts."""
 
@@ -65,7 +69,7 @@ LOOKS = 5
 def _chain(config: Config, paths: RunPaths, backbone: str, fold: int) -> FoldChain:
     """The fold's vertebra stage with another backbone, in a folder of its own."""
     vertebra = config.vertebra.model_copy(update={"backbone": backbone, "weights": None})
-    own = RunPaths(paths.root / "backbones" / backbone)
+    own = RunPaths(paths.root / BACKBONES.parent / backbone)
     inputs = open_inputs(paths)
     return FoldChain(config.model_copy(update={"vertebra": vertebra}), own, inputs, fold)
 
@@ -156,10 +160,10 @@ def compare(
         return judge(config, paths, name, fold)
 
     table = cross_validated(judged, names, best=best, folds=config.folds.n, by="accuracy")
-    folder = paths.root / "backbones"
-    with publish(folder / "backbones.csv") as temporary:
+    path = paths.root / BACKBONES
+    with publish(path) as temporary:
         table.to_csv(temporary, index=False)
-    draw(table, folder / "backbones.png")
+    draw(table, path.with_suffix(".png"))
     return table
 
 
@@ -198,32 +202,48 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     return means.sort_values("accuracy", ascending=False)
 
 
+@dataclass(frozen=True)
+class Compared:
+    """What a picture of backbones shows: a column of their summary, its name, other people's."""
+
+    column: str
+    told: str
+    published: Mapping[str, float] = field(default_factory=dict)
+
+
+FIGURES = {
+    "vertebra": Compared("accuracy", "accuracy on slices, mean of C1..C7", PUBLISHED),
+    "fracture": Compared("auc", "AUC of fractured levels"),
+}
+"""By stage."""
+
+
+def points(axes: Any, table: pd.DataFrame, what: Compared) -> None:
+    """A figure of merit against training time, a point for each backbone.
+
+    Args:
+        axes: of matplotlib.
+        table: a summary by backbone, with `seconds_per_epoch`, the column and its `spread`.
+        what: is shown.
+    """
+    for row in table.reset_index().to_dict("records"):
+        at = row["seconds_per_epoch"], row[what.column]
+        axes.errorbar(*at, yerr=np.nan_to_num(row["spread"]), fmt="o", capsize=3)
+        axes.annotate(row["backbone"], at, xytext=(5, 4), textcoords="offset points", fontsize=8)
+    for (name, value), style in zip(what.published.items(), ("-", "--", ":"), strict=False):
+        axes.axhline(value, color="grey", lw=0.8, ls=style, label=f"{name}: {value:.4f}")
+    axes.set(xscale="log", xlabel="seconds of training per epoch", ylabel=what.told)
+    if what.published:
+        axes.legend(fontsize=7, title="published, on other data", title_fontsize=7)
+
+
 def draw(table: pd.DataFrame, path: Path) -> None:
-    """Accuracy against training time, a point for each backbone; published figures as lines."""
+    """The picture of `points` as a PNG; published figures as lines."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.subplots()
-    for row in summary(table).reset_index().itertuples():
-        axes.errorbar(
-            row.seconds_per_epoch, row.accuracy, yerr=np.nan_to_num(row.spread), fmt="o", capsize=3
-        )
-        axes.annotate(
-            row.backbone,
-            (row.seconds_per_epoch, row.accuracy),
-            xytext=(5, 4),
-            textcoords="offset points",
-            fontsize=8,
-        )
-    for (name, value), style in zip(PUBLISHED.items(), ("-", "--", ":"), strict=True):
-        axes.axhline(value, color="grey", lw=0.8, ls=style, label=f"{name}: {value:.4f}")
-    axes.set(
-        xscale="log",
-        xlabel="seconds of training per epoch",
-        ylabel="accuracy on slices, mean of C1..C7",
-    )
-    axes.legend(fontsize=7, title="published, on other data", title_fontsize=7)
+    points(figure.subplots(), summary(table), FIGURES["vertebra"])
     FigureCanvasAgg(figure)
     with publish(path) as temporary:
         figure.savefig(temporary, format="png")

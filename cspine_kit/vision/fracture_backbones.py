@@ -137,5 +137,6 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     grouped = table.groupby("backbone", sort=True)
     columns = ["loss", "f1", "auc", "parameters", "seconds_per_epoch", "ms_per_slice"]
     means = grouped[columns].mean()
+    means.insert(1, "spread", grouped["auc"].std())
     means.insert(0, "folds", grouped.size())
     return means.sort_values("auc", ascending=False)

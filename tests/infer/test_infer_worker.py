@@ -155,6 +155,7 @@ def ensemble_of(
         kernel=SimpleNamespace(batch_size=4),
         folds=SimpleNamespace(n=folds),
         members={"a": None, "b": None},
+        stage={"vertebra": None},
     )
     made.models = {
         (name, k): f"{name[0]}{k}"

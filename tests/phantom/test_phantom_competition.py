@@ -16,7 +16,7 @@ from cspine_kit.core.errors import DataError
 from cspine_kit.data.components import keep_vertebrae
 from cspine_kit.data.masks import read_mask
 from cspine_kit.data.reader.dicom import read_study
-from cspine_kit.phantom.annotators.masks import write_mask
+from cspine_kit.phantom.annotators.masks import write_nifti
 from cspine_kit.phantom.competition import write as writer
 from cspine_kit.phantom.competition.write import StudyPlan, write_competition
 from cspine_kit.phantom.scanner import scan as scanner
@@ -94,7 +94,7 @@ def test_an_oblique_study_is_read_where_it_lies(tmp_path, monkeypatch):
     study = writer.render_study(plan, size_px=48, difficulty="real")
     assert abs(study.truth["tilt_deg"]) >= 3
     write_dicom(tmp_path / "dicom", "1.2.3", study.scan, study.scan.digitize(study.hu))
-    write_mask(tmp_path / "mask.nii", study.scan, study.labels)
+    write_nifti(tmp_path / "mask.nii", study.scan, study.labels)
     found = read_study(tmp_path / "dicom", "1.2.3")
     assert "gantry_tilt" in found.problems
     inside = study.hu > -1024

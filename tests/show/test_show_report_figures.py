@@ -13,7 +13,7 @@ from cspine_kit.core.anatomy import LEVELS, TARGETS
 from cspine_kit.core.metric import metric
 from cspine_kit.core.tables import FRACTURE_COLUMNS, MASK_COLUMNS, VERTEBRA_COLUMNS
 from cspine_kit.infer.log import STAGES, KernelEvents
-from cspine_kit.show.report import fracture, kernel, pictures, stack, vertebra, worst
+from cspine_kit.show.report import compared, fracture, kernel, pictures, stack, vertebra, worst
 from cspine_kit.show.report.data import phi
 from cspine_kit.show.report.figure import LEVEL_COLORS
 from cspine_kit.show.report.scan import Scan, read_scan
@@ -34,7 +34,7 @@ def _sheets(monkeypatch) -> list:
         kept.append(sheet)
         return caption
 
-    for module in (fracture, kernel, stack, vertebra):
+    for module in (compared, fracture, kernel, stack, vertebra):
         monkeypatch.setattr(module, "drawn", keep)
     return kept
 
@@ -194,3 +194,30 @@ def test_a_scan_of_a_run_has_its_mask_on_its_volume(run, monkeypatch):
         assert not read_scan(
             Path(files[uid]), bare.set_index("study_uid", drop=False).loc[uid], own
         ).mask.any()
+
+
+def test_backbones_are_points_of_accuracy_over_time(sheets):
+    rows = [("a", 0, 0.9, 2.0), ("a", 1, 0.8, 4.0), ("b", 0, 0.7, 1.0)]
+    table = pd.DataFrame(rows, columns=["backbone", "fold", "accuracy", "seconds_per_epoch"])
+    table = table.assign(accuracy_decoded=0.9, parameters=10, ms_per_slice=1.0)
+    compared.backbones(table)
+    tables = {"axial": table.rename(columns={"accuracy": "auc"}).assign(loss=0.1, f1=0.5)}
+    compared.fracture_backbones_figure(tables)
+    for sheet, name in zip(sheets, ("accuracy on slices", "AUC of fractured"), strict=True):
+        [axes] = sheet.axes
+        assert axes.get_ylabel().startswith(name) and axes.get_xscale() == "log"
+        assert {text.get_text(): text.xy for text in axes.texts} == {
+            "a": (3.0, pytest.approx(0.85)),
+            "b": (1.0, pytest.approx(0.7)),
+        }
+    assert sheets[1].axes[0].get_title() == "axial"
+
+
+def test_boxes_have_a_group_of_bars_for_each_member(sheets):
+    table = pd.DataFrame({"member": ["one", "two"], "boxed_slices": [9, 9], "sound_slices": [4, 4]})
+    table = table.assign(iou=[0.5, 0.6], precision_30=[0.8, 0.9], precision_50=[0.3, 0.4])
+    told = compared.boxes(table, {"one": "#112233"})
+    assert "9 boxed slices and 4 slices" in told
+    [axes] = sheets[0].axes
+    assert [bar.get_width() for bar in axes.patches] == [0.8, 0.3, 0.5, 0.9, 0.4, 0.6]
+    assert [t.get_text().split(":")[0] for t in axes.get_yticklabels()] == ["one"] * 3 + ["two"] * 3

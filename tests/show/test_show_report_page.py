@@ -120,6 +120,10 @@ STATES = {
 }
 
 
+ON_DEMAND = {"Ablation", "Backbones", "Backbones of members", "Boxes around fractures"}
+"""Figures of what a run compares only where it is asked to."""
+
+
 @pytest.mark.parametrize("state", STATES)
 def test_a_page_is_made_from_any_state_of_a_run(state, run, tmp_path, monkeypatch):
     parts, there, absent, stage = STATES[state]
@@ -144,8 +148,9 @@ def test_a_finished_run_is_shown_whole_by_the_verb(run, tmp_path, monkeypatch, c
     assert str(out) in said and "checks:" in said
     page = Page(out)
     planned = {plan.title for plans in sections.SECTIONS.values() for plan in plans}
-    assert planned | {"Worst study 1", "Worst study 2"} == set(page.titles)
-    assert page.waits == [] and "not yet" not in page.verdicts[4:]
+    assert planned - ON_DEMAND | {"Worst study 1", "Worst study 2"} == set(page.titles)
+    waiting = " ".join(page.waits)
+    assert all(title in waiting for title in ON_DEMAND) and "not yet" not in page.verdicts[4:]
     assert not (run / "oof" / "tiny" / "report.html").exists()
     assert out.stat().st_size < MOST_MB * 1e6
     assert_self_contained(page)

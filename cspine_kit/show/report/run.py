@@ -27,6 +27,9 @@ from cspine_kit.infer.log import read_kernel_log
 from cspine_kit.show.presence import judge_presence, systems_of
 from cspine_kit.show.report.figure import PLAIN_COLOR, SHIPS_COLOR, member_colors
 from cspine_kit.show.report.scan import Scan, read_scan
+from cspine_kit.vision.backbones import BACKBONES
+from cspine_kit.vision.detection import DETECTIONS
+from cspine_kit.vision.fracture_backbones import FOLDER
 from cspine_kit.vision.lineage import check_lineage
 from cspine_kit.vision.names import VERTEBRA, WEIGHTS_FILE
 from cspine_kit.vision.tasks.vertebra import combined
@@ -99,6 +102,22 @@ class Run:
         files = sorted(self.paths.ablation.glob("*.csv"))
         found = [pd.read_csv(file).iloc[1:].assign(grid=file.stem) for file in files]
         return pd.concat(found, ignore_index=True) if found else None
+
+    @cached_property
+    def backbones(self) -> Table:
+        """Vertebra networks of several backbones (`cspine backbones`)."""
+        return self._csv(self.paths.root / BACKBONES)
+
+    @cached_property
+    def fracture_backbones(self) -> Table:
+        """By member, the same of the fracture stage."""
+        files = sorted((self.paths.root / FOLDER).glob("*.csv"))
+        return {file.stem: pd.read_csv(file) for file in files} or None
+
+    @cached_property
+    def detections(self) -> Table:
+        """How well boxes were found out-of-fold."""
+        return self._csv(self.paths.root / DETECTIONS)
 
     @cached_property
     def coarse(self) -> Table:

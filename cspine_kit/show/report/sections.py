@@ -15,7 +15,15 @@ from dataclasses import dataclass
 
 from cspine_kit.core.anatomy import LEVELS
 from cspine_kit.show.ablation.picture import gains
-from cspine_kit.show.report import data, fracture, kernel, pictures, stack, vertebra
+from cspine_kit.show.report import (
+    compared,
+    data,
+    fracture,
+    kernel,
+    pictures,
+    stack,
+    vertebra,
+)
 from cspine_kit.show.report.figure import (
     MEAN_COLOR,
     SHIPS_COLOR,
@@ -41,6 +49,9 @@ MAKERS = {
     **dict.fromkeys(("contributions", "effort"), "make stack"),
     "kernel": "cspine kernel",
     "ablation": "make ablate",
+    "backbones": "make backbones",
+    "fracture_backbones": "cspine backbones --stage fracture",
+    "detections": "make oof with a member of kind boxes",
     "tested": "make score",
 }
 """The command that makes what a figure needs."""
@@ -192,6 +203,7 @@ SECTIONS: dict[str, tuple[Plan, ...]] = {
             ("judged",),
             lambda run: vertebra.presence(run.judged),
         ),
+        Plan("Backbones", ("backbones",), lambda run: compared.backbones(run.backbones)),
         Plan(
             "Error of the centers",
             ("levels", "masked"),
@@ -221,6 +233,16 @@ SECTIONS: dict[str, tuple[Plan, ...]] = {
             "Confusion at the frozen thresholds",
             ("operating",),
             lambda run: fracture.confusions(run.operating, BEST_F1),
+        ),
+        Plan(
+            "Boxes around fractures",
+            ("detections",),
+            lambda run: compared.boxes(run.detections, run.colors),
+        ),
+        Plan(
+            "Backbones of members",
+            ("fracture_backbones",),
+            lambda run: compared.fracture_backbones_figure(run.fracture_backbones),
         ),
         Plan("Ablation", ("ablation",), lambda run: gains(run.ablation)),
     ),

@@ -58,8 +58,10 @@ def write_disagreements(paths: RunPaths) -> pd.DataFrame:
     predictions = read_table(paths.table("predictions"), "predictions")
     labels = read_table(paths.table("studies"), "studies")
     table = disagreements(predictions, labels, SHIPPED)
-    with publish(paths.stack / DISAGREEMENTS) as temporary:
-        table.to_csv(temporary, index=False)
+    path, text = paths.stack / DISAGREEMENTS, table.to_csv(index=False)
+    if not path.exists() or path.read_text() != text:
+        with publish(path) as temporary:
+            temporary.write_text(text)
     return table
 
 

@@ -25,6 +25,7 @@ from cspine_kit.core.tables import MASK_COLUMNS, SPINE_BOX_COLUMNS, VERTEBRA_COL
 from cspine_kit.data.levels import decode_levels
 from cspine_kit.data.volumes.patch import from_shares
 from cspine_kit.data.volumes.volume import Volume
+from cspine_kit.vision.nets.heads import asks_headers
 from cspine_kit.vision.tasks.pseudo import pseudo_labels
 from cspine_kit.vision.tasks.shown import native_rows, shown_levels
 from cspine_kit.vision.tasks.task import (
@@ -96,7 +97,7 @@ class VertebraTask(StageTask):
     ) -> StudyView:
         """The middle of a coarse volume, slices a step apart, and what headers say of them."""
         view = super().view(volume, levels, stride)
-        if self.config.header:
+        if asks_headers(self.config):
             view.facts = header_facts(volume, view.indices)
         return view
 

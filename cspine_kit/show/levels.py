@@ -32,6 +32,7 @@ def draw_levels(found: StudyLevels, path: Path) -> None:
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
+    from mpl_toolkits.axes_grid1 import make_axes_locatable
 
     volume = found.volume
     rows = found.levels[found.levels["present"]]
@@ -42,9 +43,10 @@ def draw_levels(found: StudyLevels, path: Path) -> None:
     middle = ((top + bottom) / 2, volume.middle_mm[0], across)
     size_px = (max(1, round(height / spacing)), volume.box.shape[0])
     (sagittal,) = draw(volume, Patch("sagittal", middle, (height, width), size_px), [WINDOW_HU])
-    figure, (axis, beside) = plt.subplots(
-        *(1, 2), sharey=True, width_ratios=(2, 1), figsize=(10.5, 7 * max(0.3, height / width))
-    )
+    figure, axis = plt.subplots(figsize=(10.5, 7 * max(0.3, height / width)))
+    # Beside the view and as high as it is drawn, so that both have their millimeters side by side.
+    beside = make_axes_locatable(axis).append_axes("right", size="50%", pad=0.3, sharey=axis)
+    beside.tick_params(labelleft=False)
     _curves(beside, found.rows)
     axis.imshow(sagittal, cmap="gray", extent=(0, width, bottom, top), interpolation="none")
     left = volume.to_mm(np.array([[-0.5, 0.0]]))[0, 0]

@@ -58,7 +58,6 @@ def _oof(args: argparse.Namespace) -> int:
     import pandas as pd
 
     from cspine_kit.core.config import load_config
-    from cspine_kit.core.errors import ConfigError
     from cspine_kit.core.failures import summary
     from cspine_kit.core.resolved import finish
     from cspine_kit.data.stages import prepare

@@ -8,12 +8,16 @@ answered wrongly, cut off before or after it was served. `requests` lists every 
 import base64
 import hashlib
 import json
+import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
+
+import pytest
 
 USER, KEY = "me", "0123456789abcdef0123456789abcdef"
 PAGE = 15
@@ -308,3 +312,16 @@ class KaggleServer:
                 for row in self.submissions
             ]
         }
+
+
+@contextmanager
+def lone_server(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KaggleServer]:
+    """The service, and an environment in which the client finds it and nothing else."""
+    for name in list(os.environ):
+        if name.upper().startswith("KAGGLE_") or name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    with KaggleServer() as service:
+        for name, value in service.environment(home).items():
+            monkeypatch.setenv(name, value)
+        yield service
+        assert service.count("CONNECT") == 0

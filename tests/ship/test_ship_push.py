@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from finished_run import Run, make_config, make_run
-from kaggle_server import CUT_AFTER, CUT_BEFORE, KEY, USER, Fault, KaggleServer
+from kaggle_server import CUT_AFTER, CUT_BEFORE, KEY, USER, Fault, KaggleServer, lone_server
 
 from cspine_kit.cli import main
 from cspine_kit.core.config import resolved_yaml
@@ -47,15 +47,8 @@ def run(finished, tmp_path) -> Run:
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    """The service, and an environment in which the client finds it and nothing else."""
-    for name in list(os.environ):
-        if name.upper().startswith("KAGGLE_") or name.lower().endswith("_proxy"):
-            monkeypatch.delenv(name)
-    with KaggleServer() as service:
-        for name, value in service.environment(tmp_path / "home").items():
-            monkeypatch.setenv(name, value)
+    with lone_server(tmp_path / "home", monkeypatch) as service:
         yield service
-        assert service.count("CONNECT") == 0
 
 
 @pytest.fixture

@@ -2,11 +2,10 @@
 
 import hashlib
 import json
-import os
 
 import pytest
 from finished_run import ROOT, make_config
-from kaggle_server import CUT_AFTER, Fault, KaggleServer
+from kaggle_server import CUT_AFTER, Fault, KaggleServer, lone_server
 
 from cspine_kit.cli import main
 from cspine_kit.core.config import resolved_yaml
@@ -75,15 +74,8 @@ WHOLE = {"files": {"models/vertebra/fold_0/weights.safetensors": b"whole"}}
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    """The service, and an environment in which the client finds it and nothing else."""
-    for name in list(os.environ):
-        if name.upper().startswith("KAGGLE_") or name.lower().endswith("_proxy"):
-            monkeypatch.delenv(name)
-    with KaggleServer() as service:
-        for name, value in service.environment(tmp_path / "home").items():
-            monkeypatch.setenv(name, value)
+    with lone_server(tmp_path / "home", monkeypatch) as service:
         yield service
-        assert service.count("CONNECT") == 0
         assert not list(tmp_path.rglob("outside.txt"))
 
 

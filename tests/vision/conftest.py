@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from whole_view import whole_view
 
+from cspine_kit.core.anatomy import LEVELS, N_LEVELS
 from cspine_kit.core.config import Config, ModelConfig, load_config
 from cspine_kit.data.volumes.curve import HuCurve
 from cspine_kit.data.volumes.lattice import Lattice
@@ -66,3 +68,12 @@ def four(tiny) -> StackDataset:
         targets = {"visible": visible, "fracture": np.full_like(visible, seed % 2)}
         views.append(whole_view(volume, config, **targets))
     return StackDataset(views, config)
+
+
+@pytest.fixture(name="levels")
+def _levels() -> pd.DataFrame:
+    """Seven levels of 10 mm in the middle of `make_volume`."""
+    top = 90.0 - 10.0 * np.arange(N_LEVELS)
+    place = {"z_top_mm": top, "z_bottom_mm": top - 10, "center_z_mm": top - 5}
+    middle = {"center_y_mm": 38.0, "center_x_mm": 38.0}
+    return pd.DataFrame({"level": LEVELS, "present": True, **place, **middle})

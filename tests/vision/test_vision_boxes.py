@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from cspine_kit.core.anatomy import LEVELS, N_LEVELS, OVERALL, TARGETS
+from cspine_kit.core.anatomy import OVERALL, TARGETS
 from cspine_kit.core.errors import ConfigError
 from cspine_kit.core.tables import BOX_COLUMNS, MASK_COLUMNS, check_table
 from cspine_kit.vision.augment import mirrored, mirrored_outputs
@@ -35,14 +35,6 @@ def _small(config):
     still = dict.fromkeys(type(config.model.augment).model_fields, 0.0)
     augment = config.model.augment.model_copy(update=still)
     return config.boxes.model_copy(update=SMALL | {"augment": augment})
-
-
-@pytest.fixture(name="levels")
-def _levels():
-    top = 90.0 - 10.0 * np.arange(N_LEVELS)
-    place = {"z_top_mm": top, "z_bottom_mm": top - 10, "center_z_mm": top - 5}
-    middle = {"center_y_mm": 38.0, "center_x_mm": 38.0}
-    return pd.DataFrame({"level": LEVELS, "present": True, **place, **middle})
 
 
 def lesson(volume, broken, boxed):

@@ -2,12 +2,9 @@
 
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import pytest
 import torch
 
-from cspine_kit.core.anatomy import LEVELS, N_LEVELS
 from cspine_kit.core.config import parse_config, read_config
 from cspine_kit.core.config.changes import apply_changes
 from cspine_kit.core.errors import ConfigError
@@ -22,14 +19,6 @@ from cspine_kit.vision.training.losses import batch_weights
 
 SMALL = {"backbone": "tiny_cnn", "in_chans": 1, "field_mm": 38.4, "size_px": 16}
 SMALL |= {"slice_step_mm": 4.0, "one_output": True}
-
-
-@pytest.fixture(name="levels")
-def _levels():
-    top = 90.0 - 10.0 * np.arange(N_LEVELS)
-    place = {"z_top_mm": top, "z_bottom_mm": top - 10, "center_z_mm": top - 5}
-    middle = {"center_y_mm": 38.0, "center_x_mm": 38.0}
-    return pd.DataFrame({"level": LEVELS, "present": True, **place, **middle})
 
 
 @pytest.mark.parametrize("plane", ["axial", "sagittal"])

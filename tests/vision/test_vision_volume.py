@@ -1,11 +1,10 @@
 """Members in three dimensions: what they are built of, and that they say the same in any batch."""
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
-from cspine_kit.core.anatomy import LEVELS, N_LEVELS
+from cspine_kit.core.anatomy import N_LEVELS
 from cspine_kit.core.errors import ConfigError
 from cspine_kit.vision.check import check_config
 from cspine_kit.vision.nets.kinds import build_net
@@ -19,15 +18,6 @@ SMALL = {"backbone": "tiny_3d", "slices_per_level": 5, "size_px": 16, "field_mm"
 @pytest.fixture(name="small")
 def _small(config):
     return config.volume.model_copy(update=SMALL)
-
-
-@pytest.fixture(name="levels")
-def _levels():
-    top = 90.0 - 10.0 * np.arange(N_LEVELS)
-    place = {"z_top_mm": top, "z_bottom_mm": top - 10, "center_z_mm": top - 5}
-    return pd.DataFrame(
-        {"level": LEVELS, "present": True, **place, "center_y_mm": 38.0, "center_x_mm": 38.0}
-    )
 
 
 def test_the_kernel_says_what_the_out_of_fold_run_says(small, levels, make_volume, tmp_path):

@@ -107,6 +107,32 @@ def canvas(width_in: float = WIDTH_IN, height_in: float = 3.2) -> "Sheet":
     return Sheet(figsize=(width_in, height_in), layout="constrained")
 
 
+def intervals(
+    rows: Sequence[tuple[float, float, float]],
+    names: Sequence[str],
+    colors: Sequence[str],
+    xlabel: str,
+) -> "Sheet":
+    """Values with their intervals below each other, a line at zero.
+
+    Args:
+        rows: low end, value, high end; the first one lies lowest.
+        names: of the rows.
+        colors: of the rows.
+        xlabel: what the values are.
+    """
+    sheet = canvas(height_in=bars_height(max(1, len(rows))))
+    axes = sheet.subplots()
+    for i, ((low, value, high), color) in enumerate(zip(rows, colors, strict=True)):
+        axes.plot([low, high], [i, i], color=color, lw=3, solid_capstyle="butt")
+        axes.plot(value, i, "o", color=color, ms=7)
+    axes.set_yticks(range(len(rows)), names)
+    axes.axvline(0.0, color="black", lw=0.8)
+    axes.set(ylim=(-0.6, len(rows) - 0.4), xlabel=xlabel)
+    axes.grid(axis="x")
+    return sheet
+
+
 def drawn(sheet: "Sheet", caption: str, *, pixels: bool = False) -> Figure:
     """Finish a matplotlib figure.
 

@@ -21,10 +21,10 @@ from cspine_kit.show.report.figure import (
     PLAIN_COLOR,
     TARGET_TICKS,
     Figure,
-    bars_height,
     canvas,
     drawn,
     ending,
+    intervals,
     level_bands,
     short,
 )
@@ -130,18 +130,13 @@ def worths(worth: pd.DataFrame, form: str, colors: Mapping[str, str]) -> Figure:
         colors: by member.
     """
     ordered = worth.sort_values(form, ignore_index=True)
-    sheet = canvas(height_in=bars_height(len(ordered)))
-    axes = sheet.subplots()
-    for i, row in enumerate(ordered.to_dict("records")):
-        ends = [row[f"{form}_low"], row[f"{form}_high"]]
-        color = colors.get(row["member"], PLAIN_COLOR)
-        axes.plot(ends, [i, i], color=color, lw=3, solid_capstyle="butt")
-        axes.plot(row[form], i, "o", color=color, ms=7)
     names = [m if kept else f"{m} (left out)" for m, kept in ordered[["member", "kept"]].values]
-    axes.set_yticks(range(len(ordered)), names)
-    axes.axvline(0.0, color="black", lw=0.8)
-    axes.set(ylim=(-0.6, len(ordered) - 0.4), xlabel="rise of the loss without the member")
-    axes.grid(axis="x")
+    sheet = intervals(
+        list(ordered[[f"{form}_low", form, f"{form}_high"]].itertuples(index=False, name=None)),
+        names,
+        [colors.get(member, PLAIN_COLOR) for member in ordered["member"]],
+        "rise of the loss without the member",
+    )
     return drawn(
         sheet,
         "Right of the line the member helps. An interval wholly left of it: the stack is better "

@@ -239,7 +239,8 @@ def test_what_travels_is_a_list_and_names_no_training_study(built):
     stack = {place for place in places if place.startswith("stack/")}
     fixed = {"stack/models/stack.json", "stack/header/header.json", "stack/imputer.json"}
     fixed |= {"stack/external.json"}
-    assert fixed < stack and all(place.endswith(".txt") for place in stack - fixed)
+    # Trees travel where they ship; on few studies a formula of the members may ship alone.
+    assert fixed <= stack and all(place.endswith(".txt") for place in stack - fixed)
     rest = {place for place in places if not place.startswith(("stack/", "models/"))}
     assert rest == {KIT_WHEEL, "config.yaml", "priors.json", "chains.json", "proof.pack"}
     uids = set(read_table(built.paths.table("studies"), "studies")["study_uid"])

@@ -111,10 +111,9 @@ def test_evidence_is_of_every_member_fold_and_suspect(evidence, predictor):
         seen = {(heat.member, heat.fold) for heat in evidence.heats if heat.level == level}
         assert seen == {(m, k) for m in members for k in folds}
     assert evidence.heat.shape == evidence.fine.voxels.shape
-    assert 0.0 < evidence.top <= 1.0
-    for level in evidence.suspects:  # each has its own hottest place
-        hottest = [float(evidence.plane(k).max()) for k in evidence.judgment.driving(level)]
-        assert max(hottest) > 0.2
+    assert evidence.top == 1.0
+    for level in evidence.suspects:  # each has a place that is hot enough for a box
+        assert any(evidence.boxes(k) for k in evidence.judgment.driving(level)), level
     k = int(evidence.heat.max(axis=(1, 2)).argmax()) + evidence.fine.first_slice
     for y0, x0, y1, x1 in evidence.boxes(k):
         assert evidence.plane(k)[y0:y1, x0:x1].max() >= 0.5 * evidence.top

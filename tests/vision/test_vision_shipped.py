@@ -10,6 +10,7 @@ from cspine_kit.core.config import LevelsConfig, ModelConfig, load_config
 from cspine_kit.vision.check import check_config
 from cspine_kit.vision.dataset import StackDataset
 from cspine_kit.vision.measure import MadeUp
+from cspine_kit.vision.nets.heads import inputs_of
 from cspine_kit.vision.nets.kinds import build_net
 from cspine_kit.vision.tasks.kinds import task_of
 from cspine_kit.vision.training.losses import batch_weights, loss_of
@@ -55,7 +56,7 @@ def test_one_step_forward_and_backward(name, config):
     items = [len(dataset) // 3, len(dataset) // 2]
     batch = default_collate([dataset[item] for item in items])
     net = build_net(config, task.outputs, pretrained=False).train()
-    outputs = net(batch.pop("stack"))
+    outputs = net(*inputs_of(batch))
     loss = loss_of(task.losses(outputs, batch), batch_weights(task, batch))
     loss.backward()
     grads = [p.grad for p in net.parameters() if p.grad is not None]

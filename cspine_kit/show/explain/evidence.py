@@ -11,7 +11,7 @@ Example::
     found.boxes(found.judgment.driving(found.suspects[0])[0])      # y0, x0, y1, x1 in its pixels
 
 The heat of a voxel, 0 to 1, is the mean over networks of Grad-CAM times the slice's evidence
-(fracture times visibility) as a share of the level's strongest, so that slices that speak less stay
+(fracture times visibility), as a share of the level's hottest, so that slices that speak less stay
 colder. Networks that see different planes are averaged geometrically: each tells of two directions
 of three, and a place is hot where all of them looked.
 """
@@ -119,7 +119,10 @@ def gather_evidence(predictor: Predictor, judgment: Judgment) -> Evidence:
 
 
 def _projected(heats: list[Heat], judgment: Judgment, fine: Volume) -> NDArray[np.float32]:
-    """Heat on the volume's grid; slices between two that were looked at show the nearer one's."""
+    """Heat on the volume's grid; slices between two that were looked at show the nearer one's.
+
+    That of a level is a share of its own largest: no suspect is outshone by another.
+    """
     volume = np.zeros(fine.voxels.shape, np.float32)
     for level in {heat.level for heat in heats}:
         evidence = judgment.evidence(level)
@@ -129,13 +132,16 @@ def _projected(heats: list[Heat], judgment: Judgment, fine: Volume) -> NDArray[n
                 own = planes.setdefault(heat.slice_idx, {})
                 own.setdefault(heat.plane, []).append(_pasted(heat, fine))
         apart = _apart(sorted(judgment.slices["slice"].unique()))
-        for at, seen in planes.items():
-            strength = float(np.interp(at, evidence.index, evidence) / evidence.max())
-            mean = _agreed(list(seen.values())) * strength
+        agreed = {
+            at: _agreed(list(seen.values())) * float(np.interp(at, evidence.index, evidence))
+            for at, seen in planes.items()
+        }
+        top = max(float(plane.max()) for plane in agreed.values())
+        for at, plane in agreed.items():
             first = at - fine.first_slice
             for k in range(first - apart // 2, first + (apart - 1) // 2 + 1):
-                if 0 <= k < len(volume):
-                    np.maximum(volume[k], mean, out=volume[k])
+                if 0 <= k < len(volume) and top > 0.0:
+                    np.maximum(volume[k], plane / top, out=volume[k])
     return volume
 
 

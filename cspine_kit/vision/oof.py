@@ -19,7 +19,7 @@ from functools import partial
 
 import pandas as pd
 
-from cspine_kit.core.config import Config
+from cspine_kit.core.config import Config, ModelConfig
 from cspine_kit.core.deadline import time_is_up
 from cspine_kit.core.errors import DataError, Unfinished
 from cspine_kit.core.execution import usable_cores
@@ -100,9 +100,11 @@ def _make_fold(
 
 def room_for(config: Config, stages: Sequence[str], jobs: int) -> float:
     """What fold models may take on the disk that are trained at once, in 10^9 bytes."""
-    of_stage = [network for name, network in config.trained.items() if name not in config.members]
-    members = [[config.members[name]] for name in stages if name != VERTEBRA]
-    return jobs * max(map(most_gb, [*([of_stage] if VERTEBRA in stages else []), *members]))
+    parts: list[list[ModelConfig]]
+    parts = [[config.members[name]] for name in stages if name != VERTEBRA]
+    if VERTEBRA in stages:
+        parts.append([m for name, m in config.trained.items() if name not in config.members])
+    return jobs * max(map(most_gb, parts))
 
 
 def missing(

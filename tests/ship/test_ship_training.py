@@ -6,38 +6,29 @@ import os
 import pandas as pd
 import pytest
 from run_folder import tiny_config
-from training_sessions import NOTHING, Place, first_output
+from training_sessions import NOTHING, Place, first_output, two_steps
 
-from cspine_kit.core.deadline import VARIABLE, clear_deadline, set_deadline, time_is_up
-from cspine_kit.core.errors import ArtifactError, ConfigError, DataError
+from cspine_kit.core.deadline import VARIABLE
+from cspine_kit.core.errors import ArtifactError, ConfigError
 from cspine_kit.core.paths import RunPaths
 from cspine_kit.core.room import VARIABLE as VARIABLE_ROOM
-from cspine_kit.core.room import clear_room, room_left_gb, set_room, size_gb
+from cspine_kit.core.room import size_gb
 from cspine_kit.core.runs import write_json
 from cspine_kit.data.stages import prepare
-from cspine_kit.ship.training import names
 from cspine_kit.ship.training import work as working
 from cspine_kit.ship.training.dataset import read_dataset, write_dataset
 from cspine_kit.ship.training.names import (
-    check_room,
     check_training,
-    competition_elsewhere,
     session_settings,
     training_ref,
 )
 from cspine_kit.ship.training.output import leave, read_report, sessions, take
 from cspine_kit.vision.oof import missing, room_for, run_oof
-from cspine_kit.vision.training.room import CHECKPOINT_BYTES, WEIGHT_BYTES, most_gb
 
 
 @pytest.fixture(scope="module", name="config")
 def _config():
-    """Trainings of two steps."""
-    config = tiny_config()
-    twice = {name: n.model_copy(update={"epochs": 2}) for name, n in config.networks.items()}
-    changes = {"vertebra": twice["vertebra"], "members": {"a": twice["a"]}}
-    changes["competition"] = competition_elsewhere(config)
-    return config.model_copy(update=changes)
+    return two_steps()
 
 
 @pytest.fixture(scope="module", name="whole")
@@ -131,28 +122,6 @@ def test_sessions_with_little_room_train_one_fold_model_each_to_the_same_weights
     assert [size_gb(out) < little for out in place.outputs[1:]] == [True] * 4
     assert not any(report.fault for report in reports) and VARIABLE_ROOM not in os.environ
     assert weights_of(place) == weights_of(whole)
-
-
-def test_a_checkpoint_takes_what_is_reckoned_with(config, tmp_path):
-    place = Place(tmp_path, config)
-    place.cached(4)
-    place.session(0.0)
-    [checkpoint] = place.outputs[-1].rglob("checkpoint.pt")
-    reckoned = most_gb([config.vertebra]) * 1e9
-    weights = reckoned / (2 * CHECKPOINT_BYTES + WEIGHT_BYTES)
-    assert checkpoint.stat().st_size == pytest.approx(CHECKPOINT_BYTES * weights, rel=0.1)
-
-
-def test_a_network_without_room_is_refused_beforehand(config, monkeypatch):
-    check_room(config)
-    monkeypatch.setattr(names, "OUTPUT_GB", 0.02)
-    with pytest.raises(ConfigError, match=r"2 fold models of vertebra take 0\.0 GB of checkpoints"):
-        check_room(config)
-
-
-def test_volumes_are_not_made_without_the_scans(config, tmp_path):
-    with pytest.raises(DataError, match="the competition is not attached to this session"):
-        Place(tmp_path, config).session(1.0, kind="cache")
 
 
 def test_an_error_costs_the_session_and_not_what_it_did(config, tmp_path, monkeypatch):
@@ -277,26 +246,3 @@ def test_what_cannot_be_trained_there_is_refused(config, tmp_path, monkeypatch, 
     with pytest.raises(ConfigError, match=said):
         check_training(config.model_copy(update={"competition": competition}))
     check_training(config)
-
-
-def test_a_deadline_is_inherited_and_ends(monkeypatch):
-    monkeypatch.delenv(VARIABLE, raising=False)
-    assert not time_is_up()
-    set_deadline(60.0)
-    assert not time_is_up()
-    set_deadline(-1.0)
-    assert time_is_up()
-    clear_deadline()
-    assert not time_is_up()
-
-
-def test_room_is_what_files_leave_of_it(tmp_path, monkeypatch):
-    monkeypatch.delenv(VARIABLE_ROOM, raising=False)
-    assert room_left_gb() == float("inf")
-    set_room(tmp_path, 1e-6)
-    (tmp_path / "inside").mkdir()
-    (tmp_path / "inside" / "file").write_bytes(b"x" * 400)
-    (tmp_path / "link").symlink_to(tmp_path / "inside" / "file")
-    assert room_left_gb() == pytest.approx(600e-9)
-    clear_room()
-    assert room_left_gb() == float("inf")

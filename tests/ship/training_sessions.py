@@ -2,7 +2,7 @@
 
 In: a folder. Out: `Place`, in which `session` does the work of one session after the other::
 
-    place = Place(tmp_path / "whole", tiny_config())
+    place = Place(tmp_path / "whole", two_steps())
     place.cached(studies=8)
     place.session(hours=1.0)
 """
@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
-from run_folder import write_run
+from run_folder import tiny_config, write_run
 
 from cspine_kit.core.config import Config
 from cspine_kit.core.runs import file_hash, publish, write_json
 from cspine_kit.core.tables import read_table
 from cspine_kit.ship.kaggle.parcels import Parcel
 from cspine_kit.ship.training.dataset import write_dataset
-from cspine_kit.ship.training.names import OUTPUT_GB, Kind
+from cspine_kit.ship.training.names import OUTPUT_GB, Kind, competition_elsewhere
 from cspine_kit.ship.training.output import Report, leave
 from cspine_kit.ship.training.work import work
 
@@ -27,6 +27,15 @@ NOTHING = Report(
     name="demo", kind="cache", number=1, dataset="", next="train", left="4 fold models",
     fault="", hours=0.1, volumes=0, files={},
 )  # fmt: skip
+
+
+def two_steps() -> Config:
+    """A config without scans whose trainings take two steps."""
+    config = tiny_config()
+    twice = {name: n.model_copy(update={"epochs": 2}) for name, n in config.networks.items()}
+    changes = {"vertebra": twice["vertebra"], "members": {"a": twice["a"]}}
+    changes["competition"] = competition_elsewhere(config)
+    return config.model_copy(update=changes)
 
 
 def first_output(folder: Path, studies: int, *, dataset: str = "") -> Report:

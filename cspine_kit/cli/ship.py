@@ -114,7 +114,7 @@ def _push_training(args: argparse.Namespace) -> int:
     if args.dry_run:
         print(dry_run(config, paths))
     else:
-        print(push_training(config, paths, args.kernel_folder or Path("kernels/train")))
+        print(push_training(config, paths, Path("kernels")))
     return 0
 
 
@@ -232,7 +232,7 @@ VERBS = {
         "cspine push --config configs/rsna2022.yaml --train --dry-run",
         _push_arguments,
         _push,
-        {"--train": ("--submit", "--wait", "--scores", "--message")},
+        {"--train": ("--submit", "--wait", "--scores", "--message", "--kernel-folder")},
     ),
     "rehearse": Verb(
         "run the bundle as Kaggle will: its packages, paths and limits, on hostile studies too",

@@ -12,17 +12,20 @@ k looks at in them follows from levels k alone.
 """
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 
 import pandas as pd
 
-from cspine_kit.core.config import Config
+from cspine_kit.core.config import Config, ModelConfig
 from cspine_kit.core.deadline import time_is_up
 from cspine_kit.core.errors import DataError, Unfinished
+from cspine_kit.core.execution import usable_cores
 from cspine_kit.core.failures import Failure, failures_table, gather
 from cspine_kit.core.paths import RunPaths
+from cspine_kit.core.room import room_left_gb
 from cspine_kit.core.runs import fingerprint, is_fresh, publish, stored_key
 from cspine_kit.core.tables import CONTRACTS, read_table, write_table
 from cspine_kit.core.tasks import Task, run_tasks
@@ -44,6 +47,7 @@ from cspine_kit.vision.steps import (
 )
 from cspine_kit.vision.tasks.task import SCORES
 from cspine_kit.vision.training.processes import main_first, processes
+from cspine_kit.vision.training.room import most_gb
 
 log = logging.getLogger(__name__)
 
@@ -70,14 +74,18 @@ def train_member(config: Config, paths: RunPaths, member: str, fold: int) -> Non
         train_fracture(FoldChain(config, paths, open_inputs(paths), fold), member)
 
 
-def _make_fold(config: Config, paths: RunPaths, fold: int, member: str, *, anyway: bool) -> bool:
-    """One task of `run_oof`, in this process or in one of its own; whether it was done to its end.
+def _make_fold(
+    config: Config, paths: RunPaths, fold: int, member: str, *, anyway: bool, needs_gb: float
+) -> str:
+    """One task of `run_oof`, in this process or in one of its own; why it was not done to its end.
 
     Where time is up it is not begun, but for the one that is done `anyway`: a run that is cut again
-    and again comes to its end only where each makes a step.
+    and again comes to its end only where each makes a step. Nor is it where room is up.
     """
+    if room_left_gb() < needs_gb:
+        return "there is no room for more"
     if time_is_up() and not anyway:
-        return False
+        return "time is up"
     chain = FoldChain(config, paths, open_inputs(paths), fold)
     try:
         if member == VERTEBRA:
@@ -86,12 +94,30 @@ def _make_fold(config: Config, paths: RunPaths, fold: int, member: str, *, anywa
             make_fracture(chain, member)
     except Unfinished as stopped:
         log.info("%s", stopped)
-        return False
-    return True
+        return "time is up"
+    return ""
 
 
-def missing(config: Config, paths: RunPaths, stages: Sequence[str]) -> dict[str, Task]:
-    """What is still to be made of the vertebra stage, or of members."""
+def room_for(config: Config, stages: Sequence[str], jobs: int) -> float:
+    """What fold models may take on the disk that are trained at once, in 10^9 bytes."""
+    parts: list[list[ModelConfig]]
+    parts = [[config.members[name]] for name in stages if name != VERTEBRA]
+    if VERTEBRA in stages:
+        parts.append([m for name, m in config.trained.items() if name not in config.members])
+    return jobs * max(map(most_gb, parts))
+
+
+def missing(
+    config: Config, paths: RunPaths, stages: Sequence[str], *, needs_gb: float = 0.0
+) -> dict[str, Task]:
+    """What is still to be made of the vertebra stage, or of members.
+
+    Args:
+        config: of the run.
+        paths: its folder.
+        stages: "vertebra", or members.
+        needs_gb: room that must be left (`core.room`) before another fold model is begun.
+    """
     inputs = open_inputs(paths)
     left = [
         (fold, name)
@@ -101,7 +127,8 @@ def missing(config: Config, paths: RunPaths, stages: Sequence[str]) -> dict[str,
     ]
     return {
         f"{name} fold {fold}": Task(
-            partial(_make_fold, anyway=(fold, name) == left[0]), (config, paths, fold, name)
+            partial(_make_fold, anyway=(fold, name) == left[0], needs_gb=needs_gb),
+            (config, paths, fold, name),
         )
         for fold, name in left
     }
@@ -111,20 +138,24 @@ def _make(config: Config, paths: RunPaths, stages: Sequence[str]) -> None:
     """Make what is missing: on each GPU one fold model after the other, on a CPU side by side.
 
     Raises:
-        Unfinished: time is up.
+        Unfinished: time or room is up.
     """
     gpus = [] if processes().num_processes > 1 else visible_gpus()
     alone = processes().num_processes > 1 or len(gpus) == 1
-    done = run_tasks(
-        missing(config, paths, stages),
-        jobs=1 if alone else len(gpus) or config.execution.jobs,
+    jobs = 1 if alone else len(gpus) or config.execution.jobs
+    limited = math.isfinite(room_left_gb())
+    needs_gb = room_for(config, stages, jobs or usable_cores()) if limited else 0.0
+    ended = run_tasks(
+        missing(config, paths, stages, needs_gb=needs_gb),
+        jobs=jobs,
         title=f"{' and '.join(stages)} models",
         backend=config.execution.backend,
         environments=[{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus],
     )
-    left = [name for name, whole in done.items() if not whole]
+    left = {name: why for name, why in ended.items() if why}
     if left:
-        raise Unfinished(f"time is up: {len(left)} fold models are left, {left[0]} among them")
+        name, why = next(iter(left.items()))
+        raise Unfinished(f"{why}: {len(left)} fold models are left, {name} among them")
 
 
 def make_levels(config: Config, paths: RunPaths) -> None:
@@ -132,7 +163,7 @@ def make_levels(config: Config, paths: RunPaths) -> None:
 
     Raises:
         ArtifactError: a vertebra model has seen studies of its own fold.
-        Unfinished: time is up.
+        Unfinished: time or room is up.
     """
     folds = range(config.folds.n)
     if processes().num_processes > 1:  # they share each training; one of them does the rest
@@ -211,7 +242,7 @@ def run_oof(config: Config, paths: RunPaths) -> list[Failure]:
         ArtifactError: a model has seen the studies that it is to be scored on.
         DataError: the tables of the data room are missing or hold no usable study; or
             `accelerate launch` started several processes.
-        Unfinished: time is up (`core.deadline`); the same call goes on.
+        Unfinished: time or room is up (`core.deadline`, `core.room`); the same call goes on.
         ConfigError: a network cannot be built, or this machine cannot train as asked.
     """
     if processes().num_processes > 1:

@@ -63,10 +63,10 @@ def _isolation(request) -> str:
     return str(request.param)
 
 
-def run(tmp_path, isolation, inputs, code, *, limit_s=60.0, memory_gib=2.0):
+def run(tmp_path, isolation, inputs, code, *, limit_s=60.0, memory_gib=2.0, working_gb=20.0):
     script = tmp_path / "kernel.py"
     script.write_text(code)
-    sandbox = Sandbox(tmp_path / "sandbox", isolation, memory_gib)
+    sandbox = Sandbox(tmp_path / "sandbox", isolation, memory_gib, working_gb)
     return sandbox, sandbox.run(HERE, script, inputs, limit_s=limit_s)
 
 
@@ -89,7 +89,7 @@ def test_promises_are_kept(tmp_path, inputs, isolation, monkeypatch):
         assert "no network here" in said["network"] and said["home"] == []
     assert said["variables"] == ["KAGGLE_IS_COMPETITION_RERUN", "KAGGLE_KERNEL_RUN_TYPE"]
     told = sandbox.describe()
-    assert set(told) == {"paths", "network", "inputs", "home", "memory", "is not"}
+    assert set(told) == {"paths", "network", "inputs", "home", "memory", "disk", "is not"}
     assert "no wall" in told["is not"]
 
 
@@ -115,6 +115,20 @@ def test_memory_of_all_processes_together_is_limited(tmp_path, inputs):
     )
     _, done = run(tmp_path, "guard", inputs, code, memory_gib=0.15)
     assert done.ended_for == "memory" and done.peak_mib > 150 and done.seconds < 60
+
+
+@pytest.mark.parametrize("after", ["time.sleep(60)", ""])
+def test_a_working_folder_that_grows_too_large_ends_the_run(tmp_path, inputs, isolation, after):
+    code = (
+        "import os, pathlib, time\n"
+        "pathlib.Path('few').write_bytes(bytes(400_000))\n"
+        "os.symlink('few', 'link')\n"
+        f"if {bool(after)}: pathlib.Path('many').write_bytes(bytes(700_000))\n"
+        f"{after}\n"
+    )
+    _, done = run(tmp_path, isolation, inputs, code, working_gb=1e-3)
+    assert done.ended_for == ("disk" if after else "") and done.seconds < 30
+    assert done.disk_gb == pytest.approx(1.1e-3 if after else 0.4e-3)
 
 
 def test_helpers_left_behind_are_counted_and_ended(tmp_path, inputs):

@@ -6,33 +6,29 @@ import os
 import pandas as pd
 import pytest
 from run_folder import tiny_config
-from training_sessions import NOTHING, Place, first_output
+from training_sessions import NOTHING, Place, first_output, two_steps
 
-from cspine_kit.core.deadline import VARIABLE, clear_deadline, set_deadline, time_is_up
+from cspine_kit.core.deadline import VARIABLE
 from cspine_kit.core.errors import ArtifactError, ConfigError
 from cspine_kit.core.paths import RunPaths
+from cspine_kit.core.room import VARIABLE as VARIABLE_ROOM
+from cspine_kit.core.room import size_gb
 from cspine_kit.core.runs import write_json
 from cspine_kit.data.stages import prepare
 from cspine_kit.ship.training import work as working
 from cspine_kit.ship.training.dataset import read_dataset, write_dataset
 from cspine_kit.ship.training.names import (
     check_training,
-    competition_elsewhere,
     session_settings,
     training_ref,
 )
 from cspine_kit.ship.training.output import leave, read_report, sessions, take
-from cspine_kit.vision.oof import missing, run_oof
+from cspine_kit.vision.oof import missing, room_for, run_oof
 
 
 @pytest.fixture(scope="module", name="config")
 def _config():
-    """Trainings of two steps."""
-    config = tiny_config()
-    twice = {name: n.model_copy(update={"epochs": 2}) for name, n in config.networks.items()}
-    changes = {"vertebra": twice["vertebra"], "members": {"a": twice["a"]}}
-    changes["competition"] = competition_elsewhere(config)
-    return config.model_copy(update=changes)
+    return two_steps()
 
 
 @pytest.fixture(scope="module", name="whole")
@@ -109,6 +105,23 @@ def test_a_run_that_lacks_volumes_asks_for_a_cache_session(config, tmp_path):
     report = place.session(1.0)
     assert report.next == "cache" and report.left == "4 fine volumes of 4 are left"
     assert not report.fault and len(list(place.outputs[1].rglob("weights.safetensors"))) == 2
+
+
+def test_sessions_with_little_room_train_one_fold_model_each_to_the_same_weights(
+    config, whole, tmp_path
+):
+    """Twice a checkpoint and the weights of one network fit, a second one's beside them do not."""
+    place = Place(tmp_path, config)
+    place.cached(6)
+    little = 1.05 * room_for(config, ["vertebra"], jobs=1)
+    reports = [place.session(1.0, output_gb=little) for _ in range(4)]
+    assert [report.next for report in reports] == ["train", "train", "train", None]
+    why = "there is no room for more"
+    assert reports[0].left == f"{why}: 1 fold models are left, vertebra fold 1 among them"
+    assert reports[1].left == f"{why}: 2 fold models are left, a fold 0 among them"
+    assert [size_gb(out) < little for out in place.outputs[1:]] == [True] * 4
+    assert not any(report.fault for report in reports) and VARIABLE_ROOM not in os.environ
+    assert weights_of(place) == weights_of(whole)
 
 
 def test_an_error_costs_the_session_and_not_what_it_did(config, tmp_path, monkeypatch):
@@ -233,14 +246,3 @@ def test_what_cannot_be_trained_there_is_refused(config, tmp_path, monkeypatch, 
     with pytest.raises(ConfigError, match=said):
         check_training(config.model_copy(update={"competition": competition}))
     check_training(config)
-
-
-def test_a_deadline_is_inherited_and_ends(monkeypatch):
-    monkeypatch.delenv(VARIABLE, raising=False)
-    assert not time_is_up()
-    set_deadline(60.0)
-    assert not time_is_up()
-    set_deadline(-1.0)
-    assert time_is_up()
-    clear_deadline()
-    assert not time_is_up()

@@ -83,6 +83,7 @@ def server(tmp_path, monkeypatch):
 def quick(monkeypatch):
     """The config's networks are looked at in other tests."""
     monkeypatch.setattr("cspine_kit.vision.check.check_config", lambda config: None)
+    monkeypatch.setattr(pushing, "check_room", lambda config: None)
 
 
 @pytest.fixture
@@ -102,7 +103,7 @@ def uploaded(server, paths) -> RunPaths:
 
 def go(paths: RunPaths, config=None) -> str:
     config = config or make_config()
-    return push_training(config, paths, ROOT / "kernels" / "train", wheels=[], waits=FAST)
+    return push_training(config, paths, ROOT / "kernels", wheels=[], waits=FAST)
 
 
 def test_a_training_goes_on_from_session_to_session(server, paths, tmp_path):
@@ -112,7 +113,8 @@ def test_a_training_goes_on_from_session_to_session(server, paths, tmp_path):
     slugs = ["me/cspine-tiny-cache-1", "me/cspine-tiny-train-2", "me/cspine-tiny-train-3"]
     assert [asked["slug"] for asked in sessions.saved] == slugs
     for k, asked in enumerate(sessions.saved):
-        assert asked["text"] == (ROOT / "kernels/train/train.py").read_text()
+        kind = "train" if k else "cache"
+        assert asked["text"] == (ROOT / "kernels" / kind / f"{kind}.py").read_text()
         assert asked["datasetDataSources"] == [DATASET]
         assert asked.get("kernelDataSources", []) == slugs[:k]
         assert asked["isPrivate"] and asked["enableInternet"] is False
@@ -132,10 +134,11 @@ def test_a_training_goes_on_from_session_to_session(server, paths, tmp_path):
     assert "oof/tiny/index/studies/1.2.3.json" not in fetched
 
     [files] = server.datasets[DATASET]
-    assert set(files) == {"manifest.json", "config.yaml"}
+    assert set(files) == {"manifest.json", "config.yaml", "cspine_boot.py"}
     assert str(tmp_path).encode() not in b"".join(files.values())
     manifest = json.loads(files["manifest.json"])
-    assert manifest["hours"] == 11.0 and manifest["name"] == "tiny"
+    assert (manifest["hours"], manifest["output_gb"]) == (11.0, 18.0)
+    assert manifest["name"] == "tiny"
     before = len(server.requests)
     assert "nothing is left to train" in go(paths)
     assert len(server.requests) == before
@@ -222,7 +225,7 @@ def test_a_dry_run_shows_the_next_session_and_contacts_nothing(
     server, paths, tmp_path, monkeypatch, capsys
 ):
     text = dry_run(make_config(), paths, wheels=[])
-    assert f"dataset {DATASET}, 2 files" in text and '"me/cspine-tiny-cache-1"' in text
+    assert f"dataset {DATASET}, 3 files" in text and '"me/cspine-tiny-cache-1"' in text
     assert "nothing was sent" in text and "would be refused" not in text
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny.yaml").write_text(resolved_yaml(make_config()))

@@ -97,7 +97,7 @@ def rehearse(
         inputs: the three phantom competitions.
         environment: of Kaggle's packages.
         sandbox: where the script runs.
-        kernels: folder with submit/submit.py, train/train.py and probe/probe.py.
+        kernels: folder with submit, cache, train and probe, each with its script.
         out: submissions, logs and outputs of the runs land below it.
         pins: what the environment must hold.
         scans: a competition with a few training studies, for a training in small.
@@ -138,7 +138,7 @@ def rehearse(
         scans,
         environment,
         sandbox,
-        script=kernels / "train" / "train.py",
+        kernels=kernels,
         wheels=wheels,
         out=out / "training",
         limit_s=limit_s,

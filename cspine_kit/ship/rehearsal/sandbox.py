@@ -1,4 +1,4 @@
-"""A place like a Kaggle session: its paths, read-only inputs, no network, memory and time limits.
+"""A place like a Kaggle session: its paths, read-only inputs, no network, its limits.
 
 In: an interpreter, folders to mount, a script. Out: how the run ended. Example::
 
@@ -31,9 +31,12 @@ from typing import Literal
 
 from cspine_kit.core.command import waiting
 from cspine_kit.core.errors import ArtifactError
-from cspine_kit.ship.rehearsal.session import EndedFor, end_left_over, wait_for
+from cspine_kit.ship.rehearsal.session import EndedFor, Limits, end_left_over, wait_for
 
 Isolation = Literal["namespaces", "guard"]
+
+WORKING_GB = 20.0
+"""What Kaggle's /kaggle/working holds, in 10^9 bytes."""
 
 GUARD = '''"""No network: only sockets inside this machine's kernel (AF_UNIX) connect."""
 import socket
@@ -108,6 +111,8 @@ class SandboxRun:
     """Which limit it ran into; empty where it ended by itself."""
     peak_mib: float
     """Largest memory of all its processes together, shared pages counted once."""
+    disk_gb: float
+    """The most that its working folder held, in 10^9 bytes."""
     left_over: int
     """Processes of it that were still alive when it had ended; they were killed."""
     output: str
@@ -162,6 +167,7 @@ class Sandbox:
     work: Path
     isolation: Isolation
     memory_gib: float
+    working_gb: float = WORKING_GB
 
     @property
     def working(self) -> Path:
@@ -173,23 +179,27 @@ class Sandbox:
         memory = f"{self.memory_gib:g} GiB for all processes together, watched"
         if not has_gpu():
             memory += "; the same as address space of each (RLIMIT_AS)"
-        limits = "a likeness of Kaggle, no wall: the script runs as you and can read "
+        limits = {
+            "memory": memory,
+            "disk": f"{self.working_gb:g} GB in the working folder, watched",
+        }
+        wall = "a likeness of Kaggle, no wall: the script runs as you and can"
         if self.isolation == "namespaces":
             return {
                 "paths": "/kaggle/input, /kaggle/working, /kaggle/src as on Kaggle (chroot)",
                 "network": "off: a network namespace without devices (unshare --net)",
                 "inputs": "read-only bind mounts (unshare --mount)",
                 "home": f"hidden: {', '.join(hidden_places())}; no variable of yours is passed on",
-                "memory": memory,
-                "is not": f"{limits}this machine's other files",
+                **limits,
+                "is not": f"{wall} read this machine's other files",
             }
         return {
             "paths": "CSPINE_INPUT stands for /kaggle/input: no mount namespaces here",
             "network": "guarded in Python's socket module only: no network namespaces here",
             "inputs": "links, compared before and after: no read-only mounts here",
             "home": "an empty one; no variable of yours is passed on",
-            "memory": memory,
-            "is not": f"{limits}and change whatever you can",
+            **limits,
+            "is not": f"{wall} read and change whatever you can",
         }
 
     def run(
@@ -245,21 +255,21 @@ class Sandbox:
                 command, env = ["sh", "-c", GUARDED], self._guarded(mounts, shell)
             start = time.monotonic()
             process = subprocess.Popen(
-                command,
-                env=env,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-            )
+                command, env=env, stdout=output, stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL, start_new_session=True,
+            )  # fmt: skip
             if watch is not None:
                 threading.Thread(target=watch, args=(process.pid,), daemon=True).start()
             with waiting(f"{script.name} in the sandbox"):
-                peak, ended_for = wait_for(process, start + limit_s, 1024 * self.memory_gib)
+                limits = Limits(limit_s, 1024 * self.memory_gib, self.working_gb)
+                taken = wait_for(process, limits, self.working)
             seconds = time.monotonic() - start
         left_over = end_left_over(process.pid)
         text = log.read_text(errors="replace")
-        return SandboxRun(process.returncode, seconds, ended_for, peak, left_over, text)
+        return SandboxRun(
+            code=process.returncode, seconds=seconds, ended_for=taken.ended_for,
+            peak_mib=taken.memory_mib, disk_gb=taken.disk_gb, left_over=left_over, output=text,
+        )  # fmt: skip
 
     def _guarded(self, mounts: dict[str, Path], shell: dict[str, str]) -> dict[str, str]:
         """Links for the mounts, the guard on the path; returns the run's environment."""

@@ -1,12 +1,12 @@
-"""Processes of a run: what they are, what memory they take, and their certain end.
+"""Processes of a run: what they are, what memory and disk they take, and their certain end.
 
 In: the id of a session (its leader's process id). Out: what lives of it, the limit it ran into.
 Example::
 
-    import subprocess, time
+    import subprocess
 
     process = subprocess.Popen(["sleep", "0.1"], start_new_session=True)
-    peak_mib, ended_for = wait_for(process, time.monotonic() + 60.0, limit_mib=1024.0)
+    wait_for(process, Limits(seconds=60.0, memory_mib=1024.0, disk_gb=20.0), Path()).ended_for
     end_left_over(process.pid)
 """
 
@@ -15,16 +15,37 @@ import os
 import signal
 import subprocess
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+from cspine_kit.core.room import size_gb
 
 POLL_S = 0.25
 LEAVE_S = 3.0
 GRACE_S = 20.0
 """Between the polite and the certain end of a run that is past its time."""
 
-EndedFor = Literal["", "time", "memory"]
+EndedFor = Literal["", "time", "memory", "disk"]
 """The limit that a run was ended for."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a run may take: seconds, MiB of memory, 10^9 bytes of its working folder."""
+
+    seconds: float
+    memory_mib: float
+    disk_gb: float
+
+
+@dataclass
+class Taken:
+    """The most that a run took, and which limit it was ended for; empty where none."""
+
+    memory_mib: float = 0.0
+    disk_gb: float = 0.0
+    ended_for: EndedFor = ""
 
 
 def session_processes(session: int) -> list[int]:
@@ -52,21 +73,32 @@ def memory_mib(session: int) -> float:
     return total / 1024
 
 
-def wait_for(
-    process: "subprocess.Popen[bytes]", deadline: float, limit_mib: float
-) -> tuple[float, EndedFor]:
-    """Wait for a session's leader; peak memory in MiB, and the limit that it was ended for."""
-    peak = 0.0
+def wait_for(process: "subprocess.Popen[bytes]", limits: Limits, working: Path) -> Taken:
+    """Wait for a session's leader, and end the session where it goes beyond a limit.
+
+    Args:
+        process: the leader.
+        limits: from now on.
+        working: the folder whose files count.
+    """
+    taken, deadline = Taken(), time.monotonic() + limits.seconds
     while process.poll() is None:
-        peak = max(peak, memory_mib(process.pid))
-        if peak > limit_mib:
+        taken.memory_mib = max(taken.memory_mib, memory_mib(process.pid))
+        taken.disk_gb = max(taken.disk_gb, size_gb(working))
+        if taken.memory_mib > limits.memory_mib:
+            taken.ended_for = "memory"
+        elif taken.disk_gb > limits.disk_gb:
+            taken.ended_for = "disk"
+        elif time.monotonic() > deadline:
+            taken.ended_for = "time"
+        if taken.ended_for:
             _end(process)
-            return peak, "memory"
-        if time.monotonic() > deadline:
-            _end(process)
-            return peak, "time"
+            return taken
         time.sleep(POLL_S)
-    return peak, ""
+    taken.disk_gb = max(taken.disk_gb, size_gb(working))
+    if taken.disk_gb > limits.disk_gb:
+        taken.ended_for = "disk"
+    return taken
 
 
 def end_left_over(session: int) -> int:

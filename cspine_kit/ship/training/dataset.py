@@ -1,4 +1,4 @@
-"""The dataset that every session of a training sees: the kit, its config, weights to start from.
+"""The dataset that every session of a training sees: its start, the kit, its config, weights.
 
 In: a config, wheels. Out: a flat folder of hashed files, as a parcel; there, its checked manifest.
 Example::
@@ -23,11 +23,19 @@ from cspine_kit.infer.manifest import MANIFEST
 from cspine_kit.ship.kaggle.parcels import Parcel
 from cspine_kit.ship.kaggle.service import DATASET_METADATA, check_size, dataset_metadata
 from cspine_kit.ship.secrets import refuse_secrets
-from cspine_kit.ship.training.names import SESSION_HOURS, competition_elsewhere, training_ref
+from cspine_kit.ship.training import boot
+from cspine_kit.ship.training.names import (
+    OUTPUT_GB,
+    SESSION_HOURS,
+    competition_elsewhere,
+    training_ref,
+)
 from cspine_kit.vision.names import VERTEBRA
 
 FORMAT = "cspine_kit training 1"
 CONFIG, FOLDS = "config.yaml", "folds.csv"
+BOOT = "cspine_boot.py"
+"""Scripts in `kernels/` look for it; no other dataset holds a file of that name."""
 
 
 def _flat(name: str) -> str:
@@ -69,6 +77,7 @@ def write_dataset(
     wheels: Sequence[Path],
     pretrained: Mapping[str, Path],
     hours: float = SESSION_HOURS,
+    output_gb: float = OUTPUT_GB,
 ) -> Parcel:
     """Write the dataset unless it is there with the same content.
 
@@ -78,11 +87,12 @@ def write_dataset(
         wheels: the kit's, and what Kaggle's image lacks.
         pretrained: files by repository of the hub.
         hours: after which a session stops by itself.
+        output_gb: that a session leaves at most, in 10^9 bytes.
 
     Raises:
         ArtifactError: more than a dataset may hold, or a file looks like a credential.
     """
-    files = {wheel.name: wheel for wheel in wheels}
+    files = {BOOT: Path(boot.__file__)} | {wheel.name: wheel for wheel in wheels}
     files |= {f"hub__{_flat(name)}.safetensors": file for name, file in pretrained.items()}
     files |= _named(config)
     travels = naming(config, Path()).model_copy(
@@ -91,7 +101,8 @@ def write_dataset(
     refuse_secrets(files.values())
     hashes = {name: file_hash(file) for name, file in files.items()}
     metadata = dataset_metadata(config, training_ref(config))
-    key = fingerprint(FORMAT, __version__, travels, hashes, hours, metadata, sorted(pretrained))
+    limits = {"hours": hours, "output_gb": output_gb}
+    key = fingerprint(FORMAT, __version__, travels, hashes, limits, metadata, sorted(pretrained))
     if not is_fresh(folder, key):
         with publish(folder, key) as temporary:
             temporary.mkdir(parents=True)
@@ -103,10 +114,8 @@ def write_dataset(
                 for path in sorted(temporary.iterdir())
             }
             hub = {f"hub__{_flat(name)}.safetensors": name for name in sorted(pretrained)}
-            manifest = {"format": FORMAT, "kit": __version__, "name": config.name}
-            write_json(
-                temporary / MANIFEST, {**manifest, "hours": hours, "hub": hub, "files": listed}
-            )
+            manifest = {"format": FORMAT, "kit": __version__, "name": config.name, **limits}
+            write_json(temporary / MANIFEST, {**manifest, "hub": hub, "files": listed})
             write_json(temporary / DATASET_METADATA, metadata)
     sizes = {
         path.name: path.stat().st_size

@@ -23,16 +23,19 @@ from cspine_kit.ship.kaggle.service import (
     owner_of,
     script_metadata,
 )
+from cspine_kit.vision.names import VERTEBRA
 
 Kind = Literal["cache", "train"]
 """A session with the competition and without a GPU makes volumes; one with GPUs trains."""
 
-SCRIPT = "train.py"
 SESSION_HOURS, SERVICE_HOURS = 11.0, 12.0
 """A session stops by itself after the first; the service ends it after the second."""
 
-OUTPUT_GB = 18.0
-"""Volumes of a session, in 10^9 bytes; the service keeps 20 GB of what a session leaves."""
+SESSION_GPUS = 2
+"""Kaggle's GPU T4 x2: fold models that a session trains at once."""
+
+OUTPUT_GB, SERVICE_GB = 18.0, 20.0
+"""A session leaves at most the first, in 10^9 bytes; the service keeps the second."""
 
 
 def _slug(config: Config, what: str) -> str:
@@ -60,12 +63,17 @@ def session_settings(
     competitions = [config.competition.slug] if kind == "cache" else []
     return script_metadata(
         f"{owner_of(config)}/{_slug(config, f'{kind}-{number}')}",
-        SCRIPT,
+        script_of(kind),
         gpu=kind == "train",
         datasets=[training_ref(config)],
         competitions=competitions,
         kernels=sources,
     )
+
+
+def script_of(kind: Kind) -> str:
+    """The one file of a session, in the folder of `kernels` that is called as its kind."""
+    return f"{kind}.py"
 
 
 def for_training(bundle: BundleConfig) -> BundleConfig:
@@ -103,3 +111,21 @@ def check_training(config: Config) -> None:
             "would not take over what Kaggle trained on volumes of its own. To train there, set "
             "competition.dir to a folder without train_images"
         )
+
+
+def check_room(config: Config) -> None:
+    """Refuse networks that a session has no room for.
+
+    Raises:
+        ConfigError: names the network's stage and what to do.
+    """
+    from cspine_kit.vision.oof import room_for
+
+    for stage in (VERTEBRA, *config.members):
+        needed = room_for(config, [stage], SESSION_GPUS)
+        if needed > OUTPUT_GB:
+            raise ConfigError(
+                f"{SESSION_GPUS} fold models of {stage} take {needed:.1f} GB of checkpoints and "
+                f"weights while they are trained, a session on Kaggle leaves at most "
+                f"{OUTPUT_GB:g} GB; take a smaller backbone"
+            )

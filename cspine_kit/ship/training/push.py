@@ -36,11 +36,12 @@ from cspine_kit.ship.kaggle.state import Push, PushState
 from cspine_kit.ship.kaggle.upload import upload
 from cspine_kit.ship.training.dataset import write_dataset
 from cspine_kit.ship.training.names import (
-    SCRIPT,
     SERVICE_HOURS,
     Kind,
+    check_room,
     check_training,
     for_training,
+    script_of,
     session_settings,
 )
 from cspine_kit.ship.training.output import SESSION, Report, fetched_pattern, read_report, take
@@ -79,6 +80,7 @@ def _dataset(
     from cspine_kit.vision.nets.pretrained import fetch, needed
 
     check_config(config)
+    check_room(config)
     pretrained = {name: fetch(name, here=here) for name in needed(config).values()}
     found = {name: file for name, file in pretrained.items() if file is not None}
     with tempfile.TemporaryDirectory() as scratch:
@@ -123,7 +125,7 @@ def dry_run(config: Config, paths: RunPaths, *, wheels: Sequence[Path] | None = 
 def push_training(
     config: Config,
     paths: RunPaths,
-    kernel_folder: Path,
+    kernels: Path,
     *,
     wheels: Sequence[Path] | None = None,
     waits: Waits | None = None,
@@ -133,7 +135,7 @@ def push_training(
     Args:
         config: its scans are on Kaggle, not here.
         paths: its run folder, which gets tables and models.
-        kernel_folder: holds train.py.
+        kernels: holds cache/cache.py and train/train.py.
         wheels: of the kit and what Kaggle lacks; default: built and fetched now.
         waits: patience; default `Waits()`.
 
@@ -145,7 +147,7 @@ def push_training(
         ServiceError: the service or its client failed, or a session did; what was done is kept.
     """
     check_training(config)
-    with opened(config, paths, kernel_folder, waits, TrainState) as run:
+    with opened(config, paths, kernels, waits, TrainState) as run:
         state = cast(TrainState, run.state)
         parcel = _dataset(run.config, paths, wheels, here=False)
         known = state.kernel is not None and state.kernel.stage != "failed"
@@ -188,7 +190,8 @@ def _session(push: Push, state: TrainState, kind: Kind, digest: str) -> None:
     folder = push.folder / "kernel"
     if state.kernel is None or state.kernel.stage == "failed":
         folder.mkdir(exist_ok=True)
-        shutil.copyfile(push.kernel_folder / SCRIPT, folder / SCRIPT)
+        script = script_of(kind)
+        shutil.copyfile(push.kernel_folder / kind / script, folder / script)
         write_json(folder / KERNEL_METADATA, settings)
     pattern = fetched_pattern(push.config.name)
     kernel = Kernel(settings, folder, digest, SERVICE_HOURS, pattern)

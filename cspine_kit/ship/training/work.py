@@ -7,11 +7,12 @@ Example::
 
     elsewhere = config.model_copy(update={"name": "elsewhere"})
     parcel = write_dataset(elsewhere, Path("training"), wheels=[], pretrained={})
-    work(Path("input"), parcel.folder, Path()).fault        # no session before it left a table
+    work(Path("input"), parcel.folder, Path(), kind="train").fault    # no session left a table
 
-A session that sees the competition makes the index and the volumes; one that does not trains, with
-the very functions of `make oof`, on every GPU. What it cannot finish the next session of the same
-kind goes on with. An error ends the work, not the session: what was done before is left as well.
+A cache session sees the competition and makes the index and the volumes; a training session sees
+what those left and trains, with the very functions of `make oof`, on every GPU. What it cannot
+finish, for want of time or of room for its output, the next session of the same kind goes on with.
+An error ends the work, not the session: what was done before is left as well.
 """
 
 import logging
@@ -24,13 +25,14 @@ from pathlib import Path
 
 from cspine_kit.core.config import Config, load_config
 from cspine_kit.core.deadline import clear_deadline, set_deadline
-from cspine_kit.core.errors import Unfinished
+from cspine_kit.core.errors import DataError, Unfinished
 from cspine_kit.core.paths import RunPaths
+from cspine_kit.core.room import clear_room, room_left_gb, set_room
 from cspine_kit.core.runs import file_hash
 from cspine_kit.data.stages import run_coarse, run_fine, run_folds, run_index
 from cspine_kit.infer.manifest import MANIFEST
 from cspine_kit.ship.training.dataset import CONFIG, naming, read_dataset
-from cspine_kit.ship.training.names import OUTPUT_GB, Kind, competition_elsewhere
+from cspine_kit.ship.training.names import Kind, competition_elsewhere
 from cspine_kit.ship.training.output import Report, Session, holders, leave, sessions
 
 log = logging.getLogger(__name__)
@@ -39,22 +41,29 @@ Left = tuple[Kind | None, str]
 """The kind of session that is needed next, and for what."""
 
 
-def work(inputs: Path, dataset: Path, out: Path, *, spent_s: float = 0.0) -> Report:
+def work(inputs: Path, dataset: Path, out: Path, *, kind: Kind, spent_s: float = 0.0) -> Report:
     """Do the work of one session.
 
     Args:
-        inputs: below it are the dataset, earlier sessions, and the competition or not.
+        inputs: below it are the dataset, earlier sessions, and for volumes the competition.
         dataset: as `write_dataset` wrote it.
         out: the working folder, which is also the current one.
+        kind: of the session.
         spent_s: seconds of the session that are over.
 
     Raises:
         ArtifactError: dataset or earlier sessions are not sound.
+        DataError: volumes are to be made, and the competition is not there.
     """
     begun = time.monotonic() - spent_s
     manifest = read_dataset(dataset)
     earlier = sessions(inputs, manifest["name"])
-    scans = next(holders(inputs, "train.csv"), None)
+    scans = next(holders(inputs, "train.csv"), None) if kind == "cache" else None
+    if kind == "cache" and scans is None:
+        raise DataError(
+            f"there is no train.csv below {inputs}: the competition is not attached to this "
+            "session; join it on its page, then push again"
+        )
     config = _config_here(dataset, scans, earlier)
     paths = RunPaths(Path("oof") / config.name)
     for session in earlier:
@@ -66,6 +75,7 @@ def work(inputs: Path, dataset: Path, out: Path, *, spent_s: float = 0.0) -> Rep
         files = {name: dataset / file for file, name in manifest["hub"].items()}
         os.environ.update(lay_out(files, hub))
     set_deadline(3600.0 * manifest["hours"] - (time.monotonic() - begun))
+    set_room(out, manifest["output_gb"])
     fault = ""
     try:
         left = _make_volumes(config, paths) if scans else _train(config, paths)
@@ -74,10 +84,11 @@ def work(inputs: Path, dataset: Path, out: Path, *, spent_s: float = 0.0) -> Rep
         left, fault = (None, ""), f"{type(error).__name__}: {error}"
     finally:
         clear_deadline()
+        clear_room()
         shutil.rmtree(hub, ignore_errors=True)
     report = Report(
         name=config.name,
-        kind="cache" if scans else "train",
+        kind=kind,
         number=max([session.report.number for session in earlier], default=0) + 1,
         dataset=file_hash(dataset / MANIFEST),
         next=left[0],
@@ -110,9 +121,9 @@ def _make_volumes(config: Config, paths: RunPaths) -> Left:
     run_index(config, paths)
     run_folds(config, paths)
     try:
-        run_coarse(config, paths, most_gb=OUTPUT_GB)
+        run_coarse(config, paths, most_gb=room_left_gb())
         if not missing(config, paths, [VERTEBRA]):
-            run_fine(config, paths, most_gb=OUTPUT_GB)
+            run_fine(config, paths, most_gb=room_left_gb())
     except Unfinished as stopped:
         return "cache", str(stopped)
     names = missing(config, paths, [VERTEBRA, *config.members])

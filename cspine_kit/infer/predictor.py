@@ -1,6 +1,6 @@
 """A bundle opened once, and scans judged by it one after the other: the kernel's code path.
 
-In: a bundle; folders of DICOM files, or .zip files of them. Out: `Judgment`s. Example::
+In: a bundle; folders of DICOM files, .zip files of them, NIfTI files. Out: `Judgment`s. Example::
 
     predictor = Predictor(bundle)
     judgment = predictor.predict(folder)
@@ -74,7 +74,7 @@ class Predictor:
         """Read a scan as the kernel does.
 
         Args:
-            folder: its files, or a .zip of them.
+            folder: its files, a .zip of them, or a NIfTI file.
             study: its name in results; the folder's own by default.
 
         Raises:
@@ -99,7 +99,7 @@ class Predictor:
         """Judge one scan.
 
         Args:
-            folder: its files, or a .zip of them.
+            folder: its files, a .zip of them, or a NIfTI file.
             phantom_bundle: as of the constructor, for this scan.
         """
         place, study = Path(folder), named(Path(folder))

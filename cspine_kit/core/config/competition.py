@@ -11,7 +11,6 @@ from pydantic import Field, model_serializer
 
 from cspine_kit.core.config.section import Count, Section, Share
 
-
 Variety = Literal[
     "starts_in_c2",
     "ends_at_c5",
@@ -50,7 +49,7 @@ class PhantomConfig(Section):
 
     @model_serializer(mode="wrap")
     def _told(self, plain: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        """Without `files` and `varieties` where nobody set them: what older phantoms say of themselves."""
+        """Without `files` and `varieties` where nobody set them, as older phantoms tell it."""
         return {key: value for key, value in plain(self).items() if value is not None}
 
 

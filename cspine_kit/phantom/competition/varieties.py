@@ -77,7 +77,7 @@ def patient(rng: np.random.Generator, variety: str) -> tuple[float | None, Vecto
 
 
 def vary_neck(rng: np.random.Generator, variety: str, neck: Neck) -> None:
-    """Turn a patient over, give the spurs of old age, or the trunk that the scan shows; in place."""
+    """Turn a patient over, give spurs of old age, or the trunk that the scan shows; in place."""
     neck.prone = variety == "prone"
     if variety == "degenerated":
         for level in LEVELS[1:]:
@@ -126,6 +126,4 @@ def vary_scan(rng: np.random.Generator, variety: str, neck: Neck, scan: Scan) ->
     thickness = scan.thickness_mm if step == scan.spacing_mm[0] else step
     pixel = round(wider * scan.spacing_mm[1], 6)
     spacing = (step, pixel, pixel)
-    return replace(
-        scan, grid=grid, spacing_mm=spacing, thickness_mm=thickness, prone=neck.prone
-    )
+    return replace(scan, grid=grid, spacing_mm=spacing, thickness_mm=thickness, prone=neck.prone)

@@ -141,6 +141,15 @@ class Ensemble:
             if (name, k) in self.models
         }
 
+    def _synthetic(self, folds: Sequence[int]) -> bool:
+        networks = self.stage(folds).values()
+        return any(network.synthetic for network in networks)
+
+    @property
+    def by_finder(self) -> bool:
+        """True where the finder that ships tells levels, in some fold at least."""
+        return self._synthetic(range(self.config.folds.n))
+
     @property
     def finder(self) -> LevelFinder:
         """The vertebra models speaking together, their logits averaged and decoded once."""
@@ -214,8 +223,7 @@ class Ensemble:
                 # Of several networks those that speak are enough.
                 spoken = [one.rows for one in own if one.rows is not None] or [own[0].require()]
                 decoded = self.calibrations[fold].applied(decode_study(combined(spoken)))
-                synthetic = all(m.synthetic for m in self.stage([fold]).values())
-                found[fold] = by_finder(decoded) if synthetic else decoded
+                found[fold] = by_finder(decoded) if self._synthetic([fold]) else decoded
             except Exception as error:  # noqa: BLE001 - another fold's levels will do
                 found[fold] = error
         return found

@@ -29,7 +29,12 @@ from cspine_kit.infer.judgment import (
 from cspine_kit.infer.levels import NO_NECK, UPSIDE_DOWN, StudyLevels, find_levels
 from cspine_kit.infer.log import IMAGE
 from cspine_kit.infer.manifest import MANIFEST, open_bundle
-from cspine_kit.infer.origin import note_of, origin_of, refuse_phantom_bundle
+from cspine_kit.infer.origin import (
+    NOTE_OF_FINDER,
+    note_of,
+    origin_of,
+    refuse_phantom_bundle,
+)
 from cspine_kit.infer.worker import refusal
 
 
@@ -157,7 +162,8 @@ class Predictor:
 
     @property
     def _notes(self) -> tuple[str, ...]:
-        return (self.note,) if self.note else ()
+        levels = NOTE_OF_FINDER if self.ensemble.by_finder else ""
+        return tuple(note for note in (self.note, levels) if note)
 
     def _cannot(self, study: str, reason: str, scan: Scan | None = None) -> Judgment:
         return Judgment(*(study, "cannot_judge", reason, self.sha256), notes=self._notes, scan=scan)

@@ -52,7 +52,9 @@ def _cache(args: argparse.Namespace) -> int:
 
 
 def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, metavar="FOLDER")
+    parser.add_argument(
+        "folder", type=Path, metavar="FOLDER", help="DICOM files, a .zip of them, or a NIfTI file"
+    )
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--png", type=Path, metavar="FILE", help="axial, sagittal, coronal view")
 
@@ -93,7 +95,8 @@ VERBS = {
     ),
     "inspect": Verb(
         "what a study holds and what is wrong with it",
-        "cspine inspect train_images/1.2.826.0.1.3680043.6200 --png study.png",
+        "cspine inspect train_images/1.2.826.0.1.3680043.6200 --png study.png; "
+        "cspine inspect scan.nii.gz --json",
         _inspect_arguments,
         _inspect,
     ),

@@ -62,7 +62,11 @@ def _kernel(args: argparse.Namespace) -> int:
 
 def _predict_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "folders", type=Path, nargs="+", metavar="FOLDER", help="DICOM files, or a .zip of them"
+        "folders",
+        type=Path,
+        nargs="+",
+        metavar="FOLDER",
+        help="DICOM files, a .zip of them, or a NIfTI file",
     )
     parser.add_argument("--bundle", type=Path, required=True, metavar="DIR")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")

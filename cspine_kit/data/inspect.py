@@ -1,6 +1,6 @@
-"""What a folder of DICOM files holds, and what is wrong with it.
+"""What a study's files hold, and what is wrong with them.
 
-In: a folder. Out: a JSON-ready dict. Example::
+In: a folder of DICOM files, a .zip of them or a NIfTI file. Out: a JSON-ready dict. Example::
 
     found, study = inspect_study(folder)
     found["problems"], found["hu_sha256"]
@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from cspine_kit.data.reader.dicom import Study, read_study
-from cspine_kit.data.reader.headers.files import list_files, opened, read_headers
+from cspine_kit.data.reader.dicom import Study, headers_of, list_files, read_study, uid_of
+from cspine_kit.data.reader.headers.files import opened
 from cspine_kit.data.reader.headers.header import Header
+from cspine_kit.data.reader.nifti import nifti_of
 from cspine_kit.data.reader.problems import PROBLEMS
 
 
@@ -43,6 +44,10 @@ def _hu_sha256(study: Study) -> str:
 def inspect_study(folder: Path, study_uid: str | None = None) -> tuple[dict[str, Any], Study]:
     """Read a study and describe it.
 
+    Args:
+        folder: the study's files, a .zip of them, or a NIfTI file.
+        study_uid: its name; that of the folder or of the NIfTI file where it is None.
+
     Returns:
         JSON-ready facts, and the study itself. `hu_sha256` is the SHA-256 of the int16 volume in C
         order, little endian; `z_mm` is z of ImagePositionPatient of the most cranial and the last
@@ -51,16 +56,17 @@ def inspect_study(folder: Path, study_uid: str | None = None) -> tuple[dict[str,
     Raises:
         StudyError: nothing can be read.
     """
+    name = study_uid or uid_of(folder)
     with opened(folder) as place:
-        names = list_files(place)
-        headers, errors = read_headers(place)
-        study = read_study(place, study_uid or folder.name)
+        files = 1 if nifti_of(place) else len(list_files(place))
+        headers, errors = headers_of(place)
+        study = read_study(place, name)
     uids = Counter(h.study_uid for h in headers)
     lost = {error.file: f"{error.code}: {error.detail}" for error in errors}
     facts = {
-        "study_uid": study_uid or folder.name,
+        "study_uid": name,
         "study_uids_in_files": sorted(uids),
-        "files": len(names),
+        "files": files,
         "slices": len(study.hu),
         "rows": study.shape[0],
         "cols": study.shape[1],

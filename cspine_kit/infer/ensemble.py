@@ -26,6 +26,7 @@ from cspine_kit.core.errors import ArtifactError, StudyError
 from cspine_kit.core.runs import read_json
 from cspine_kit.core.tables import SPINE_BOX_COLUMNS, VERTEBRA_COLUMNS
 from cspine_kit.data.confidence import PLAIN, Calibration, mean_of
+from cspine_kit.data.levels import by_finder
 from cspine_kit.data.reader.dicom import read_geometry
 from cspine_kit.data.volumes.volume import Volume, Volumes
 from cspine_kit.infer.answer import cause_of
@@ -140,6 +141,15 @@ class Ensemble:
             if (name, k) in self.models
         }
 
+    def _synthetic(self, folds: Sequence[int]) -> bool:
+        networks = self.stage(folds).values()
+        return any(network.synthetic for network in networks)
+
+    @property
+    def by_finder(self) -> bool:
+        """True where the finder that ships tells levels, in some fold at least."""
+        return self._synthetic(range(self.config.folds.n))
+
     @property
     def finder(self) -> LevelFinder:
         """The vertebra models speaking together, their logits averaged and decoded once."""
@@ -212,7 +222,8 @@ class Ensemble:
             try:
                 # Of several networks those that speak are enough.
                 spoken = [one.rows for one in own if one.rows is not None] or [own[0].require()]
-                found[fold] = self.calibrations[fold].applied(decode_study(combined(spoken)))
+                decoded = self.calibrations[fold].applied(decode_study(combined(spoken)))
+                found[fold] = by_finder(decoded) if self._synthetic([fold]) else decoded
             except Exception as error:  # noqa: BLE001 - another fold's levels will do
                 found[fold] = error
         return found

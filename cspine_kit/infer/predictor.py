@@ -1,6 +1,6 @@
 """A bundle opened once, and scans judged by it one after the other: the kernel's code path.
 
-In: a bundle; folders of DICOM files, or .zip files of them. Out: `Judgment`s. Example::
+In: a bundle; folders of DICOM files, .zip files of them, NIfTI files. Out: `Judgment`s. Example::
 
     predictor = Predictor(bundle)
     judgment = predictor.predict(folder)
@@ -29,7 +29,12 @@ from cspine_kit.infer.judgment import (
 from cspine_kit.infer.levels import NO_NECK, UPSIDE_DOWN, StudyLevels, find_levels
 from cspine_kit.infer.log import IMAGE
 from cspine_kit.infer.manifest import MANIFEST, open_bundle
-from cspine_kit.infer.origin import note_of, origin_of, refuse_phantom_bundle
+from cspine_kit.infer.origin import (
+    NOTE_OF_FINDER,
+    note_of,
+    origin_of,
+    refuse_phantom_bundle,
+)
 from cspine_kit.infer.worker import refusal
 
 
@@ -74,7 +79,7 @@ class Predictor:
         """Read a scan as the kernel does.
 
         Args:
-            folder: its files, or a .zip of them.
+            folder: its files, a .zip of them, or a NIfTI file.
             study: its name in results; the folder's own by default.
 
         Raises:
@@ -99,7 +104,7 @@ class Predictor:
         """Judge one scan.
 
         Args:
-            folder: its files, or a .zip of them.
+            folder: its files, a .zip of them, or a NIfTI file.
             phantom_bundle: as of the constructor, for this scan.
         """
         place, study = Path(folder), named(Path(folder))
@@ -157,7 +162,8 @@ class Predictor:
 
     @property
     def _notes(self) -> tuple[str, ...]:
-        return (self.note,) if self.note else ()
+        levels = NOTE_OF_FINDER if self.ensemble.by_finder else ""
+        return tuple(note for note in (self.note, levels) if note)
 
     def _cannot(self, study: str, reason: str, scan: Scan | None = None) -> Judgment:
         return Judgment(*(study, "cannot_judge", reason, self.sha256), notes=self._notes, scan=scan)

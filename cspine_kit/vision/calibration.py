@@ -20,6 +20,7 @@ import pandas as pd
 
 from cspine_kit.core.anatomy import LEVELS
 from cspine_kit.core.numbers import BoolArray, FloatArray
+from cspine_kit.core.paths import FINDER
 from cspine_kit.core.tables import MASK_COLUMNS
 from cspine_kit.data.centers import HALF_VERTEBRA_MM
 from cspine_kit.data.confidence import Calibration, fit_calibration
@@ -74,12 +75,13 @@ def _judged(chain: FoldChain) -> tuple[FloatArray, BoolArray]:
 
 
 def calibrate(chains: Sequence[FoldChain]) -> dict[int, Calibration]:
-    """The line of each fold, also written beside its vertebra model."""
+    """The line of each fold, also written beside its vertebra model; the finder brings its own."""
     judged = {chain.fold: _judged(chain) for chain in chains}
     found = {}
     for chain in chains:
         others = [judged[fold] for fold in judged if fold != chain.fold]
         belief, right = (np.concatenate(part) for part in zip(*others, strict=True))
-        found[chain.fold] = fit_calibration(belief, right)
+        known = Calibration.load(FINDER) if chain.by_finder else fit_calibration(belief, right)
+        found[chain.fold] = known
         found[chain.fold].save(chain.paths.model(VERTEBRA, chain.fold))
     return found

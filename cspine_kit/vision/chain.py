@@ -67,6 +67,12 @@ class FoldChain:
         """Studies of fold k that have a mask."""
         return self._masked(training=False)
 
+    @property
+    def by_finder(self) -> bool:
+        """True where the finder that ships is vertebra model k: the config starts from it, and no
+        mask could teach it more."""
+        return self.config.vertebra.weights == "finder" and not self.masked and not self.pseudo
+
     def _masked(self, *, training: bool) -> list[str]:
         masked = self.inputs.studies["has_mask"]
         return [uid for uid in self.inputs.studies_of(self.fold, training=training) if masked[uid]]

@@ -21,10 +21,12 @@ import pandas as pd
 from cspine_kit.core.errors import ArtifactError, DataError, StudyError
 from cspine_kit.core.failures import FILES, TRAINING, Failure, write_failures
 from cspine_kit.core.runs import derive_seed
+from cspine_kit.data.levels import by_finder
 from cspine_kit.data.volumes.store import ENDING, in_memory
 from cspine_kit.vision.attempts import failure_of
 from cspine_kit.vision.chain import FoldChain, by_study
 from cspine_kit.vision.dataset import StackDataset
+from cspine_kit.vision.finder.lend import lend_finder
 from cspine_kit.vision.lineage import read_lineage, seal_model, write_lineage
 from cspine_kit.vision.names import SLICES, VERTEBRA
 from cspine_kit.vision.nets.store import load_model
@@ -51,11 +53,17 @@ def train_vertebra(chain: FoldChain, name: str = VERTEBRA) -> None:
 
     Raises:
         DataError: no training study has a mask.
+        ConfigError: see `lend_finder`.
     """
+    if name == VERTEBRA and chain.by_finder:
+        if is_main():
+            lend_finder(chain)
+        return
     if not chain.masked:
         raise DataError(
-            f"fold {chain.fold}: no training study has a segmentation, the vertebra stage cannot "
-            "learn; add masks under segmentations/ or use fewer folds"
+            f"fold {chain.fold}: no training study has a segmentation, {name} cannot learn; add "
+            "masks under segmentations/, use fewer folds, or set vertebra.weights: finder (the "
+            "level finder that ships then tells the levels, without rounds or vertebra_members)"
         )
     task, inputs = task_of(chain.config.trained[name]), chain.inputs
     pseudo = set(chain.pseudo) if task.config.kind == "vertebra" else set[str]()
@@ -98,7 +106,9 @@ def make_vertebra(chain: FoldChain) -> None:
         rows = chain.spoken()
 
         def decode(uid: str) -> Rows:
-            return {"levels": decode_study(rows[uid]).assign(model_fold=chain.fold)}
+            found = decode_study(rows[uid])
+            told = by_finder(found) if chain.by_finder else found
+            return {"levels": told.assign(model_fold=chain.fold)}
 
         chain.levels.make(decode, f"{VERTEBRA} fold {chain.fold}: levels")
 

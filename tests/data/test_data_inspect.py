@@ -5,12 +5,14 @@ import json
 from pathlib import Path
 
 import cv2
+import nibabel
 import numpy as np
 import pydicom
 from scans import STEP, dataset, neck_hu, write_scan
 
 from cspine_kit.cli import main
 from cspine_kit.data.inspect import inspect_study
+from cspine_kit.data.reader.dicom import read_study
 from cspine_kit.data.reader.problems import PROBLEMS
 from cspine_kit.show.study import draw_study
 
@@ -67,3 +69,23 @@ def test_the_documentation_lists_every_problem():
     text = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
     rows = [f"| `{code}` | {p.severity} | {p.what} | {p.to_do} |" for code, p in PROBLEMS.items()]
     assert "\n".join(rows) in text
+
+
+def test_a_nifti_file_is_told_like_a_folder(tmp_path, capsys):
+    hu = write_scan(tmp_path / "9.9")
+    study = read_study(tmp_path / "9.9")
+    right, front, up = (s * mm for s, mm in zip((-1, -1, -1), study.spacing_mm[::-1], strict=True))
+    image = nibabel.Nifti1Image(hu.transpose(2, 1, 0), np.diag([right, front, up, 1.0]))
+    path = tmp_path / "neck.nii.gz"
+    nibabel.save(image, path)
+    facts, _ = inspect_study(path)
+    plain, _ = inspect_study(tmp_path / "9.9")
+    same = ("slices", "rows", "cols", "spacing_mm", "hu_range", "hu_sha256", "unusable_files")
+    assert {name: facts[name] for name in same} == {name: plain[name] for name in same}
+    assert facts["study_uid"] == "neck" and facts["files"] == 1
+    assert main(["inspect", str(path), "--json", "--png", str(tmp_path / "neck.png")]) == 0
+    assert json.loads(capsys.readouterr().out) == facts
+    assert cv2.imread(str(tmp_path / "neck.png")) is not None
+    path.write_bytes(path.read_bytes()[:2000])
+    assert main(["inspect", str(path)]) == 1
+    assert "cannot be read as NIfTI" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from cspine_kit.core.anatomy import LEVELS, OVERALL, TARGETS
 from cspine_kit.core.errors import ArtifactError, StudyError
 from cspine_kit.infer import predictor as room
 from cspine_kit.infer.judgment import SCHEMA, level_table
-from cspine_kit.infer.origin import NOTE
+from cspine_kit.infer.origin import NOTE, NOTE_OF_FINDER
 from cspine_kit.infer.predictor import Predictor
 
 
@@ -55,6 +55,15 @@ def test_tables_are_plain_and_whole(judgment, predictor):
         assert judgment.evidence(level)[best] == judgment.evidence(level).max()
     files = [header.file for header in judgment.scan.geometry.headers]
     assert found["slices"] == len(files)
+
+
+def test_levels_by_the_finder_are_marked(predictor, folders, monkeypatch):
+    for network in predictor.ensemble.stage(range(predictor.ensemble.config.folds.n)).values():
+        monkeypatch.setattr(network, "synthetic", True)
+    judgment = predictor.predict(folders[0])
+    assert judgment.notes == (NOTE, NOTE_OF_FINDER)
+    told = (judgment.fold_levels, predictor.levels(folders[0]).levels)
+    assert all(levels["source"].str.startswith(("finder", "absent")).all() for levels in told)
 
 
 def test_what_the_kernel_answers_from_headers_is_not_judged(

@@ -15,6 +15,7 @@ from browser import chromium
 
 from cspine_kit.core.anatomy import TARGETS
 from cspine_kit.core.errors import DataError
+from cspine_kit.data.reader.nifti import nifti_of
 from cspine_kit.infer.judgment import USE
 from cspine_kit.show.viewer import uploads as room
 from cspine_kit.show.viewer.server import Server
@@ -200,6 +201,18 @@ def test_paths_of_an_archive_lead_nowhere(tmp_path):
     assert sorted(p.name for p in uploads.folder.iterdir()) == [f"{k:05d}.dcm" for k in (1, 2, 3)]
     assert sorted(uploads.names.values()) == ["abs.dcm", "out.dcm", "win.dcm"]
     assert [p.name for p in tmp_path.iterdir()] == ["in"]
+
+
+def test_a_nifti_file_keeps_what_the_reader_knows_it_by(tmp_path):
+    for name, ending in (
+        ("../Doe Jane.NII.gz", ".nii.gz"),
+        ("neck.nii", ".nii"),
+        ("a.IMA", ".dcm"),
+    ):
+        uploads = Uploads(tmp_path / ending)
+        take(uploads, name, b"x")
+        assert [p.name for p in uploads.folder.iterdir()] == [f"00001{ending}"]
+        assert (nifti_of(uploads.folder) is None) == (ending == ".dcm")
 
 
 def test_bombs_and_crowds_are_refused(tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ In: a YAML file. Out: a frozen `Config`. Example::
 """
 
 from cspine_kit.core.config.competition import (
+    USUAL_VARIETIES,
     CompetitionConfig,
     FoldsConfig,
     PhantomConfig,
@@ -49,6 +50,7 @@ __all__ = [
     "KINDS",
     "MEMBERS",
     "RESERVED",
+    "USUAL_VARIETIES",
     "AugmentConfig",
     "BoxesConfig",
     "BundleConfig",

@@ -5,11 +5,32 @@ In: the sections `competition` and `folds`. Out: their values. Example: `config.
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, model_serializer
 
 from cspine_kit.core.config.section import Count, Section, Share
+
+Variety = Literal[
+    "starts_in_c2",
+    "ends_at_c5",
+    "head_only",
+    "chest_only",
+    "long_field",
+    "coarse",
+    "degenerated",
+    "upside_down",
+    "prone",
+    "tilted",
+    "short_field",
+    "head_and_neck",
+    "small",
+    "tall",
+]
+"""What a phantom's study may be in place of a whole, plain neck."""
+
+USUAL_VARIETIES: tuple[Variety, ...] = get_args(Variety)[:8]
+"""Those that a phantom takes where its config names none."""
 
 
 class PhantomConfig(Section):
@@ -24,10 +45,11 @@ class PhantomConfig(Section):
     variety: Share = 0.0
     seed: Annotated[int, Field(ge=0)] = 0
     files: Literal["nifti"] | None = None
+    varieties: Annotated[tuple[Variety, ...], Field(min_length=1)] | None = None
 
     @model_serializer(mode="wrap")
     def _told(self, plain: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        """Without `files` where nobody set it: what older phantoms say of themselves."""
+        """Without `files` and `varieties` where nobody set them, as older phantoms tell it."""
         return {key: value for key, value in plain(self).items() if value is not None}
 
 

@@ -35,6 +35,7 @@ __all__ = [
     "READER_VERSION",
     "Study",
     "gather",
+    "headers_of",
     "list_files",
     "opened_frames",
     "read_geometry",
@@ -98,6 +99,19 @@ def _settle(study_uid: str, headers: list[Header], errors: list[FileError]) -> G
             PROBLEMS[first.code].to_do or "give the folder of a CT series",
         )
     return settle_geometry(study_uid, headers, tuple({error.code for error in errors}))
+
+
+def headers_of(place: Path) -> tuple[list[Header], list[FileError]]:
+    """Headers of everything that a study's files hold, and the files that cannot be used.
+
+    Args:
+        place: the study's files, a .zip of them, or a NIfTI file.
+
+    Raises:
+        StudyError: an archive or the NIfTI file is damaged.
+    """
+    with _opened(place) as (folder, nifti):
+        return _headers(folder, nifti)
 
 
 def read_geometry(folder: Path, study_uid: str | None = None) -> Geometry:

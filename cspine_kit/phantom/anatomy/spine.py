@@ -184,6 +184,8 @@ class Neck:
     variety: float
     axes: dict[str, tuple[Vector, Vector]] = field(default_factory=dict)
     """Per vertebra: center of the body (of the ring for C1) and direction of its own z."""
+    prone: bool = False
+    """Whether the patient lies face down, so that the table is in front."""
     bottom: Vector | None = None
     """Center of the lowest vertebra of a trunk below T3; None where the patient ends at T3."""
 
@@ -202,7 +204,12 @@ def _place(
 
 
 def draw_neck(
-    rng: np.random.Generator, *, variety: float = 1.0, worn: Mapping[str, float] | None = None
+    rng: np.random.Generator,
+    *,
+    variety: float = 1.0,
+    worn: Mapping[str, float] | None = None,
+    stature: float | None = None,
+    posture: Vector = (0.0, 0.0, 0.0),
 ) -> Neck:
     """Draw a patient. The center of C4's body lies at (0, 0, 0).
 
@@ -210,11 +217,14 @@ def draw_neck(
         rng: draws everything that is left to chance.
         variety: scales every deviation from the mean (0 = the mean neck).
         worn: share of its height that the disc below a level has left, for narrow discs.
+        stature: size against the mean adult's; drawn where it is None.
+        posture: further lean forward, bend to the side and twist, in degrees.
     """
-    size = 0.94 * (1.0 + variety * float(np.clip(rng.normal(0.0, 0.1), -0.2, 0.28)))
+    drawn = 1.0 + variety * float(np.clip(rng.normal(0.0, 0.1), -0.2, 0.28))
+    size = 0.94 * (drawn if stature is None else stature)
     lordosis = 1.0 + variety * rng.uniform(-1.0, 0.7)
-    pitch = variety * float(np.clip(rng.normal(4.0, 8.0), -14, 20))
-    tilt, twist = variety * rng.uniform(-5, 5, 2)
+    pitch = variety * float(np.clip(rng.normal(4.0, 8.0), -14, 20)) + posture[0]
+    tilt, twist = variety * rng.uniform(-5, 5, 2) + posture[1:]
     disc = DISC_MM * size * (1.0 + variety * rng.uniform(-0.35, 0.15))
     turns: dict[str, Vector] = {}
     for i, level in enumerate(SPINE):

@@ -237,7 +237,8 @@ def draw_body(rng: np.random.Generator, neck: Neck, grid: Grid, *, contrast: boo
     under += [Space(part, AIR_HU) for part in _airway(neck)]
     tongue = as_vector(neck.size * np.array([0, -62, 2]) + neck.axes["C1"][0])
     under.insert(0, Space(ball(tongue, (24, 30, 24)), 60.0))
-    table = float(neck.axes["C1"][0][1] + 128 * neck.size + rng.uniform(0, 12))
+    away = 128 * neck.size + rng.uniform(0, 12)
+    table = float(neck.axes["C1"][0][1] + (-away if neck.prone else away))
     fat = 4.0 + neck.variety * float(rng.uniform(2, 18))
     muscle = 56 - neck.variety * float(rng.uniform(4, 24))
     return Body(coarse, edge, septa, fat, muscle, under, table)

@@ -80,19 +80,22 @@ def draw_mask(
 
 
 def write_nifti(path: Path, scan: Scan, labels: NDArray[np.uint8 | np.int16]) -> None:
-    """Write labels or HU (z, y, x) as the competition's NIfTI: x to the left, y forward, z up.
+    """Write labels or HU (z, y, x) as the competition's NIfTI: x to the left, y forward, z up; of
+    prone patients x to the right and y back.
 
     `get_fdata()[:, ::-1, ::-1].transpose(2, 1, 0)` gives (z, y, x) in file order where z descends
     with the file number; where it ascends, that z flip must be left out.
     """
     import nibabel
 
-    data = np.ascontiguousarray(labels.transpose(2, 1, 0)[:, ::-1, ::-1])
+    way = scan.way
+    data = np.ascontiguousarray(labels.transpose(2, 1, 0)[::way, ::-way, ::-1])
     dz, dy, dx = scan.spacing_mm
-    grid, (right, down, up) = scan.grid, scan.axes
-    first = grid.x[0] * right + grid.y[-1] * down + grid.z[-1] * up + np.array(scan.origin_mm)
+    (right, down, up), origin = scan.axes, np.array(scan.origin_mm)
+    x, y, z = scan.grid.x[::way], scan.grid.y[::-way], scan.grid.z[::-1]
+    first = x[0] * right + y[0] * down + z[0] * up + origin
     affine = np.eye(4)
-    affine[:3] = np.column_stack([dx * right, -dy * down, dz * up, first])
+    affine[:3] = np.column_stack([way * dx * right, -way * dy * down, dz * up, first])
     affine[:2] *= -1.0  # DICOM's x and y run the other way round
     image = nibabel.Nifti1Image(data, affine)  # type: ignore[no-untyped-call]
     image.set_qform(affine, 1)  # type: ignore[no-untyped-call]

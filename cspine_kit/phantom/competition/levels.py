@@ -22,8 +22,9 @@ from cspine_kit.phantom.anatomy.spine import Neck
 from cspine_kit.phantom.scanner.scan import Scan
 
 VOXEL_MM = (0.5, 1.0, 1.0)
-MARGIN_MM = 60.0
-"""Every vertebra lies within this distance of its center."""
+MARGIN_MM = (60.0, 60.0, 60.0), (60.0, 85.0, 60.0)
+"""How far a vertebra reaches at most from its center (x, y, z): to the right, front and feet, and
+to the left, back and head. Spinous processes of the tallest patients: 77 mm."""
 PRESENT_SHARE = 0.3
 """A level counts as present where at least this share of it lies inside the scan."""
 
@@ -33,7 +34,7 @@ LevelRow = dict[str, Any]
 def _around(neck: Neck) -> Grid:
     """Whole voxels around the cervical spine."""
     at = np.array([neck.bones[level].position for level in LEVELS])
-    (x0, y0, z0), (x1, y1, z1) = at.min(axis=0) - MARGIN_MM, at.max(axis=0) + MARGIN_MM
+    (x0, y0, z0), (x1, y1, z1) = at.min(axis=0) - MARGIN_MM[0], at.max(axis=0) + MARGIN_MM[1]
     shape = [int(n) for n in np.ceil(np.array([z1 - z0, y1 - y0, x1 - x0]) / VOXEL_MM)]
     return Grid.make((shape[0], shape[1], shape[2]), VOXEL_MM, (z1, y0, x0))
 

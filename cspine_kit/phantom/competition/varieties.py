@@ -6,7 +6,7 @@ Example::
     thick = vary_scan(rng, "coarse", neck, scan)
     len(thick.grid.z) < len(scan.grid.z)              # 3 to 5 mm apart
 
-`PhantomConfig.variety` is the share of studies that are one of these, each in turn.
+`PhantomConfig.variety` is the share of studies that are one of these, those of `varieties` in turn.
 """
 
 from dataclasses import replace
@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from cspine_kit.core.anatomy import LEVELS
-from cspine_kit.phantom.anatomy.shapes import Grid
+from cspine_kit.phantom.anatomy.shapes import Grid, Vector
 from cspine_kit.phantom.anatomy.spine import Neck
 from cspine_kit.phantom.anatomy.trunk import add_trunk
 from cspine_kit.phantom.injuries.wear import age
@@ -29,8 +29,26 @@ HIDDEN: dict[str, tuple[str, ...]] = {
     "coarse": (),
     "degenerated": (),
     "upside_down": (),
+    "prone": (),
+    "tilted": (),
+    "short_field": ("C1", "C7"),
+    "head_and_neck": (),
+    "small": (),
+    "tall": (),
 }
 """Every variety, and the levels whose fractures its scan cannot show."""
+
+ANY_SPACING = ("prone", "tilted", "short_field", "head_and_neck", "small", "tall")
+THICK_MM = (1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0)
+THICK_SHARE = 0.6
+"""Varieties of which so many have slices further apart than a scan of the neck has."""
+
+STATURE = {"small": (0.68, 0.86), "tall": (1.14, 1.36)}
+"""Size against the mean adult's: a child of about six years to a small adult, and tall ones."""
+
+POSTURE_DEG = (22.0, 12.0, 20.0)
+"""Most lean, bend and twist of a neck against the slices: a tilted gantry, or a patient who cannot
+lie straight."""
 
 COARSE_MM = (3.0, 3.75, 4.0, 5.0)
 LONG_MM = (2.0, 2.5, 3.0, 5.0)
@@ -51,8 +69,16 @@ def worn_discs(rng: np.random.Generator, variety: str) -> dict[str, float]:
     return {str(level): float(rng.uniform(*DISC_LEFT)) for level in worn}
 
 
+def patient(rng: np.random.Generator, variety: str) -> tuple[float | None, Vector]:
+    """`stature` and `posture` of `draw_neck`."""
+    stature = float(rng.uniform(*STATURE[variety])) if variety in STATURE else None
+    lean, bend, twist = rng.uniform(-1.0, 1.0, 3) * (POSTURE_DEG if variety == "tilted" else 0.0)
+    return stature, (float(lean), float(bend), float(twist))
+
+
 def vary_neck(rng: np.random.Generator, variety: str, neck: Neck) -> None:
-    """Give a patient the spurs of old age, or the trunk that the scan shows; in place."""
+    """Turn a patient over, give spurs of old age, or the trunk that the scan shows; in place."""
+    neck.prone = variety == "prone"
     if variety == "degenerated":
         for level in LEVELS[1:]:
             neck.bones[level] = age(rng, age(rng, neck.bones[level], 1.0), 1.0)
@@ -81,6 +107,12 @@ def _stretch(
         step = float(rng.choice(LONG_MM))
     elif variety == "coarse":
         step = float(rng.choice(COARSE_MM))
+    elif variety == "short_field":
+        top, bottom = z["C2"] + rng.uniform(-8, 12), z["C6"] - rng.uniform(-8, 9)
+    elif variety == "head_and_neck":
+        top, bottom = z["C1"] + rng.uniform(100, 150), z["C7"] - rng.uniform(20, 70)
+    if variety in ANY_SPACING and rng.random() < THICK_SHARE:
+        step = float(rng.choice(THICK_MM))
     return top, bottom, step
 
 
@@ -91,7 +123,7 @@ def vary_scan(rng: np.random.Generator, variety: str, neck: Neck, scan: Scan) ->
     wider = WIDER if variety in ("chest_only", "long_field") else 1.0
     y, x = (at.mean() + (at - at.mean()) * np.float32(wider) for at in (scan.grid.y, scan.grid.x))
     grid = Grid((top - step * np.arange(count)).astype(np.float32), y, x)
-    thickness = step if variety in ("coarse", "long_field") else scan.thickness_mm
+    thickness = scan.thickness_mm if step == scan.spacing_mm[0] else step
     pixel = round(wider * scan.spacing_mm[1], 6)
     spacing = (step, pixel, pixel)
-    return replace(scan, grid=grid, spacing_mm=spacing, thickness_mm=thickness)
+    return replace(scan, grid=grid, spacing_mm=spacing, thickness_mm=thickness, prone=neck.prone)

@@ -22,7 +22,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cspine_kit.core.anatomy import LEVELS, OVERALL, TARGETS
-from cspine_kit.core.config import PhantomConfig
+from cspine_kit.core.config import USUAL_VARIETIES, PhantomConfig
 from cspine_kit.core.errors import DataError
 from cspine_kit.core.execution import map_studies
 from cspine_kit.core.paths import BOXES_CSV_COLUMNS, Competition, Split
@@ -33,7 +33,13 @@ from cspine_kit.phantom.annotators.boxes import draw_boxes
 from cspine_kit.phantom.annotators.masks import draw_mask, write_nifti
 from cspine_kit.phantom.calibration import draw_labels
 from cspine_kit.phantom.competition.levels import level_rows
-from cspine_kit.phantom.competition.varieties import HIDDEN, vary_neck, vary_scan, worn_discs
+from cspine_kit.phantom.competition.varieties import (
+    HIDDEN,
+    patient,
+    vary_neck,
+    vary_scan,
+    worn_discs,
+)
 from cspine_kit.phantom.injuries.fractures import broken
 from cspine_kit.phantom.injuries.wear import wear_out
 from cspine_kit.phantom.scanner.files import write_dicom
@@ -44,7 +50,7 @@ UID_ROOT = "1.2.826.0.1.3680043"
 UID_NUMBERS = 32_000
 """RenderedStudy numbers in the real competition lie below this."""
 
-GENERATOR = 10
+GENERATOR = 11
 """Changes whenever the same spec gives other bytes."""
 
 
@@ -107,12 +113,21 @@ def plan_studies(spec: PhantomConfig) -> list[StudyPlan]:
 
 
 def _varieties(spec: PhantomConfig, total: int) -> list[str]:
-    """The variety of each study, empty for most; each variety in turn, from a random one on."""
+    """The variety of each study, empty for most; each variety in turn, from a random one on.
+
+    Where the spec names them, training and test studies get their own share of each: a test set of
+    40 may otherwise lack one.
+    """
     rng = np.random.default_rng(derive_seed("variety", spec.seed))
-    names, first = list(HIDDEN), int(rng.integers(len(HIDDEN)))
+    names = spec.varieties or USUAL_VARIETIES
+    first = int(rng.integers(len(names)))
+    splits = [np.arange(total)]
+    if spec.varieties is not None:
+        splits = np.split(splits[0], [spec.studies])
     varieties = [""] * total
-    for k, i in enumerate(rng.permutation(total)[: round(spec.variety * total)]):
-        varieties[i] = names[(first + k) % len(names)]
+    for split in splits:
+        for k, i in enumerate(rng.permutation(split)[: round(spec.variety * len(split))]):
+            varieties[i] = names[(first + k) % len(names)]
     return varieties
 
 
@@ -127,7 +142,8 @@ def render_study(plan: StudyPlan, *, size_px: int, difficulty: str) -> RenderedS
 
     easy = difficulty == "easy"
     worn = worn_discs(rng("discs"), plan.variety)
-    neck = draw_neck(rng("neck"), variety=1.0, worn=worn)
+    stature, posture = patient(rng("patient"), plan.variety)
+    neck = draw_neck(rng("neck"), variety=1.0, worn=worn, stature=stature, posture=posture)
     vary_neck(rng("variety"), plan.variety, neck)
     found = [] if easy else wear_out(rng("wear"), neck.bones, neck.spaces)
     scan = draw_scan(rng("scan"), neck, size_px=size_px, difficulty=difficulty, place=plan.place)
@@ -159,8 +175,9 @@ def render_study(plan: StudyPlan, *, size_px: int, difficulty: str) -> RenderedS
 def boxes_of(study: RenderedStudy, seed: int) -> list[list[float]]:
     """Fracture boxes [x, y, width, height, file number], at most one per slice."""
     rng = np.random.default_rng(derive_seed(seed, "boxes"))
-    pixel = study.scan.spacing_mm[1]
-    return draw_boxes(rng, study.damage, study.scan.file_order, pixel_mm=pixel)
+    pixel, way = study.scan.spacing_mm[1], study.scan.way
+    damage = study.damage[:, ::way, ::way]
+    return draw_boxes(rng, damage, study.scan.file_order, pixel_mm=pixel)
 
 
 def _write_study(job: tuple[StudyPlan, Competition, PhantomConfig]) -> None:

@@ -44,8 +44,10 @@ def slice_files(study_uid: str, scan: Scan, stored: NDArray[np.int16]) -> Iterat
 
     series_uid = f"{study_uid}.1"
     patient = study_uid.rsplit(".", 1)[1]
-    right, down, up = scan.axes
-    corner = scan.grid.x[0] * right + scan.grid.y[0] * down + np.array(scan.origin_mm)
+    way, up = scan.way, scan.axes[2]
+    x, y, origin = scan.grid.x[::way], scan.grid.y[::way], np.array(scan.origin_mm)
+    corner = x[0] * scan.axes[0] + y[0] * scan.axes[1] + origin
+    right, down = way * scan.axes[:2]
     for number, index in enumerate(scan.file_order, start=1):
         meta = FileMetaDataset()
         meta.MediaStorageSOPClassUID = CTImageStorage
@@ -68,7 +70,7 @@ def slice_files(study_uid: str, scan: Scan, stored: NDArray[np.int16]) -> Iterat
         file.PixelRepresentation = int(scan.signed)
         file.WindowCenter, file.WindowWidth = 500, 2000
         file.RescaleIntercept, file.RescaleSlope = scan.intercept, 1
-        set_pixels(file, stored[index])
+        set_pixels(file, stored[index, ::way, ::way])
         yield file
 
 

@@ -62,11 +62,18 @@ class Scan:
     """Patient position (x, y, z) of the phantom's own origin."""
     tilt_deg: float = 0.0
     """How far the slices are tilted against the table's axis."""
+    prone: bool = False
+    """Whether the patient lies face down; the grid is the patient's all the same."""
 
     @property
     def axes(self) -> NDArray[np.float64]:
         """Rows: directions of the grid's x, y and z in patient coordinates."""
         return rotation((self.tilt_deg, 0.0, 0.0)).T
+
+    @property
+    def way(self) -> int:
+        """Step through the grid's columns and rows as files have them: -1 of prone patients."""
+        return -1 if self.prone else 1
 
     @property
     def file_order(self) -> list[int]:

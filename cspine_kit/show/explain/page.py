@@ -102,7 +102,7 @@ def write_explanation(predictor: Predictor, folder: Path, out: Path) -> Explaine
 
     Args:
         predictor: of a bundle.
-        folder: the study's files, or a .zip of them.
+        folder: the study's files, a .zip of them, or a NIfTI file.
         out: folder for the page and what belongs to it.
 
     Raises:

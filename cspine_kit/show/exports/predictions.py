@@ -120,7 +120,7 @@ def predict_folders(folders: Sequence[Path], wanted: Wanted) -> list[Done]:
     """Judge folders; a scan that cannot be judged costs itself.
 
     Args:
-        folders: each a study's DICOM files, or a .zip of them.
+        folders: each a study's DICOM files, a .zip of them, or a NIfTI file.
         wanted: what to write and where.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What a visitor gives: DICOM files or a .zip of them, taken within limits.
+"""What a visitor gives: DICOM files, a .zip of them or a NIfTI file, taken within limits.
 
 In: a stream of bytes and its name. Out: files `00001.dcm`, ... in the visit's own folder. Example::
 
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Protocol
 
 from cspine_kit.core.errors import DataError
+from cspine_kit.core.paths import MASK_ENDINGS
 
 MOST_BYTES = 3 << 30
 MOST_FILES = 6000
@@ -96,7 +97,7 @@ class Uploads:
         if self.count >= self.most_files:
             raise DataError(f"too many files: {self._limits}")
         self.folder.mkdir(parents=True, exist_ok=True)
-        own = f"{self.count + 1:05d}.dcm"
+        own = f"{self.count + 1:05d}{_ending(name)}"
         with (self.folder / own).open("wb") as target:
             _copy(stream, target, length)
         self.names[own] = _shown(name)
@@ -128,6 +129,12 @@ class Uploads:
             NotImplementedError,
         ) as error:
             raise DataError(f"{_shown(name)} is no sound .zip: {error}") from error
+
+
+def _ending(name: str) -> str:
+    """By which the reader tells a NIfTI file from DICOM: the only part of a name that is kept."""
+    endings = (ending for ending in MASK_ENDINGS if name.lower().endswith(ending))
+    return next(endings, ".dcm")
 
 
 def _shown(name: str) -> str:

@@ -28,8 +28,7 @@ from typing import Any
 import numpy as np
 
 from cspine_kit.core.errors import CSpineError
-from cspine_kit.data.reader.dicom import gather
-from cspine_kit.data.reader.headers.files import read_headers
+from cspine_kit.data.reader.dicom import gather, headers_of
 from cspine_kit.data.reader.pixels.frames import Frames
 from cspine_kit.data.reader.problems import PROBLEMS, explain
 from cspine_kit.infer.answer import cause_of
@@ -120,7 +119,7 @@ class Visit:
 
     def _look(self, folder: Path) -> None:
         """A first picture, and the files that cannot be read."""
-        _, errors = read_headers(folder)
+        _, errors = headers_of(folder)
         self.unreadable = [
             f"{self.uploads.names.get(error.file, error.file)}: {PROBLEMS[error.code].what}"
             for error in errors

@@ -70,7 +70,7 @@ class LevelFinder:
     def decoded(self, rows: pd.DataFrame) -> pd.DataFrame:
         """Seven rows of the `levels` table, without study and fold, of what `rows` said."""
         found = self.calibration.applied(decode_study(rows))
-        return by_finder(found) if self.card else found
+        return by_finder(found) if all(model.synthetic for model in self.models) else found
 
     def levels(self, coarse: Volume) -> pd.DataFrame:
         """`decoded` of `rows`."""

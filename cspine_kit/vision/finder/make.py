@@ -30,7 +30,7 @@ from cspine_kit.vision.chain import FoldChain
 from cspine_kit.vision.finder.finder import CARD_FILE, LevelFinder, shipped_finder
 from cspine_kit.vision.finder.score import by_variety, judge, read_truth
 from cspine_kit.vision.names import MODEL_FILE, VERTEBRA, WEIGHTS_FILE
-from cspine_kit.vision.nets.store import load_model
+from cspine_kit.vision.nets.store import SYNTHETIC, load_model
 
 CHECK_PHANTOM = PhantomConfig(
     studies=1, test_studies=4, size_px=96, masked=0, boxed=0, variety=0.5, files="nifti", seed=81
@@ -94,8 +94,8 @@ def make_finder(
     ]
     line = fit_calibration(*judged_beliefs(pd.concat(told), chain.inputs.slices))
     into.mkdir(parents=True, exist_ok=True)
-    for name in (MODEL_FILE, WEIGHTS_FILE):
-        shutil.copyfile(trained / name, into / name)
+    shutil.copyfile(trained / WEIGHTS_FILE, into / WEIGHTS_FILE)
+    write_json(into / MODEL_FILE, {**read_json(trained / MODEL_FILE), SYNTHETIC: True})
     line.save(into)
     weights, run = into / WEIGHTS_FILE, read_json(trained / "run.json")
     card = {

@@ -54,6 +54,7 @@ class Network(nn.Module, ABC):
         config: its section of the config.
         widths: of its heads, as its task names them.
         layout: of pixels and filters in memory.
+        synthetic: True of weights that learned from synthetic scans alone, from no real mask.
         heads: everything behind the backbone. Where the config asks for it, "mask" finds C1 to C7
             on the last feature map: a second target that training alone knows.
     """
@@ -61,6 +62,7 @@ class Network(nn.Module, ABC):
     backbone: Any
     heads: nn.ModuleDict
     layout: ClassVar[torch.memory_format] = torch.channels_last
+    synthetic: bool = False
 
     def __init__(self, config: Any, heads: dict[str, int], *, pretrained: bool) -> None:
         super().__init__()

@@ -27,6 +27,9 @@ from cspine_kit.vision.nets.kinds import build_net, is_known
 BACKBONE = "backbone."
 """What a backbone's tensors are called by in a network's own file."""
 
+SYNTHETIC = "synthetic"
+"""Key of model.json: true where the weights learned from synthetic scans alone."""
+
 SHOWN = 4
 
 
@@ -80,6 +83,7 @@ def load_model(folder: Path) -> Network:
         raise ArtifactError(
             f"{folder / WEIGHTS_FILE} does not fit its model.json: {error}"
         ) from error
+    model.synthetic = bool(saved.get(SYNTHETIC, False))
     return model.eval().to(memory_format=model.layout)
 
 

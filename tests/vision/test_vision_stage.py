@@ -14,7 +14,7 @@ from run_folder import tiny_config, write_run
 
 from cspine_kit.core.config import PseudoMasksConfig
 from cspine_kit.core.tables import VERTEBRA_COLUMNS, read_table, write_table
-from cspine_kit.show.rounds import mask_truth, rounds_table
+from cspine_kit.show.networks import mask_truth, networks_table
 from cspine_kit.vision.augment import augment_batch
 from cspine_kit.vision.chain import FoldChain
 from cspine_kit.vision.inputs import open_inputs
@@ -64,7 +64,7 @@ def test_a_round_learns_from_unmasked_studies_of_its_own_chain(made, paths):
         assert read_lineage(paths.model("vertebra", fold)) == masked
         for name in (*names[1:], "a"):
             assert read_lineage(paths.model(name, fold)) == others
-    table = rounds_table(with_rounds(2), paths)
+    table = networks_table(with_rounds(2), paths)
     assert table["networks"].tolist() == names and table["studies"].tolist() == [4] * 3
     made.clear()
     run_oof(with_rounds(2), paths)

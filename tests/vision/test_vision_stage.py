@@ -97,6 +97,12 @@ def test_a_second_network_speaks_beside_the_first(made, paths):
         "vertebra": 8,
         "vertebra_b": 8,
     }
+    worth = networks_table(both, paths)
+    assert worth["networks"].tolist() == ["vertebra", "vertebra_b", "vertebra + vertebra_b"]
+    more = networks_table(both, paths, [["vertebra_b", "vertebra"]])
+    assert more["networks"].iloc[2] == "vertebra_b + vertebra"
+    shown = ["in_scan_right", "error_median_mm", "near"]
+    assert more[shown].iloc[2].tolist() == pytest.approx(worth[shown].iloc[2].tolist())
     for name in ("vertebra", "vertebra_b"):
         assert "vertebra_b" in both.networks and (paths.model(name, 0) / "studies.json").exists()
 

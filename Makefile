@@ -69,8 +69,8 @@ backbones: $(READY)  ## accuracy and time of backbones on CONFIG's masked studie
 ablate: $(READY)  ## GRID's changes of CONFIG, one at a time, each scored beside CONFIG itself
 	$(CSPINE) ablate --config $(CONFIG) --grid $(GRID)
 
-sources: $(READY)  ## the five source documents' systems, as small as the demo, beside the demo's own: one table
-	$(CSPINE) ablate --config configs/demo.yaml --grid configs/grids/sources.yaml
+sources: $(READY)  ## the five source documents' systems, small, beside the kit's own three members: one table
+	$(CSPINE) ablate --config configs/sources/small.yaml --grid configs/grids/sources.yaml
 
 finder: $(READY)  ## draw phantoms, train the level finder that ships, write its weights and card
 	$(CSPINE) finder --config configs/finder.yaml

@@ -276,7 +276,7 @@ def test_levels_are_seven_and_drawn(run, bundle, tmp_path, capsys):
     assert list(levels) == list(LEVELS)
     centers = [levels[level]["center_z_mm"] for level in LEVELS]
     assert centers == sorted(centers, reverse=True)
-    assert any(level["present"] for level in levels.values())
+    assert any(level["in_scan"] for level in levels.values())
     for level in levels.values():
         ends = level["first_slice"], level["last_slice"]
         assert 0 <= ends[0] <= ends[1] if level["present"] else ends == (None, None)

@@ -125,8 +125,8 @@ def _levels(args: argparse.Namespace) -> int:
     else:
         print(f"{'level':6s} {'slices':>11s} {'center z mm':>12s} {'confidence':>11s}  source")
         for level, row in result["levels"].items():
-            if not row["present"]:
-                print(f"{level:6s} {'absent':>11s}")
+            if not row["in_scan"]:
+                print(f"{level:6s} {'not in scan':>11s}")
                 continue
             slices = f"{row['first_slice']}..{row['last_slice']}"
             print(

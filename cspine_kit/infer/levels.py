@@ -96,7 +96,7 @@ class StudyLevels:
             "n_slices": len(self.geometry.z_mm),
             "levels": {
                 level: {
-                    "present": bool(rows.loc[level, "present"]),
+                    "in_scan": bool(rows.loc[level, "present"]),
                     "first_slice": self._slice(level, "z_top_mm"),
                     "last_slice": self._slice(level, "z_bottom_mm"),
                     "center_z_mm": round(float(place(rows.loc[level, "center_z_mm"])[2]), 2),

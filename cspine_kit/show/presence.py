@@ -1,8 +1,8 @@
 """Which level a slice shows, said by headers, networks and decode: one table, out-of-fold.
 
 In: a finished vertebra stage. Out: `vertebra/presence.csv` (accuracy, precision, recall and F1 of
-each level by each system), `vertebra/confusion.csv`, where a network draws levels
-`vertebra/dice.csv`, and where there are rounds of pseudo-labels `vertebra/rounds.csv`. Example::
+each level by each system), `vertebra/confusion.csv`, `vertebra/networks.csv` (levels by each
+network), and where a network draws levels `vertebra/dice.csv`. Example::
 
     table = write_presence(config, paths)
     table.loc[table["level"] == "mean", ["system", "accuracy"]]
@@ -26,14 +26,14 @@ from cspine_kit.core.runs import fingerprint, is_fresh, publish, stored_key
 from cspine_kit.core.tables import MASK_COLUMNS, VERTEBRA_COLUMNS, read_table
 from cspine_kit.data.levels import DECODE_VERSION, decode_visible
 from cspine_kit.data.volumes.volume import nearest_slices
-from cspine_kit.show.rounds import rounds_table
+from cspine_kit.show.networks import networks_table
 from cspine_kit.stack.fallback.headers import read_headers
 from cspine_kit.stack.headers.presence import Presence, header_presence
 from cspine_kit.vision.names import DICE, VERTEBRA
 from cspine_kit.vision.nets.heads import asks_headers
 from cspine_kit.vision.tasks.vertebra import combined
 
-VERSION = 1
+VERSION = 2
 """Raised when the same tables would give other figures."""
 
 DECODED, MEAN, NONE = "after decode", "mean", "none"
@@ -63,7 +63,7 @@ def write_presence(config: Config, paths: RunPaths) -> pd.DataFrame:
     """
     folder = paths.root / VERTEBRA
     names = ("slices", "studies", VERTEBRA)
-    stored = [stored_key(paths.table(name)) for name in (*names, DICE)]
+    stored = [stored_key(paths.table(name)) for name in (*names, "levels", DICE)]
     key = fingerprint(VERSION, DECODE_VERSION, stored, list(config.trained), config.seed)
     file = folder / "presence.csv"
     if is_fresh(file, key):
@@ -71,14 +71,13 @@ def write_presence(config: Config, paths: RunPaths) -> pd.DataFrame:
     slices, studies, rows = (read_table(paths.table(name), name) for name in names)
     own = rows[rows["fold"] == rows["model_fold"]]
     judged = judge_presence(slices, studies, own, systems_of(config), seed=config.seed)
-    tables = {"confusion.csv": confusions(judged), "presence.csv": presence_table(judged)}
-    if paths.table(DICE).exists():
-        tables = {"dice.csv": dice_table(read_table(paths.table(DICE), DICE)), **tables}
-    if len(config.stage_rounds) > 1:
-        tables = {"rounds.csv": rounds_table(config, paths), **tables}
+    tables = {"networks.csv": networks_table(config, paths), "confusion.csv": confusions(judged)}
     folder.mkdir(parents=True, exist_ok=True)
-    for file_of_others in {"dice.csv", "rounds.csv"} - set(tables):
-        (folder / file_of_others).unlink(missing_ok=True)
+    if paths.table(DICE).exists():
+        tables["dice.csv"] = dice_table(read_table(paths.table(DICE), DICE))
+    else:
+        (folder / "dice.csv").unlink(missing_ok=True)
+    tables["presence.csv"] = presence_table(judged)
     for name, table in tables.items():
         with publish(folder / name, key) as temporary:
             table.to_csv(temporary, index=False)
@@ -93,7 +92,7 @@ def systems_of(config: Config) -> dict[str, str]:
 
 
 def report_presence(config: Config, paths: RunPaths) -> str:
-    """Write the tables, and say what they hold of accuracy, Dice and rounds.
+    """Write the tables, and say what they hold of accuracy, Dice and centers.
 
     Raises:
         ArtifactError: the vertebra stage has not run yet.
@@ -101,7 +100,7 @@ def report_presence(config: Config, paths: RunPaths) -> str:
     told = [describe_presence(write_presence(config, paths))]
     titles = {
         "dice.csv": "Dice of what a network draws, out-of-fold:",
-        "rounds.csv": "levels after each round of pseudo-labels, out-of-fold:",
+        "networks.csv": "levels by each network of the vertebra stage, out-of-fold:",
     }
     for name, title in titles.items():
         file = paths.root / VERTEBRA / name

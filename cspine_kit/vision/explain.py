@@ -14,7 +14,6 @@ with the mean gradient of the level's logit. A map says where a network looked, 
 its last features; it does not say that it was right.
 """
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,17 +25,15 @@ from numpy.typing import NDArray
 from torch import nn
 
 from cspine_kit.core.anatomy import AXIAL, LEVELS
-from cspine_kit.core.config import VolumeConfig
 from cspine_kit.core.errors import ArtifactError
 from cspine_kit.core.numbers import IntArray
 from cspine_kit.data.volumes.patch import Patch
 from cspine_kit.data.volumes.volume import Volume
+from cspine_kit.vision.nets.volume3d import VolumeModel
 from cspine_kit.vision.tasks.kinds import task_of
 from cspine_kit.vision.tasks.levels import LevelsTask
 from cspine_kit.vision.tasks.task import Task
 from cspine_kit.vision.views import StudyView
-
-log = logging.getLogger(__name__)
 
 LEVEL_HEADS = ("fracture", "study", "level")
 """Heads that speak of vertebrae, the first that a network has: of all seven, or of its own unit."""
@@ -65,9 +62,15 @@ class _Spoken(nn.Module):
     def __init__(self, model: nn.Module, unit: tuple[int, ...], level: int) -> None:
         super().__init__()
         self.model, self.unit, self.level = model, unit, level
+        self.in_3d = isinstance(model, VolumeModel)
+
+    def images(self, units: torch.Tensor) -> torch.Tensor:
+        """What gets a map of its own: each image, or all planes of a unit as one in 3D."""
+        return units.transpose(1, 2) if self.in_3d else units.flatten(0, -4)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        outputs: dict[str, torch.Tensor] = self.model(images.reshape(-1, *self.unit))
+        units = images.transpose(1, 2) if self.in_3d else images.reshape(-1, *self.unit)
+        outputs: dict[str, torch.Tensor] = self.model(units)
         said = outputs[next(name for name in LEVEL_HEADS if name in outputs)]
         return said[:, self.level if said.shape[1] > 1 else 0]
 
@@ -85,6 +88,8 @@ def last_map(model: nn.Module, batch: torch.Tensor) -> tuple[nn.Module, bool]:
     Raises:
         ArtifactError: none does.
     """
+    if isinstance(model, VolumeModel):
+        return model.backbone, False
     found: list[tuple[nn.Module, bool]] = []
 
     def note(layer: nn.Module, _: Any, output: Any) -> None:
@@ -110,7 +115,7 @@ def last_map(model: nn.Module, batch: torch.Tensor) -> tuple[nn.Module, bool]:
 
 
 def _maps(model: nn.Module, units: NDArray[np.uint8], level: int) -> NDArray[np.float32]:
-    """Heat of every image of some units, (images, rows, columns)."""
+    """Heat of every image of some units, (images, rows, columns); in 3D on one scale in a unit."""
     try:
         from pytorch_grad_cam import GradCAM
     except ImportError as error:
@@ -120,15 +125,14 @@ def _maps(model: nn.Module, units: NDArray[np.uint8], level: int) -> NDArray[np.
     device = next(model.parameters()).device
     batch = torch.from_numpy(units).to(device)
     layer, last = last_map(model, batch[:1])
-    images = batch.reshape(-1, *units.shape[-3:])
     spoken = _Spoken(model, units.shape[1:], level)
     turn = (lambda found: found.permute(0, 3, 1, 2)) if last else None
     # cuDNN has no gradient of a sequence in evaluation mode; torch's own kernels do.
     plain = torch.backends.cudnn.flags(enabled=False)
     with plain, torch.enable_grad(), GradCAM(spoken, [layer], reshape_transform=turn) as cam:
-        heat = cam(images, [_Itself()] * len(units))
+        heat = cam(spoken.images(batch), [_Itself()] * len(units))
     model.zero_grad(set_to_none=True)
-    return np.asarray(heat, dtype=np.float32)
+    return np.asarray(heat, dtype=np.float32).reshape(-1, *units.shape[-2:])
 
 
 def _speaking(task: Task, view: StudyView, level: int, slices: Sequence[int]) -> IntArray:
@@ -173,8 +177,8 @@ def study_heat(
     """Where networks looked on some slices, level by level.
 
     Networks that see standing planes tell of a slice by the row of their maps that crosses it, over
-    the whole width that their planes take up. Those in three dimensions are left out: their maps
-    lie on no plane.
+    the whole width that their planes take up. Those in three dimensions tell of each plane that
+    they see, on one scale within a vertebra.
 
     Args:
         models: by member and fold.
@@ -188,9 +192,6 @@ def study_heat(
     heats: list[Heat] = []
     for (member, fold), model in models.items():
         if fold not in levels:
-            continue
-        if isinstance(model.config, VolumeConfig):
-            log.info("no heat of %s: it sees in three dimensions", member)
             continue
         task = task_of(model.config)
         view = task.view(volume, levels[fold])

@@ -46,10 +46,16 @@ def benchmarks(run: Path, scratch: Path) -> list[Benchmark]:
         Benchmark("bench_vision_memory.py"),
         Benchmark("bench_stack_statistics.py"),
         Benchmark("bench_vertebra_levels.py", ("--run", str(run)), ("run",)),
+        Benchmark("bench_vertebra_crops.py", ("--run", str(run)), ("run",)),
         Benchmark("bench_vertebra_transfer.py", ("--run", str(run)), ("run", "real")),
         Benchmark(
             "bench_kernel.py",
             ("--bundle", str(run / "bundle"), "--competition", str(run / "competition")),
+            ("run",),
+        ),
+        Benchmark(
+            "bench_show_viewer.py",
+            ("--bundle", str(run / "bundle"), "--studies", str(run / "competition/test_images")),
             ("run",),
         ),
         Benchmark("bench_phantom_calibration.py", ("--rendered", "40"), ("real",)),

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from cspine_kit.cli import main
+from cspine_kit.core.config import load_config
 from cspine_kit.core.errors import ArtifactError
 from cspine_kit.data.volumes.patch import Patch, axial_box
 from cspine_kit.infer.predictor import Predictor
@@ -19,8 +20,12 @@ from cspine_kit.show.explain.evidence import _pasted, gather_evidence, suspects_
 from cspine_kit.show.explain.pictures import WINDOWS, slice_picture
 from cspine_kit.show.exports.nifti import affine_of, write_nifti
 from cspine_kit.vision.explain import Heat, _lying, _maps, last_map
+from cspine_kit.vision.nets.kinds import build_net
+from cspine_kit.vision.tasks.levels import LevelsTask
 
 pytest.importorskip("pytorch_grad_cam")
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module", name="predictor")
@@ -60,6 +65,23 @@ def test_heat_is_where_the_network_looked():
     assert heat[4:10, 20:28].mean() > 0.7 and heat[18:, :14].max() < 0.05
     assert _maps(model, units, 1).max() == 0.0  # what speaks against a level is not heat
     assert all(p.grad is None for p in model.parameters())
+
+
+def test_heat_in_three_dimensions_is_of_every_plane_on_one_scale():
+    base = load_config(ROOT / "configs" / "base.yaml").volume
+    small = {"backbone": "tiny_3d", "slices_per_level": 8, "size_px": 32, "hidden": 4}
+    model = build_net(base.model_copy(update=small), LevelsTask.heads, pretrained=False).eval()
+    model.backbone, model.width = nn.Conv3d(1, 1, 3, padding=1, bias=False), 1
+    nn.init.constant_(model.backbone.weight, 0.1)
+    model.pixels = lambda units: units.float() / 255
+    model.forward = lambda units: {"level": model.features(units)[0].mean(dim=1)}
+    units = np.zeros((2, 8, 1, 32, 32), np.uint8)
+    units[:, 2, 0, 4:10, 20:28] = 255
+    units[1, 5, 0, 20:26, 2:10] = 128
+    first, second = _maps(model, units, 3).reshape(2, 8, 32, 32)
+    assert first[2, 5:9, 21:27].min() > 0.7 and first[4:].max() < 0.05
+    assert second[2].max() == pytest.approx(1.0, abs=1e-3)
+    assert second[5, 21:25, 3:9].min() > 0.4 and second[5].max() < 0.6  # half as bright
 
 
 def test_a_network_without_a_map_is_an_error():

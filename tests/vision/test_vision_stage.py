@@ -14,7 +14,7 @@ from run_folder import tiny_config, write_run
 
 from cspine_kit.core.config import PseudoMasksConfig
 from cspine_kit.core.tables import VERTEBRA_COLUMNS, read_table, write_table
-from cspine_kit.show.rounds import mask_truth, rounds_table
+from cspine_kit.show.networks import mask_truth, networks_table
 from cspine_kit.vision.augment import augment_batch
 from cspine_kit.vision.chain import FoldChain
 from cspine_kit.vision.inputs import open_inputs
@@ -64,7 +64,7 @@ def test_a_round_learns_from_unmasked_studies_of_its_own_chain(made, paths):
         assert read_lineage(paths.model("vertebra", fold)) == masked
         for name in (*names[1:], "a"):
             assert read_lineage(paths.model(name, fold)) == others
-    table = rounds_table(with_rounds(2), paths)
+    table = networks_table(with_rounds(2), paths)
     assert table["networks"].tolist() == names and table["studies"].tolist() == [4] * 3
     made.clear()
     run_oof(with_rounds(2), paths)
@@ -97,6 +97,12 @@ def test_a_second_network_speaks_beside_the_first(made, paths):
         "vertebra": 8,
         "vertebra_b": 8,
     }
+    worth = networks_table(both, paths)
+    assert worth["networks"].tolist() == ["vertebra", "vertebra_b", "vertebra + vertebra_b"]
+    more = networks_table(both, paths, [["vertebra_b", "vertebra"]])
+    assert more["networks"].iloc[2] == "vertebra_b + vertebra"
+    shown = ["in_scan_right", "error_median_mm", "near"]
+    assert more[shown].iloc[2].tolist() == pytest.approx(worth[shown].iloc[2].tolist())
     for name in ("vertebra", "vertebra_b"):
         assert "vertebra_b" in both.networks and (paths.model(name, 0) / "studies.json").exists()
 

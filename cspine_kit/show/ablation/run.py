@@ -54,20 +54,34 @@ def check_rows(rows: Sequence[Row]) -> None:
             raise type(error)(f"row {row.label!r}: {error}") from error
 
 
-def make_run(config: Config, paths: RunPaths, start: RunPaths | None = None) -> None:
-    """Everything up to the scores of the stack; finished work is skipped.
+def begin_run(config: Config, paths: RunPaths, start: RunPaths | None = None) -> Config:
+    """Index, folds and coarse volumes; finished work is skipped.
 
     Args:
         config: of the run.
         paths: its folder.
-        start: a run folder whose artifacts are taken over where they fit.
+        start: a run folder whose artifacts, fold models too, are taken over where they fit.
+
+    Returns:
+        The config as it is carried out: it finds the volumes of `start`.
     """
+    if start is None:
+        begin(config, paths, "oof")
+        prepare(config, paths)
+        return config
+    shipped = (*config.volumes.shipped, start.cache)
+    volumes = config.volumes.model_copy(update={"shipped": shipped})
+    config = config.model_copy(update={"volumes": volumes})
     begin(config, paths, "oof")
-    if start is not None:
-        _link_shared(start, paths)
+    _link_shared(start, paths)
     prepare(config, paths)
-    if start is not None:
-        borrow_models(config, paths, start, open_inputs(paths))
+    borrow_models(config, paths, start, open_inputs(paths))
+    return config
+
+
+def make_run(config: Config, paths: RunPaths, start: RunPaths | None = None) -> None:
+    """Everything up to the scores of the stack. Arguments as those of `begin_run`."""
+    config = begin_run(config, paths, start)
     run_oof(config, paths)
     finish(config, paths, "oof")
     begin(config, paths, "stack")
@@ -110,10 +124,8 @@ def ablate(config: Config, paths: RunPaths, rows: Sequence[Row], grid: str) -> p
     for number, row in enumerate(rows, start=1):
         log.info("ablation %s, row %d of %d: %s", grid, number, len(rows), row.label)
         own = RunPaths(paths.ablation / grid / row.folder)
-        shipped = (*row.config.volumes.shipped, paths.cache)
-        volumes = row.config.volumes.model_copy(update={"shipped": shipped})
         try:
-            make_run(row.config.model_copy(update={"volumes": volumes}), own, paths)
+            make_run(row.config, own, paths)
             found.append(compared(row.label, row.changes, own, paths))
         except CSpineError as error:
             log.warning("ablation %s, row %s: %s", grid, row.label, error)

@@ -1,13 +1,16 @@
-"""What rounds of pseudo-labels are worth: levels decoded after each, against masks and truth.
+"""What each network of the vertebra stage is worth: the levels that the decode finds by it.
 
-In: a finished vertebra stage. Out: a row for each round and truth. Example::
+In: a finished vertebra stage. Out: a row for each network alone, for all together after each round
+of pseudo-labels, and truth. Example::
 
-    table = rounds_table(config, paths)
-    table.loc[table["truth"] == "masks", ["round", "present_right", "error_median_mm"]]
+    table = networks_table(config, paths)
+    table.loc[table["truth"] == "masks", ["networks", "in_scan_right", "error_median_mm"]]
 
 Masks are those of the competition, never pseudo-masks; every study is judged by models that have
 not learned from it. A phantom also knows the truth of studies without masks.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -22,14 +25,21 @@ from cspine_kit.vision.names import VERTEBRA
 from cspine_kit.vision.tasks.vertebra import combined, decode_study
 
 COLUMNS = (
-    *("round", "networks", "truth", "studies", "present_right"),
+    *("round", "networks", "truth", "studies", "in_scan_right"),
     *("error_median_mm", "error_95_mm", "near"),
 )
 
 
-def rounds_table(config: Config, paths: RunPaths) -> pd.DataFrame:
-    """Columns `COLUMNS`: present or absent told rightly, error of the centers of levels that are
-    there, and the share of levels said that lie within half a vertebra.
+def networks_table(
+    config: Config, paths: RunPaths, also: Sequence[Sequence[str]] = ()
+) -> pd.DataFrame:
+    """Columns `COLUMNS`: whether a level is in the scan told rightly, error of the centers of
+    levels that are, and the share of levels said that lie within half a vertebra.
+
+    Args:
+        config: of the run.
+        paths: its folder.
+        also: networks of the last round to be heard together, besides each alone and all.
 
     Raises:
         ArtifactError: the vertebra stage has not run yet.
@@ -40,10 +50,14 @@ def rounds_table(config: Config, paths: RunPaths) -> pd.DataFrame:
     phantom = Competition(config.competition.dir).levels_truth
     if phantom.exists():
         truths["phantom"] = pd.read_csv(phantom, dtype={"study_uid": str})
+    together = [list(config.stage_after(k)) for k in range(len(config.stage_rounds))]
+    speakers = [(k, names) for k, names in enumerate(together)]
+    if len(together[-1]) > 1:
+        some = [[name] for name in together[-1]] + [list(names) for names in also]
+        speakers = [(len(together) - 1, names) for names in some] + speakers
     found: list[dict[str, object]] = []
-    for number in range(len(config.stage_rounds)):
-        names = list(config.stage_after(number))
-        levels = _decoded(rows, names)
+    for number, names in speakers:
+        levels = _own(paths, rows) if names == together[-1] else _decoded(rows, names)
         for name, truth in truths.items():
             of = {"round": number, "networks": " + ".join(names), "truth": name}
             found.append(of | _worth(levels, truth))
@@ -69,6 +83,13 @@ def mask_truth(slices: pd.DataFrame) -> pd.DataFrame:
     return joined.assign(present=np.isfinite(joined["center_z_mm"]))
 
 
+def _own(paths: RunPaths, rows: pd.DataFrame) -> pd.DataFrame:
+    """Levels as the run has decoded them, of each study by the model of its own fold."""
+    levels = read_table(paths.table("levels"), "levels")
+    folds = rows.drop_duplicates("study_uid").set_index("study_uid")["fold"]
+    return levels[levels["study_uid"].map(folds) == levels["model_fold"]]
+
+
 def _decoded(rows: pd.DataFrame, names: list[str]) -> pd.DataFrame:
     parts = []
     for uid, own in rows[rows["member"].isin(names)].groupby("study_uid", sort=True):
@@ -89,7 +110,7 @@ def _worth(levels: pd.DataFrame, truth: pd.DataFrame) -> dict[str, object]:
     near = (away <= HALF_VERTEBRA_MM)[both["present"]] & there[both["present"]]
     return {
         "studies": both["study_uid"].nunique(),
-        "present_right": float((both["present"] == there).mean()),
+        "in_scan_right": float((both["present"] == there).mean()),
         "error_median_mm": float(error.median()),
         "error_95_mm": float(error.quantile(0.95)),
         "near": float(near.mean()),

@@ -30,7 +30,7 @@ class StackDataset(Dataset[Sample]):
     "box" (y0, x0, y1, x1 in mm, NaN where there is none) becomes x0, y0, x1, y1 as shares of the
     patch, and "box_weight" 0 or 1. Where masks are learned, "mask" (patches, size, size) and
     "mask_weight" stand beside them; where a U-Net learns, "labels" (size, size);
-    where headers are read, "facts".
+    where headers or levels are read, "facts".
     """
 
     def __init__(self, views: Sequence[StudyView], config: ModelConfig) -> None:

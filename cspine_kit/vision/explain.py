@@ -62,12 +62,15 @@ class Heat:
 class _Spoken(nn.Module):
     """A network as grad-cam wants one: from images to the logit of one level of each unit."""
 
-    def __init__(self, model: nn.Module, unit: tuple[int, ...], level: int) -> None:
+    def __init__(
+        self, model: nn.Module, unit: tuple[int, ...], level: int, facts: Sequence[torch.Tensor]
+    ) -> None:
         super().__init__()
-        self.model, self.unit, self.level = model, unit, level
+        self.model, self.unit, self.level, self.facts = model, unit, level, facts
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        outputs: dict[str, torch.Tensor] = self.model(images.reshape(-1, *self.unit))
+        units = images.reshape(-1, *self.unit)
+        outputs: dict[str, torch.Tensor] = self.model(units, *self.facts)
         said = outputs[next(name for name in LEVEL_HEADS if name in outputs)]
         return said[:, self.level if said.shape[1] > 1 else 0]
 
@@ -79,8 +82,12 @@ class _Itself:
         return output
 
 
-def last_map(model: nn.Module, batch: torch.Tensor) -> tuple[nn.Module, bool]:
+def last_map(model: nn.Module, *batch: torch.Tensor) -> tuple[nn.Module, bool]:
     """The last layer of a network that gives a map of features, and whether channels come last.
+
+    Args:
+        model: in evaluation mode.
+        batch: what it is called with: a stack and, where it reads some, facts.
 
     Raises:
         ArtifactError: none does.
@@ -100,7 +107,7 @@ def last_map(model: nn.Module, batch: torch.Tensor) -> tuple[nn.Module, bool]:
     handles = [leaf.register_forward_hook(note) for leaf in leaves]
     try:
         with torch.no_grad():
-            model(batch)
+            model(*batch)
     finally:
         for handle in handles:
             handle.remove()
@@ -109,7 +116,9 @@ def last_map(model: nn.Module, batch: torch.Tensor) -> tuple[nn.Module, bool]:
     return found[-1]
 
 
-def _maps(model: nn.Module, units: NDArray[np.uint8], level: int) -> NDArray[np.float32]:
+def _maps(
+    model: nn.Module, units: NDArray[np.uint8], level: int, *facts: NDArray[np.float32]
+) -> NDArray[np.float32]:
     """Heat of every image of some units, (images, rows, columns)."""
     try:
         from pytorch_grad_cam import GradCAM
@@ -118,10 +127,10 @@ def _maps(model: nn.Module, units: NDArray[np.uint8], level: int) -> NDArray[np.
             "heat needs grad-cam, which is not installed; pip install 'cspine-kit[show]'"
         ) from error
     device = next(model.parameters()).device
-    batch = torch.from_numpy(units).to(device)
-    layer, last = last_map(model, batch[:1])
+    batch, *beside = (torch.from_numpy(part).to(device) for part in (units, *facts))
+    layer, last = last_map(model, batch[:1], *(part[:1] for part in beside))
     images = batch.reshape(-1, *units.shape[-3:])
-    spoken = _Spoken(model, units.shape[1:], level)
+    spoken = _Spoken(model, units.shape[1:], level, beside)
     turn = (lambda found: found.permute(0, 3, 1, 2)) if last else None
     # cuDNN has no gradient of a sequence in evaluation mode; torch's own kernels do.
     plain = torch.backends.cudnn.flags(enabled=False)
@@ -201,7 +210,8 @@ def study_heat(
                 continue
             drawn = np.stack([view.drawn(int(u), model.config.windows) for u in units])
             seen = (units[:, None] * view.per_unit + np.arange(view.per_unit)).ravel()
-            maps = _maps(model, drawn, LEVELS.index(level))[np.isin(seen, shown)]
+            facts = [] if view.facts is None else [view.facts[units]]
+            maps = _maps(model, drawn, LEVELS.index(level), *facts)[np.isin(seen, shown)]
             patches = [view.patches[p] for p in shown]
             if view.plane == AXIAL:
                 own = zip(view.slice_idx[shown], patches, maps, strict=True)

@@ -182,6 +182,7 @@ class SlicesConfig(MemberConfig):
     slices_per_study: Count
     fractured_share: Share
     one_output: bool = False
+    levels_input: bool = False
     mixup: Share = 0.0
 
     @property
@@ -208,6 +209,15 @@ class SlicesConfig(MemberConfig):
     def drawn(self) -> float:
         """Patches of a study in each epoch of a training."""
         return self.slices_per_study
+
+    @model_validator(mode="after")
+    def _levels_differ_along_z(self) -> "SlicesConfig":
+        if self.levels_input and self.plane != AXIAL:
+            raise ValueError(
+                f"levels_input: a {self.plane} slice shows every level; set plane: axial, or "
+                "levels_input: false"
+            )
+        return self
 
 
 class LevelsConfig(MemberConfig):

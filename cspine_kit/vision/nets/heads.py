@@ -15,7 +15,8 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from cspine_kit.core.config import MemberConfig, ModelConfig, VertebraConfig
+from cspine_kit.core.anatomy import N_LEVELS
+from cspine_kit.core.config import MemberConfig, ModelConfig, SlicesConfig, VertebraConfig
 from cspine_kit.vision.nets.backbone import create_backbone
 from cspine_kit.vision.views import FACT_NAMES
 
@@ -32,14 +33,26 @@ def learns_masks(config: ModelConfig) -> bool:
 
 
 FACTS = "facts"
-"""Name of what headers say of a unit, (b, facts), beside "stack" in a batch."""
+"""Name of what headers or levels say of a unit, (b, facts), beside "stack" in a batch."""
 
 FACT_WIDTH = 16
 
 
 def asks_headers(config: ModelConfig) -> bool:
-    """True where the network takes facts beside the stack."""
+    """True where the network takes facts of headers beside the stack."""
     return isinstance(config, VertebraConfig) and config.header
+
+
+def asks_levels(config: ModelConfig) -> bool:
+    """True where the network takes the levels of a slice beside the stack."""
+    return isinstance(config, SlicesConfig) and config.levels_input
+
+
+def _count_facts(config: ModelConfig) -> int:
+    """Numbers that the network takes beside each stack."""
+    if asks_headers(config):
+        return len(FACT_NAMES)
+    return N_LEVELS if asks_levels(config) else 0
 
 
 def inputs_of(batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
@@ -115,31 +128,32 @@ class Network(nn.Module, ABC):
         self, stack: torch.Tensor, facts: torch.Tensor | None = None
     ) -> dict[str, torch.Tensor]:
         """Map units (b, patches, channels, h, w) in 0..255 to head outputs, (b, ...) each; facts
-        (b, `FACT_NAMES`) where the config asks for headers."""
+        (b, facts) where the config asks for headers or levels."""
 
 
 class SliceModel(Network):
     """Backbone, dropout and one linear layer per head; a unit is one patch. Where the config asks
-    for headers, a small layer reads their facts beside the backbone (source document B)."""
+    for headers or levels, a small layer reads their facts beside the backbone (source document
+    B)."""
 
     def __init__(self, config: Any, heads: dict[str, int], *, pretrained: bool) -> None:
         super().__init__(config, heads, pretrained=pretrained)
         width = self.width
-        if asks_headers(config):
-            self.heads[FACTS] = nn.Sequential(nn.Linear(len(FACT_NAMES), FACT_WIDTH), nn.ReLU())
+        if facts := _count_facts(config):
+            self.heads[FACTS] = nn.Sequential(nn.Linear(facts, FACT_WIDTH), nn.ReLU())
             width += FACT_WIDTH
         self.heads.update({name: nn.Linear(width, n) for name, n in heads.items()})
 
     def forward(
         self, stack: torch.Tensor, facts: torch.Tensor | None = None
     ) -> dict[str, torch.Tensor]:
-        """Map units (b, 1, channels, h, w) in 0..255, and facts of their headers (b, facts) where
-        the config asks for them, to {head: (b, width)} logits or shares."""
+        """Map units (b, 1, channels, h, w) in 0..255, and facts of their headers or levels
+        (b, facts) where the config asks for them, to {head: (b, width)} logits or shares."""
         found, masks = self.features(stack)
         features = found.squeeze(1)
         if FACTS in self.heads:
             if facts is None:
-                raise ValueError("this network reads headers beside the stack, and got none")
+                raise ValueError("this network reads facts beside the stack, and got none")
             features = torch.cat([features, self.heads[FACTS](facts.to(features.dtype))], dim=1)
         return {**self.judged(features), **masks}
 

@@ -25,6 +25,7 @@ from cspine_kit.core.numbers import BoolArray, FloatArray, IntArray, noisy_or, s
 from cspine_kit.core.tables import FRACTURE_COLUMNS, VERTEBRA_COLUMNS
 from cspine_kit.data.spine import shows_spine, spine_centers
 from cspine_kit.data.volumes.volume import Volume
+from cspine_kit.vision.nets.heads import asks_levels
 from cspine_kit.vision.tasks.shown import shown_levels, some_levels
 from cspine_kit.vision.tasks.task import (
     Batch,
@@ -38,6 +39,7 @@ from cspine_kit.vision.tasks.task import (
 )
 from cspine_kit.vision.views import (
     StudyView,
+    level_facts,
     present_levels,
     spaced_slices,
     standing_view,
@@ -76,7 +78,10 @@ class SlicesTask(Task):
         rows = rows[shows_spine(levels, volume.z_mm[rows])]
         if len(rows) == 0:
             raise StudyError(volume.study_uid, "no slice lies inside the decoded levels")
-        return study_view(volume, rows, spine_centers(levels, volume.z_mm[rows]), self.config)
+        view = study_view(volume, rows, spine_centers(levels, volume.z_mm[rows]), self.config)
+        if asks_levels(self.config):
+            view.facts = level_facts(levels, volume.z_mm[rows])
+        return view
 
     def targets(self, view: StudyView, lesson: Lesson) -> Targets:
         """ "visible" (n, 7), NaN where nobody knows; and "fracture" (n, 7), the study's labels, NaN

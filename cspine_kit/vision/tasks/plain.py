@@ -25,7 +25,7 @@ from cspine_kit.core.numbers import FloatArray
 from cspine_kit.data.spine import inside_levels
 from cspine_kit.data.volumes.volume import Volume
 from cspine_kit.vision.tasks.slices import SlicesTask
-from cspine_kit.vision.tasks.task import Batch, Outputs, Term, mask_terms
+from cspine_kit.vision.tasks.task import Batch, Outputs, Term, map_terms
 from cspine_kit.vision.views import StudyView
 
 SEEN, UNSEEN = 4.0, -6.0
@@ -53,7 +53,7 @@ class PlainTask(SlicesTask):
         )
         return {
             "fracture": ((loss * known).sum(), known.sum()),
-            **mask_terms(outputs, batch, self.config.mask_loss),
+            **map_terms(outputs, batch, self.config),
         }
 
     def figures(

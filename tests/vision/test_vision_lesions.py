@@ -6,16 +6,20 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from run_folder import tiny_config, write_run
 
 from cspine_kit.core.anatomy import OVERALL, TARGETS
 from cspine_kit.core.config import parse_config, read_config
 from cspine_kit.core.config.changes import apply_changes
 from cspine_kit.core.errors import ConfigError
-from cspine_kit.core.tables import BOX_COLUMNS, MASK_COLUMNS
+from cspine_kit.core.tables import BOX_COLUMNS, MASK_COLUMNS, read_table, write_table
 from cspine_kit.vision.augment import augment_batch
+from cspine_kit.vision.chain import FoldChain
 from cspine_kit.vision.dataset import StackDataset
+from cspine_kit.vision.inputs import open_inputs
 from cspine_kit.vision.nets.backbone import check_backbone
 from cspine_kit.vision.nets.kinds import build_net
+from cspine_kit.vision.oof import run_oof
 from cspine_kit.vision.tasks.kinds import task_of
 from cspine_kit.vision.tasks.task import Lesson
 from cspine_kit.vision.training.losses import batch_weights, loss_of
@@ -190,3 +194,34 @@ def test_what_nobody_knows_of_single_slices_is_refused(member):
     vit = member("levels", lesion_loss=1.0, backbone="vit_tiny_patch16_224", size_px=224)
     with pytest.raises(ConfigError, match=r"a\.lesion_loss: .* has no feature map"):
         check_backbone(vit.model_copy(update={"pretrained": False}), "a")
+
+
+def test_the_out_of_fold_run_learns_from_boxes_and_its_keys_know_them(tmp_path):
+    paths, config = write_run(tmp_path, 6), tiny_config()
+    slices = pd.read_parquet(paths.table("slices"))
+    boxed = (slices["study_uid"] == "1.2.1") & slices["slice_idx"].isin([4])
+    for column, value in zip(BOX_COLUMNS, (10.0, 10.0, 8.0, 8.0), strict=True):
+        slices.loc[boxed, column] = value
+    write_table(slices, paths.table("slices"), "slices", "boxed")
+    first = config.members["a"].model_copy(update={"backbone": "tiny_cnn"})
+    keys = {"slice_labels": "boxes", "lesion_loss": 1.0, "cutmix": 1.0, "levels_input": True}
+    taught = first.model_copy(update=keys)
+    names = ("size_px", "field_mm", "in_chans", "stack_step_mm", "slice_step_mm", "pretrained")
+    kept = {name: getattr(first, name) for name in (*names, "epochs", "backbone")}
+    kept |= {name: keys[name] for name in ("slice_labels", "lesion_loss", "cutmix")}
+    each = config.levels.model_copy(update=kept | {"slices_per_level": 3, "hidden": 8})
+    members = {"plain": first, "taught": taught, "each": each}
+    config = config.model_copy(update={"members": members})
+    run_oof(config, paths)
+    rows = read_table(paths.table("oof_slices"), "oof_slices")
+    assert rows.groupby("member")["study_uid"].nunique().to_dict() == dict.fromkeys(members, 6)
+    for name in ("taught", "each"):
+        history = pd.read_csv(paths.model(name, 1) / "history.csv")
+        assert history["loss"].notna().all()
+    inputs = open_inputs(paths)
+    before = {name: FoldChain(config, paths, inputs, 1).model_key(name) for name in members}
+    inputs.slices["1.2.1"].loc[:, "box_x"] = 3.0
+    inputs.__dict__.pop("boxes")
+    after = FoldChain(config, paths, inputs, 1)
+    changed = {name for name in members if before[name] != after.model_key(name)}
+    assert changed == {"taught", "each"}

@@ -107,7 +107,7 @@ class Network(nn.Module, ABC):
         for name in learned_maps(config):
             self.heads[name] = self._map_head()
         if LESIONS in self.heads:
-            expect_few(self.heads[LESIONS].bias)
+            expect_few(self.heads[LESIONS].bias)  # type: ignore[arg-type]
 
     def _backbone(self, *, pretrained: bool) -> tuple[nn.Module, int]:
         """What looks at a patch, and the width of what it finds."""

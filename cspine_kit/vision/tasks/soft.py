@@ -58,7 +58,7 @@ def soft_labels(
     shown = np.where(np.isnan(shares), visible, shares)
     soft = labels * shown
     if boxes:
-        boxed = np.isfinite(known_boxes(view, lesson, visible)[0]).all(axis=1)
+        boxed = np.asarray(np.isfinite(known_boxes(view, lesson, visible)[0]).all(axis=1))
         hit = boxed[:, None] & (visible > SHOWS) & (labels > 0)
         unsure = hit.any(axis=0) & (shown > 0)
         soft = np.where(hit, 1.0, np.where(unsure, np.nan, soft))

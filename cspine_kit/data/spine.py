@@ -5,11 +5,13 @@ frame, slice choices. Example::
 
     centers = spine_centers(own_levels, volume.z_mm)             # (nz, 2) y, x in mm
     shown = shows_spine(own_levels, volume.z_mm)                 # (nz,) bool
+    inside_levels(own_levels, volume.z_mm) > 0                   # (nz, 7) bool
 """
 
 import numpy as np
 import pandas as pd
 
+from cspine_kit.core.anatomy import LEVELS
 from cspine_kit.core.numbers import BoolArray, FloatArray
 
 
@@ -33,3 +35,20 @@ def shows_spine(levels: pd.DataFrame, z_mm: FloatArray) -> BoolArray:
     top, bottom = levels["z_top_mm"].max(), levels["z_bottom_mm"].min()
     inside: BoolArray = (z_mm <= top) & (z_mm >= bottom)
     return inside
+
+
+def inside_levels(levels: pd.DataFrame, z_mm: FloatArray) -> FloatArray:
+    """How far positions lie inside each of C1..C7.
+
+    Args:
+        levels: seven rows.
+        z_mm: (n,) positions.
+
+    Returns:
+        (n, 7) millimeters to the nearer end, negative beyond it, -infinity where the scan does not
+        show the level.
+    """
+    ordered = levels.set_index("level").loc[list(LEVELS)]
+    top, bottom = (ordered[name].to_numpy(np.float64) for name in ("z_top_mm", "z_bottom_mm"))
+    inside = np.minimum(top - z_mm[:, None], z_mm[:, None] - bottom)
+    return np.where(ordered["present"].to_numpy(bool), inside, -np.inf)

@@ -25,12 +25,8 @@ from cspine_kit.core.config import (
     StageConfig,
     StudyConfig,
 )
-from cspine_kit.vision.nets.heads import FACTS
-
-
-def _uniform(n: int, reach: float, generator: torch.Generator) -> torch.Tensor:
-    """(n,) drawn evenly from -reach..reach, on the generator's device."""
-    return (2.0 * torch.rand(n, generator=generator, device=generator.device) - 1.0) * reach
+from cspine_kit.vision.mixing import mixed, uniform
+from cspine_kit.vision.nets.heads import FACTS, LESIONS, MASK
 
 
 def is_sagittal(config: ModelConfig) -> bool:
@@ -81,12 +77,12 @@ def random_affine(
     """(n, 2, 3) maps from output to input positions, both in -1..1 (x, y) over the crop, and which
     of the units are mirrored (n,)."""
     augment = config.augment
-    angle = _uniform(n, math.radians(augment.rotate_deg), generator)
-    zoom = 1.0 + _uniform(n, augment.scale, generator)
+    angle = uniform(n, math.radians(augment.rotate_deg), generator)
+    zoom = 1.0 + uniform(n, augment.scale, generator)
     shift = torch.stack(
-        [_uniform(n, 2.0 * augment.shift_mm / config.field_mm, generator) for _ in range(2)], dim=1
+        [uniform(n, 2.0 * augment.shift_mm / config.field_mm, generator) for _ in range(2)], dim=1
     )
-    mirror = _uniform(n, 0.5, generator) + 0.5 < augment.flip_x
+    mirror = uniform(n, 0.5, generator) + 0.5 < augment.flip_x
     inside = mirror & (not is_sagittal(config))
     flip = torch.where(inside, -1.0, 1.0)
     cos, sin = torch.cos(angle) / zoom, torch.sin(angle) / zoom
@@ -106,38 +102,6 @@ def move_boxes(boxes: torch.Tensor, affine: torch.Tensor) -> torch.Tensor:
     return torch.cat([shares.amin(dim=1), shares.amax(dim=1)], dim=1)
 
 
-MIXED = ("fracture", "visible", "overall", "mask", "mask_weight", "present")
-"""Targets that are mixed as the images are; what is unknown of either is unknown of both."""
-
-
-def mix_pairs(
-    batch: dict[str, torch.Tensor], share: float, generator: torch.Generator, first: int, total: int
-) -> dict[str, torch.Tensor]:
-    """Some pairs of neighboring units in each other's place by up to a half (Zhang et al., mixup,
-    ICLR 2018): evenly drawn, images and targets alike.
-
-    Args:
-        batch: this part's units, "stack" float32, in an order that was drawn.
-        share: of the pairs.
-        generator: of the batch's device.
-        first, total: as of `augment_batch`; a unit whose partner lies in another part stays.
-    """
-    stack = batch["stack"]
-    at = torch.arange(first, first + len(stack), device=stack.device)
-    partner = (at ^ 1) - first
-    drawn, how = (_uniform(total, 0.5, generator) + 0.5 for _ in range(2))
-    inside = (partner >= 0) & (partner < len(stack)) & (drawn[at - at % 2] < share)
-    weight = torch.where(inside, how[at - at % 2] / 2, 0.0)
-    partner = torch.where(inside, partner, at - first)
-
-    def mixed(value: torch.Tensor) -> torch.Tensor:
-        own = weight.reshape(-1, *[1] * (value.ndim - 1))
-        return value.float() * (1.0 - own) + value[partner].float() * own
-
-    names = ("stack", *(name for name in MIXED if name in batch))
-    return {**batch, **{name: mixed(batch[name]) for name in names}}
-
-
 def augment_batch(
     batch: dict[str, torch.Tensor],
     config: ModelConfig,
@@ -149,8 +113,8 @@ def augment_batch(
     """Flip, rotate, shift, scale, brightness, contrast and noise, each drawn anew per sample.
 
     Args:
-        batch: "stack" uint8 (b, patches, c, h, w) and targets; "box", "mask" and "labels" move with
-            it, and "facts" turn with it.
+        batch: "stack" uint8 (b, patches, c, h, w) and targets; "box", "mask", "lesions" and
+            "labels" move with it, and "facts" turn with it.
         config: strengths, and the field that turns millimeters into shares.
         generator: of the batch's device.
         first: where this part lies in the batch that the numbers are drawn for ...
@@ -166,7 +130,7 @@ def augment_batch(
     if is_sagittal(config):
         stack = torch.where(mirror[:, None, None, None, None], mirrored(stack, config), stack)
     if isinstance(config, StageConfig) and config.upside_down > 0:
-        turned = _uniform(n, 0.5, generator)[part] + 0.5 < config.upside_down
+        turned = uniform(n, 0.5, generator)[part] + 0.5 < config.upside_down
         stack = torch.where(turned[:, None, None, None, None], from_the_feet(stack, config), stack)
         if FACTS in batch:
             facts = batch[FACTS]
@@ -175,25 +139,24 @@ def augment_batch(
     flat = stack.flatten(1, 2)
     grid = F.affine_grid(affine, list(flat.shape), align_corners=False)
     value = F.grid_sample(flat.float(), grid, padding_mode="zeros", align_corners=False)
-    gain = 1.0 + _uniform(n, augment.contrast, generator)[part]
-    offset = 255.0 * _uniform(n, augment.brightness, generator)[part]
+    gain = 1.0 + uniform(n, augment.contrast, generator)[part]
+    offset = 255.0 * uniform(n, augment.brightness, generator)[part]
     value = value * gain[:, None, None, None] + offset[:, None, None, None]
     if augment.noise > 0:
-        strength = 127.5 * (augment.noise + _uniform(n, augment.noise, generator)[part])
+        strength = 127.5 * (augment.noise + uniform(n, augment.noise, generator)[part])
         shape = (n, *flat.shape[1:])
         noise = torch.randn(shape, generator=generator, device=generator.device)[part]
         value = value + noise * strength[:, None, None, None]
     changed = {**batch, "stack": value.clamp(0.0, 255.0).view(stack.shape)}
-    if "mask" in batch:
-        mask = batch["mask"].float()
+    for name in (name for name in (MASK, LESIONS) if name in batch):
+        drawn = batch[name].float()
         if is_sagittal(config):
-            mask = torch.where(mirror[:, None, None, None], _backward(mask, config), mask)
-        changed["mask"] = F.grid_sample(mask, grid, padding_mode="zeros", align_corners=False)
+            drawn = torch.where(mirror[:, None, None, None], _backward(drawn, config), drawn)
+        changed[name] = F.grid_sample(drawn, grid, padding_mode="zeros", align_corners=False)
     if "labels" in batch:
         labels = batch["labels"].float()[:, None]
         moved = F.grid_sample(labels, grid, mode="nearest", align_corners=False)
         changed["labels"] = moved[:, 0]
     if "box" in batch:
         changed["box"] = move_boxes(batch["box"], affine)
-    mixup = config.mixup if isinstance(config, SlicesConfig | LevelsConfig) else 0.0
-    return mix_pairs(changed, mixup, generator, first, n) if mixup > 0 else changed
+    return mixed(changed, config, generator, first, n)

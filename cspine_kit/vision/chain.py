@@ -30,6 +30,7 @@ from cspine_kit.data.volumes.cache import Cache
 from cspine_kit.vision.attempts import Attempts
 from cspine_kit.vision.inputs import Inputs
 from cspine_kit.vision.lineage import LINEAGE_FILE
+from cspine_kit.vision.mixing import MIXING_VERSION, mixes
 from cspine_kit.vision.names import MODEL_FILE, SLICES, VERTEBRA, WEIGHTS_FILE
 from cspine_kit.vision.tasks.kinds import task_of
 from cspine_kit.vision.tasks.vertebra import combined
@@ -228,4 +229,5 @@ def _settings(model: ModelConfig) -> dict[str, Any]:
         for name, field in type(model).model_fields.items()
         if not field.is_required() and getattr(model, name) == field.default
     }
-    return model.model_dump(mode="json", exclude=(optional - {"kind", "seed"}) | {"rounds"})
+    settings = model.model_dump(mode="json", exclude=(optional - {"kind", "seed"}) | {"rounds"})
+    return {**settings, "mixing": MIXING_VERSION} if mixes(model) else settings

@@ -14,9 +14,10 @@ from torch.utils.data import Dataset
 from cspine_kit.core.anatomy import N_LEVELS
 from cspine_kit.core.config import ModelConfig, SegmentConfig
 from cspine_kit.data.volumes.patch import draw_mask, to_shares
-from cspine_kit.vision.nets.heads import FACTS, MASK, learns_masks
+from cspine_kit.vision.nets.heads import FACTS, LESIONS, MASK, learned_maps
 from cspine_kit.vision.nets.unet import LABELS
 from cspine_kit.vision.tasks.kinds import task_of
+from cspine_kit.vision.tasks.lesions import BOXES, drawn_boxes
 from cspine_kit.vision.views import StudyView
 
 Sample = dict[str, torch.Tensor]
@@ -29,8 +30,9 @@ class StackDataset(Dataset[Sample]):
     target
     "box" (y0, x0, y1, x1 in mm, NaN where there is none) becomes x0, y0, x1, y1 as shares of the
     patch, and "box_weight" 0 or 1. Where masks are learned, "mask" (patches, size, size) and
-    "mask_weight" stand beside them; where a U-Net learns, "labels" (size, size);
-    where headers are read, "facts".
+    "mask_weight" stand beside them; where boxes are, "lesions" (patches, size, size) in place of
+    boxes in mm; where a U-Net learns, "labels" (size, size);
+    where headers or levels are read, "facts".
     """
 
     def __init__(self, views: Sequence[StudyView], config: ModelConfig) -> None:
@@ -49,8 +51,12 @@ class StackDataset(Dataset[Sample]):
             name: torch.from_numpy(value[row : row + 1])[0] for name, value in view.targets.items()
         }
         sample["stack"] = torch.from_numpy(view.drawn(row, self.config.windows))
-        if learns_masks(self.config):
+        maps = learned_maps(self.config)
+        if MASK in maps:
             sample |= self._mask(view, row)
+        if LESIONS in maps:
+            del sample[BOXES]
+            sample[LESIONS] = torch.from_numpy(drawn_boxes(view, row))
         if view.facts is not None:
             sample[FACTS] = torch.from_numpy(view.facts[row])
         if isinstance(self.config, SegmentConfig):

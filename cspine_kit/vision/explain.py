@@ -59,9 +59,11 @@ class Heat:
 class _Spoken(nn.Module):
     """A network as grad-cam wants one: from images to the logit of one level of each unit."""
 
-    def __init__(self, model: nn.Module, unit: tuple[int, ...], level: int) -> None:
+    def __init__(
+        self, model: nn.Module, unit: tuple[int, ...], level: int, facts: Sequence[torch.Tensor]
+    ) -> None:
         super().__init__()
-        self.model, self.unit, self.level = model, unit, level
+        self.model, self.unit, self.level, self.facts = model, unit, level, facts
         self.in_3d = isinstance(model, VolumeModel)
 
     def images(self, units: torch.Tensor) -> torch.Tensor:
@@ -70,7 +72,7 @@ class _Spoken(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         units = images.transpose(1, 2) if self.in_3d else images.reshape(-1, *self.unit)
-        outputs: dict[str, torch.Tensor] = self.model(units)
+        outputs: dict[str, torch.Tensor] = self.model(units, *self.facts)
         said = outputs[next(name for name in LEVEL_HEADS if name in outputs)]
         return said[:, self.level if said.shape[1] > 1 else 0]
 
@@ -82,8 +84,12 @@ class _Itself:
         return output
 
 
-def last_map(model: nn.Module, batch: torch.Tensor) -> tuple[nn.Module, bool]:
+def last_map(model: nn.Module, *batch: torch.Tensor) -> tuple[nn.Module, bool]:
     """The last layer of a network that gives a map of features, and whether channels come last.
+
+    Args:
+        model: in evaluation mode.
+        batch: what it is called with: a stack and, where it reads some, facts.
 
     Raises:
         ArtifactError: none does.
@@ -105,7 +111,7 @@ def last_map(model: nn.Module, batch: torch.Tensor) -> tuple[nn.Module, bool]:
     handles = [leaf.register_forward_hook(note) for leaf in leaves]
     try:
         with torch.no_grad():
-            model(batch)
+            model(*batch)
     finally:
         for handle in handles:
             handle.remove()
@@ -114,7 +120,9 @@ def last_map(model: nn.Module, batch: torch.Tensor) -> tuple[nn.Module, bool]:
     return found[-1]
 
 
-def _maps(model: nn.Module, units: NDArray[np.uint8], level: int) -> NDArray[np.float32]:
+def _maps(
+    model: nn.Module, units: NDArray[np.uint8], level: int, *facts: NDArray[np.float32]
+) -> NDArray[np.float32]:
     """Heat of every image of some units, (images, rows, columns); in 3D on one scale in a unit."""
     try:
         from pytorch_grad_cam import GradCAM
@@ -123,9 +131,9 @@ def _maps(model: nn.Module, units: NDArray[np.uint8], level: int) -> NDArray[np.
             "heat needs grad-cam, which is not installed; pip install 'cspine-kit[show]'"
         ) from error
     device = next(model.parameters()).device
-    batch = torch.from_numpy(units).to(device)
-    layer, last = last_map(model, batch[:1])
-    spoken = _Spoken(model, units.shape[1:], level)
+    batch, *beside = (torch.from_numpy(part).to(device) for part in (units, *facts))
+    layer, last = last_map(model, batch[:1], *(part[:1] for part in beside))
+    spoken = _Spoken(model, units.shape[1:], level, beside)
     turn = (lambda found: found.permute(0, 3, 1, 2)) if last else None
     # cuDNN has no gradient of a sequence in evaluation mode; torch's own kernels do.
     plain = torch.backends.cudnn.flags(enabled=False)
@@ -202,7 +210,8 @@ def study_heat(
                 continue
             drawn = np.stack([view.drawn(int(u), model.config.windows) for u in units])
             seen = (units[:, None] * view.per_unit + np.arange(view.per_unit)).ravel()
-            maps = _maps(model, drawn, LEVELS.index(level))[np.isin(seen, shown)]
+            facts = [] if view.facts is None else [view.facts[units]]
+            maps = _maps(model, drawn, LEVELS.index(level), *facts)[np.isin(seen, shown)]
             patches = [view.patches[p] for p in shown]
             if view.plane == AXIAL:
                 own = zip(view.slice_idx[shown], patches, maps, strict=True)

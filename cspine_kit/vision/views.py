@@ -20,13 +20,19 @@ from numpy.typing import NDArray
 from cspine_kit.core.anatomy import LEVELS
 from cspine_kit.core.config import LevelsConfig, ModelConfig, SlicesConfig
 from cspine_kit.core.errors import StudyError
-from cspine_kit.core.numbers import BoolArray, FloatArray, IntArray
-from cspine_kit.data.spine import neck_middle
+from cspine_kit.core.numbers import BoolArray, FloatArray, IntArray, sigmoid
+from cspine_kit.data.spine import inside_levels, neck_middle
 from cspine_kit.data.volumes.curve import Grey
 from cspine_kit.data.volumes.patch import Patch, Plane, draw, parallel
 from cspine_kit.data.volumes.volume import Volume, nearest_slices
 
 FACT_NAMES = ("above", "below", "ratio", "spacing", "thickness")
+
+EDGE_MM = 2.0
+"""A slice this far beyond a level's end shows it with a probability of 0.27."""
+
+SURE = 30.0
+"""Log-odds that are as good as certain."""
 
 CENTER_COLUMNS = ("center_z_mm", "center_y_mm", "center_x_mm")
 
@@ -58,7 +64,8 @@ class StudyView:
         per_unit: patches of each unit.
         present: (7,) which of C1..C7 the scan holds.
         shown: (patches, 7) logits of which levels they show, where a task takes them from levels.
-        facts: (n, `FACT_NAMES`) what headers say of each unit; None where nobody asks.
+        facts: (n, `FACT_NAMES`) what headers say of each unit, or (n, 7) levels; None where nobody
+            asks.
         targets: for training, an array for each target with a row for each unit.
     """
 
@@ -119,6 +126,19 @@ def header_facts(volume: Volume, indices: IntArray) -> NDArray[np.float32]:
     ratio = above / np.maximum(above + below, 1.0)
     scan = np.tile([volume.step_mm / volume.group / 10.0, volume.step_mm / 10.0], (len(z), 1))
     return np.column_stack([above / 100.0, below / 100.0, ratio, scan]).astype(np.float32)
+
+
+def level_facts(levels: pd.DataFrame, z_mm: FloatArray) -> NDArray[np.float32]:
+    """Probabilities that slices show C1..C7, by where vertebra model k's ordered decode puts them.
+
+    Args:
+        levels: the study's seven levels.
+        z_mm: (n,) of the slices.
+
+    Returns:
+        (n, 7); 0.5 at a level's ends, as good as 0 where the scan does not show it.
+    """
+    return sigmoid(inside_levels(levels, z_mm) / EDGE_MM, limit=SURE).astype(np.float32)
 
 
 def study_view(

@@ -218,7 +218,7 @@ def test_a_network_reads_headers_beside_the_stack(header, make_volume):
     changed = predict({0: net}, longer, None, 7)[0].require()
     assert not np.allclose(said[logits][:20], changed[logits][:20], atol=1e-3)
     stack = torch.zeros(2, 1, header.channels, 32, 32, dtype=torch.uint8)
-    with pytest.raises(ValueError, match="reads headers beside the stack"):
+    with pytest.raises(ValueError, match="reads facts beside the stack"):
         net(stack)
 
 

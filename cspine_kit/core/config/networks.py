@@ -173,16 +173,42 @@ class MemberConfig(ModelConfig):
     warm_start: bool
 
 
-class SlicesConfig(MemberConfig):
+class ClassifierConfig(MemberConfig):
+    """A member that judges slices or vertebrae, and what it may learn beside their labels."""
+
+    plane: Plane
+    mixup: Share = 0.0
+    cutmix: Share = 0.0
+    slice_labels: Literal["study", "visible", "boxes"] = "study"
+    lesion_loss: NotNegative = 0.0
+
+    @model_validator(mode="after")
+    def _mixed_in_one_way(self) -> "ClassifierConfig":
+        if self.mixup and self.cutmix:
+            raise ValueError("mixup and cutmix: a pair is mixed in one way; set one of them to 0")
+        return self
+
+    @model_validator(mode="after")
+    def _axial_slices_have_labels(self) -> "ClassifierConfig":
+        asked = {"lesion_loss": self.lesion_loss > 0, "slice_labels": self.slice_labels != "study"}
+        for key in (key for key, on in asked.items() if on and self.plane != AXIAL):
+            usual = type(self).model_fields[key].default
+            raise ValueError(
+                f"{key}: what is known of single slices lies on axial ones, and plane is "
+                f"{self.plane!r}; set plane: axial, or {key}: {usual}"
+            )
+        return self
+
+
+class SlicesConfig(ClassifierConfig):
     """A member that scores slices of one plane."""
 
     kind: Literal["slices"] = "slices"
-    plane: Plane
     across_mm: NotNegative
     slices_per_study: Count
     fractured_share: Share
     one_output: bool = False
-    mixup: Share = 0.0
+    levels_input: bool = False
 
     @property
     def reach_mm(self) -> float:
@@ -209,18 +235,34 @@ class SlicesConfig(MemberConfig):
         """Patches of a study in each epoch of a training."""
         return self.slices_per_study
 
+    @model_validator(mode="after")
+    def _levels_differ_along_z(self) -> "SlicesConfig":
+        if self.levels_input and self.plane != AXIAL:
+            raise ValueError(
+                f"levels_input: a {self.plane} slice shows every level; set plane: axial, or "
+                "levels_input: false"
+            )
+        return self
 
-class LevelsConfig(MemberConfig):
+    @model_validator(mode="after")
+    def _levels_have_labels(self) -> "SlicesConfig":
+        if self.one_output and self.slice_labels != "study":
+            raise ValueError(
+                "slice_labels: they are labels of levels, and one_output speaks of none; set "
+                "one_output: false, or slice_labels: study"
+            )
+        return self
+
+
+class LevelsConfig(ClassifierConfig):
     """A member that scores one vertebra from several stacks around its center."""
 
     kind: Literal["levels"] = "levels"
-    plane: Plane
     slices_per_level: Count
     sequence: Literal["gru", "attention", "none"]
     hidden: Annotated[int, Field(ge=8, multiple_of=8)]
     others_share: Share
     slice_loss: NotNegative
-    mixup: Share = 0.0
 
     @property
     def spread_mm(self) -> float:

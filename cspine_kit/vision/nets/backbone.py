@@ -17,7 +17,13 @@ import torch
 import torchvision
 from torch import nn
 
-from cspine_kit.core.config import BoxesConfig, MemberConfig, ModelConfig, SegmentConfig
+from cspine_kit.core.config import (
+    BoxesConfig,
+    ClassifierConfig,
+    MemberConfig,
+    ModelConfig,
+    SegmentConfig,
+)
 from cspine_kit.core.errors import ConfigError, DataError
 
 BASIC_WIDTHS = (32, 64, 128, 256)
@@ -154,6 +160,8 @@ def check_backbone(config: ModelConfig, place: str) -> None:
         _check_map(config, key, shape)
     elif isinstance(config, MemberConfig) and config.mask_loss > 0:
         _check_map(config, f"{place}.mask_loss", shape)
+    elif isinstance(config, ClassifierConfig) and config.lesion_loss > 0:
+        _check_map(config, f"{place}.lesion_loss", shape)
     if features != (2, width):
         raise ConfigError(f"{key}: {name!r} gives {features[1:]} in place of {width} features")
 
@@ -190,7 +198,8 @@ def _check_map(config: ModelConfig, key: str, shape: tuple[int, ...]) -> None:
     if len(found) != len(shape) or found[1] != backbone.num_features:
         raise ConfigError(
             f"{key}: {config.backbone!r} has no feature map on which a mask or a box could be "
-            "learned; take one of timm's convolutional networks, or set mask_loss to 0"
+            "learned; take one of timm's convolutional networks, or set mask_loss "
+            "and lesion_loss to 0"
         )
 
 

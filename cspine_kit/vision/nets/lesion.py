@@ -13,17 +13,14 @@ then for each place the logit of being a middle and how far left, top, right and
 reaches from there, as shares of the slice.
 """
 
-import math
 from typing import Any
 
 import torch
 from torch import nn
 
-from cspine_kit.vision.nets.heads import SliceModel
+from cspine_kit.vision.nets.heads import SliceModel, expect_few
 
 WIDTH = 64
-RARE = 0.01
-"""Share of places that a new network takes for the middle of a fracture."""
 
 
 class Upward(nn.Sequential):
@@ -43,7 +40,7 @@ class LesionModel(SliceModel):
     def __init__(self, config: Any, heads: dict[str, int], *, pretrained: bool) -> None:
         super().__init__(config, heads, pretrained=pretrained)
         last = nn.Conv2d(WIDTH, 5, 1)
-        nn.init.constant_(last.bias[:1], math.log(RARE / (1.0 - RARE)))  # type: ignore[index]
+        expect_few(last.bias[:1])  # type: ignore[index]
         width = self.backbone.num_features
         self.heads["lesion"] = nn.Sequential(Upward(width, WIDTH), Upward(WIDTH, WIDTH), last)
 
@@ -56,4 +53,4 @@ class LesionModel(SliceModel):
         outputs = self.judged(found[:, 0])
         places = self.heads["lesion"](seen)
         outputs |= {"center": places[:, 0], "extent": torch.sigmoid(places[:, 1:])}
-        return {**outputs, **self.masks(seen, stack)}
+        return {**outputs, **self.maps(seen, stack)}

@@ -122,9 +122,9 @@ class SequenceModel(Network):
 
         Returns:
             "slice" and "visible" (b, vertebrae x stacks), "level" (b, vertebrae) and, of a study,
-            "study" (b, 8); in training, masks where they are learned.
+            "study" (b, 8); in training, the maps that are learned.
         """
-        seen, masks = self.features(stack)
+        seen, maps = self.features(stack)
         features: torch.Tensor = self.heads["read"](seen)
         b, vertebrae = len(stack), self.per_unit
         features = features.reshape(b * vertebrae, -1, features.shape[2])
@@ -141,4 +141,4 @@ class SequenceModel(Network):
         if "study" in self.heads:
             each = pooled.reshape(b, vertebrae, -1)
             outputs["study"] = self.heads["study"](outputs["level"], each)
-        return {**outputs, **masks}
+        return {**outputs, **maps}

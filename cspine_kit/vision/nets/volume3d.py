@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from cspine_kit.core.config import VolumeConfig
 from cspine_kit.core.errors import ConfigError
 from cspine_kit.vision.nets.backbone import fit_channels, loading
-from cspine_kit.vision.nets.heads import MASK
+from cspine_kit.vision.nets.heads import learned_maps
 from cspine_kit.vision.nets.sequence import SequenceModel
 
 TINY_WIDTHS = (16, 32, 64)
@@ -106,7 +106,7 @@ class VolumeModel(SequenceModel):
         with loading(config, pretrained=pretrained):
             return create_volume(config.backbone, config.channels, pretrained=pretrained)
 
-    def _mask_head(self) -> nn.Module:
+    def _map_head(self) -> nn.Module:
         return nn.Conv3d(self.width, 1, 1)
 
     def features(self, stack: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -114,7 +114,6 @@ class VolumeModel(SequenceModel):
         pixels = self.pixels(stack).transpose(1, 2).contiguous(memory_format=self.layout)
         seen = self.backbone(pixels)
         seen = F.interpolate(seen, size=(stack.shape[1], *seen.shape[3:]))
-        masks = {}
-        if MASK in self.heads and self.training:
-            masks[MASK] = self.heads[MASK](seen)[:, 0]
-        return self.drop(seen.mean(dim=(3, 4)).transpose(1, 2)), masks
+        names = learned_maps(self.config) if self.training else {}
+        maps = {name: self.heads[name](seen)[:, 0] for name in names}
+        return self.drop(seen.mean(dim=(3, 4)).transpose(1, 2)), maps

@@ -8,8 +8,7 @@ In: its section of the config. Out: what is seen, learned and said. Example::
     outputs = {"center": np.full((n, 8, 8), -3.0), "extent": np.full((n, 4, 8, 8), 0.1)}
     task.scores(view, outputs)["oof_boxes"][["slice_idx", "x", "width", "score"]]
 
-Annotators left gaps between boxed slices. So a slice without a box says that there is no fracture
-only where none of the vertebrae that it shows is broken; of others nothing is known.
+Which slices surely show no fracture says `known_boxes`.
 """
 
 from typing import ClassVar
@@ -23,16 +22,11 @@ from torch.nn import functional as F
 
 from cspine_kit.core.config import BoxesConfig
 from cspine_kit.core.numbers import BoolArray, FloatArray, sigmoid
-from cspine_kit.core.tables import BOX_COLUMNS
 from cspine_kit.data.volumes.patch import from_shares
-from cspine_kit.data.volumes.volume import Volume
-from cspine_kit.vision.tasks.shown import native_rows
+from cspine_kit.vision.tasks.lesions import known_boxes
 from cspine_kit.vision.tasks.slices import SlicesTask
 from cspine_kit.vision.tasks.task import Batch, Lesson, Outputs, Targets, Term
 from cspine_kit.vision.views import StudyView
-
-SOUND = 0.1
-"""A slice that shows less than this of every broken vertebra shows no fracture."""
 
 EXTENT_LOSS = 5.0
 """Weight of how far boxes reach beside where they are."""
@@ -46,17 +40,18 @@ class BoxesTask(SlicesTask):
 
     rows_version: ClassVar[int] = 1
     tables: ClassVar[tuple[str, ...]] = ("oof_boxes",)
-    reads_boxes: ClassVar[bool] = True
     config: BoxesConfig  # type: ignore[assignment]
+
+    @property
+    def reads_boxes(self) -> bool:
+        """See `Task`."""
+        return True
 
     def targets(self, view: StudyView, lesson: Lesson) -> Targets:
         """Those of slices, "box" (n, 4) y0, x0, y1, x1 in mm, NaN where there is none, and "sound"
         (n,): 1 where there is surely none."""
         usual = super().targets(view, lesson)
-        box = _boxes_mm(native_rows(view, lesson.slices), view.volume)
-        seen = np.nan_to_num(usual["visible"]) * np.nan_to_num(usual["fracture"], nan=1.0)
-        sound = (seen.max(axis=1) < SOUND) & np.isfinite(usual["visible"]).all(axis=1)
-        sound &= np.isnan(box).any(axis=1)
+        box, sound = known_boxes(view, lesson, usual["visible"])
         return {**usual, "box": box, "sound": sound.astype(np.float32)}
 
     def wanted(self, view: StudyView) -> BoolArray:
@@ -130,15 +125,6 @@ class BoxesTask(SlicesTask):
                 box = {"x": x0, "y": y0, "width": x1 - x0, "height": y1 - y0, "score": score}
                 rows.append({**place, **box})
         return {"oof_boxes": pd.DataFrame(rows)}
-
-
-def _boxes_mm(slices: pd.DataFrame, volume: Volume) -> NDArray[np.float32]:
-    """(n, 4) y0, x0, y1, x1 in mm of boxes in pixels of the study's own frame."""
-    x, y, width, height = slices[list(BOX_COLUMNS)].to_numpy(np.float64).T
-    pitch_y, pitch_x = volume.lattice.pitch_mm
-    # Edges lie between pixels, half a pixel before the center of the first one.
-    corners = [(y, pitch_y), (x, pitch_x), (y + height, pitch_y), (x + width, pitch_x)]
-    return np.stack([(at - 0.5) * pitch for at, pitch in corners], axis=1).astype(np.float32)
 
 
 def _peaks(center: FloatArray, extent: FloatArray) -> list[FloatArray]:

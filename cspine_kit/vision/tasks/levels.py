@@ -34,8 +34,10 @@ from cspine_kit.core.metric import auc, metric
 from cspine_kit.core.numbers import FloatArray, IntArray, sigmoid
 from cspine_kit.core.tables import FRACTURE_COLUMNS, VERTEBRA_COLUMNS
 from cspine_kit.data.volumes.volume import Volume
-from cspine_kit.vision.nets.heads import MASK
+from cspine_kit.vision.nets.heads import LESIONS, learned_maps
+from cspine_kit.vision.tasks.lesions import lesion_targets
 from cspine_kit.vision.tasks.shown import shown_levels, some_levels
+from cspine_kit.vision.tasks.soft import LABEL, asks_soft_labels, soft_labels
 from cspine_kit.vision.tasks.task import (
     Batch,
     Grid,
@@ -44,7 +46,7 @@ from cspine_kit.vision.tasks.task import (
     Targets,
     Task,
     Term,
-    mask_terms,
+    map_terms,
 )
 from cspine_kit.vision.views import StudyView, level_view
 
@@ -75,13 +77,23 @@ class LevelsTask(Task):
 
     def targets(self, view: StudyView, lesson: Lesson) -> Targets:
         """ "fracture" (n, vertebrae), "overall" (n, 1), "visible" (n, patches), NaN where nobody
-        knows, "level" (n, vertebrae), which of C1..C7 they are, and "present" (n, vertebrae)."""
+        knows, "level" (n, vertebrae), which of C1..C7 they are, and "present" (n, vertebrae). Where
+        the config asks for them, "label" (n, patches) of each stack itself (`soft_labels`), and
+        boxes (`lesion_targets`)."""
         n = len(view)
         broken = lesson.label[list(LEVELS)].to_numpy(dtype=np.float32)
         overall = np.full((n, 1), lesson.label[OVERALL], np.float32)
         own = np.repeat(np.arange(N_LEVELS), len(view.patches) // N_LEVELS)
-        shown = shown_levels(view, lesson)[np.arange(len(own)), own] * view.present[own]
+        visible, each = shown_levels(view, lesson), np.arange(len(own))
+        shown = visible[each, own] * view.present[own]
+        found: Targets = {}
+        if asks_soft_labels(self.config):
+            labels = soft_labels(view, lesson, visible, boxes=self.config.slice_labels == "boxes")
+            found[LABEL] = labels[each, own].reshape(n, -1)
+        if LESIONS in learned_maps(self.config):
+            found |= lesion_targets(view, lesson, visible)
         return {
+            **found,
             "fracture": broken.reshape(n, -1),
             "overall": overall,
             "visible": shown.reshape(n, -1),
@@ -108,8 +120,7 @@ class LevelsTask(Task):
     def blank(self, batch: Batch) -> Batch:
         """See `Task`."""
         level, shown = torch.zeros_like(batch["fracture"]), torch.zeros_like(batch["visible"])
-        mask = {name: batch[name].float() for name in (MASK,) if name in batch}
-        return {"level": level, "slice": shown, "visible": shown, **mask}
+        return {"level": level, "slice": shown, "visible": shown, **self.blank_maps(batch)}
 
     def losses(self, outputs: Batch, batch: Batch) -> dict[str, Term]:
         """See `Task`."""
@@ -118,18 +129,20 @@ class LevelsTask(Task):
         visible = batch["visible"].nan_to_num()
         factor = target.new_tensor(config.positive_weight)
         each = target.repeat_interleave(visible.shape[1] // target.shape[1], dim=1)
+        each = batch.get(LABEL, each)
+        weight = visible * torch.isfinite(each)
         level = F.binary_cross_entropy_with_logits(
             outputs["level"], target, pos_weight=factor, reduction="none"
         )
         stack = F.binary_cross_entropy_with_logits(
-            outputs["slice"], each, pos_weight=factor, reduction="none"
+            outputs["slice"], each.nan_to_num(), pos_weight=factor, reduction="none"
         )
         seen = F.binary_cross_entropy_with_logits(outputs["visible"], visible, reduction="none")
         return {
             "level": ((level * batch["present"]).sum(), batch["present"].sum()),
-            "slice": (config.slice_loss * (stack * visible).sum(), visible.sum()),
+            "slice": (config.slice_loss * (stack * weight).sum(), weight.sum()),
             "visible": (config.visible_loss * (seen * known).sum(), known.sum()),
-            **mask_terms(outputs, batch, config.mask_loss),
+            **map_terms(outputs, batch, config),
         }
 
     def figures(

@@ -19,12 +19,13 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from cspine_kit.core.anatomy import AXIAL, LEVELS, N_LEVELS
+from cspine_kit.core.anatomy import AXIAL, N_LEVELS
 from cspine_kit.core.metric import auc
 from cspine_kit.core.numbers import FloatArray
+from cspine_kit.data.spine import inside_levels
 from cspine_kit.data.volumes.volume import Volume
 from cspine_kit.vision.tasks.slices import SlicesTask
-from cspine_kit.vision.tasks.task import Batch, Outputs, Term, mask_terms
+from cspine_kit.vision.tasks.task import Batch, Outputs, Term, map_terms
 from cspine_kit.vision.views import StudyView
 
 SEEN, UNSEEN = 4.0, -6.0
@@ -52,7 +53,7 @@ class PlainTask(SlicesTask):
         )
         return {
             "fracture": ((loss * known).sum(), known.sum()),
-            **mask_terms(outputs, batch, self.config.mask_loss),
+            **map_terms(outputs, batch, self.config),
         }
 
     def figures(
@@ -81,10 +82,8 @@ def _shown(view: StudyView, levels: pd.DataFrame | None) -> FloatArray:
     """(n, 7) logits; standing planes show every level that is there."""
     if levels is None:  # `SlicesTask.view` has refused it
         return np.zeros((len(view), N_LEVELS))
-    ordered = levels.set_index("level").loc[list(LEVELS)]
-    top, bottom = (ordered[name].to_numpy(np.float64) for name in ("z_top_mm", "z_bottom_mm"))
-    inside = np.tile(view.present, (len(view), 1))
     if view.plane == AXIAL:
-        at = view.at_mm[:, None]
-        inside &= (bottom <= at) & (at <= top)
+        inside = inside_levels(levels, view.at_mm) >= 0
+    else:
+        inside = np.tile(view.present, (len(view), 1))
     return np.where(inside, SEEN, UNSEEN)

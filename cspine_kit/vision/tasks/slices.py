@@ -25,7 +25,10 @@ from cspine_kit.core.numbers import BoolArray, FloatArray, IntArray, noisy_or, s
 from cspine_kit.core.tables import FRACTURE_COLUMNS, VERTEBRA_COLUMNS
 from cspine_kit.data.spine import shows_spine, spine_centers
 from cspine_kit.data.volumes.volume import Volume
+from cspine_kit.vision.nets.heads import LESIONS, asks_levels, learned_maps
+from cspine_kit.vision.tasks.lesions import lesion_targets
 from cspine_kit.vision.tasks.shown import shown_levels, some_levels
+from cspine_kit.vision.tasks.soft import LABEL, asks_soft_labels, soft_labels
 from cspine_kit.vision.tasks.task import (
     Batch,
     Grid,
@@ -34,10 +37,11 @@ from cspine_kit.vision.tasks.task import (
     Targets,
     Task,
     Term,
-    mask_terms,
+    map_terms,
 )
 from cspine_kit.vision.views import (
     StudyView,
+    level_facts,
     present_levels,
     spaced_slices,
     standing_view,
@@ -76,17 +80,25 @@ class SlicesTask(Task):
         rows = rows[shows_spine(levels, volume.z_mm[rows])]
         if len(rows) == 0:
             raise StudyError(volume.study_uid, "no slice lies inside the decoded levels")
-        return study_view(volume, rows, spine_centers(levels, volume.z_mm[rows]), self.config)
+        view = study_view(volume, rows, spine_centers(levels, volume.z_mm[rows]), self.config)
+        if asks_levels(self.config):
+            view.facts = level_facts(levels, volume.z_mm[rows])
+        return view
 
     def targets(self, view: StudyView, lesson: Lesson) -> Targets:
         """ "visible" (n, 7), NaN where nobody knows; and "fracture" (n, 7), the study's labels, NaN
-        for levels of which the scan shows too little to learn from them."""
+        for levels of which the scan shows too little to learn from them. Where the config asks for
+        them, "label" (n, 7) of each slice itself (`soft_labels`), and boxes (`lesion_targets`)."""
         labels = lesson.label[list(LEVELS)].to_numpy(dtype=np.float32)
         broken = np.where(view.present, labels, np.float32(np.nan))
-        return {
-            "visible": shown_levels(view, lesson),
-            "fracture": np.tile(broken, (len(view), 1)),
-        }
+        visible = shown_levels(view, lesson)
+        found = {"visible": visible, "fracture": np.tile(broken, (len(view), 1))}
+        if asks_soft_labels(self.config):
+            own = soft_labels(view, lesson, visible, boxes=self.config.slice_labels == "boxes")
+            found[LABEL] = np.where(view.present, own, np.float32(np.nan))
+        if LESIONS in learned_maps(self.config):
+            found |= lesion_targets(view, lesson, visible)
+        return found
 
     def draw(self, views: Sequence[StudyView], generator: np.random.Generator) -> list[IntArray]:
         """Up to `slices_per_study` slices of every study.
@@ -106,14 +118,16 @@ class SlicesTask(Task):
 
     def wanted(self, view: StudyView) -> BoolArray:
         """(n,) the slices of a fractured study of which an epoch shows enough."""
-        seen = np.nan_to_num(view.targets["visible"] * view.targets["fracture"])
+        broken = view.targets.get(LABEL, view.targets["fracture"])
+        seen = np.nan_to_num(view.targets["visible"] * broken)
         return np.asarray(seen.max(axis=1) > 0.5)
 
     def losses(self, outputs: Batch, batch: Batch) -> dict[str, Term]:
         """See `Task`."""
         known = torch.isfinite(batch["visible"])
-        visible, target = batch["visible"].nan_to_num(), batch["fracture"].nan_to_num()
-        weight = visible * torch.isfinite(batch["fracture"])
+        broken = batch.get(LABEL, batch["fracture"])
+        visible, target = batch["visible"].nan_to_num(), broken.nan_to_num()
+        weight = visible * torch.isfinite(broken)
         loss = F.binary_cross_entropy_with_logits(
             outputs["fracture"],
             target,
@@ -124,7 +138,7 @@ class SlicesTask(Task):
         return {
             "fracture": ((loss * weight).sum(), weight.sum()),
             "visible": (self.config.visible_loss * (seen * known).sum(), known.sum()),
-            **mask_terms(outputs, batch, self.config.mask_loss),
+            **map_terms(outputs, batch, self.config),
         }
 
     def figures(

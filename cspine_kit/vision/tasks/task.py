@@ -22,10 +22,10 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from cspine_kit.core.config import ModelConfig
+from cspine_kit.core.config import ClassifierConfig, ModelConfig
 from cspine_kit.core.numbers import FloatArray, IntArray
 from cspine_kit.data.volumes.volume import Volume
-from cspine_kit.vision.nets.heads import MASK
+from cspine_kit.vision.nets.heads import LESIONS, learned_maps
 from cspine_kit.vision.views import StudyView
 
 Batch = dict[str, torch.Tensor]
@@ -66,7 +66,6 @@ class Task(ABC):
         heads: widths of the network's heads.
         sided: True where a head speaks of left and right, so that a mirrored image is another one.
         tables: further tables that it fills, where it judges more than slices (`SCORES`).
-        reads_boxes: True where fracture boxes are learned from.
         rows_version: raised when the same network would give other rows of the same volume: another
             choice or cut of patches, other means over views.
         config: the network.
@@ -77,7 +76,6 @@ class Task(ABC):
     heads: ClassVar[dict[str, int]]
     sided: ClassVar[bool]
     tables: ClassVar[tuple[str, ...]] = ()
-    reads_boxes: ClassVar[bool] = False
 
     def __init__(self, config: ModelConfig) -> None:
         self.config = config
@@ -88,10 +86,17 @@ class Task(ABC):
         return self.heads
 
     @property
+    def reads_boxes(self) -> bool:
+        """True where fracture boxes are learned from."""
+        config = self.config
+        softened = isinstance(config, ClassifierConfig) and config.slice_labels == "boxes"
+        return softened or LESIONS in learned_maps(config)
+
+    @property
     def sight(self) -> str:
         """Equal for networks that see the same of every study."""
         seen = {"in_chans", "stack_step_mm", "slice_step_mm", "field_mm", "size_px", "windows"}
-        seen |= {"plane", "across_mm", "slices_per_level", "header"}
+        seen |= {"plane", "across_mm", "slices_per_level", "header", "levels_input"}
         return f"{type(self).__name__} {self.config.model_dump_json(include=seen)}"
 
     @abstractmethod
@@ -119,7 +124,11 @@ class Task(ABC):
         """Outputs that say nothing: from them the weights of the losses are known."""
         some = next(iter(batch.values()))
         said = {n: torch.zeros(len(some), w, device=some.device) for n, w in self.outputs.items()}
-        return said | {name: batch[name].float() for name in (MASK,) if name in batch}
+        return said | self.blank_maps(batch)
+
+    def blank_maps(self, batch: Batch) -> Batch:
+        """The same of maps of pixels, where the batch has them."""
+        return {name: batch[name].float() for name in learned_maps(self.config) if name in batch}
 
     @abstractmethod
     def losses(self, outputs: Batch, batch: Batch) -> dict[str, Term]:
@@ -150,18 +159,31 @@ class Task(ABC):
         return {}
 
 
-def mask_terms(outputs: Batch, batch: Batch, share: float) -> dict[str, Term]:
-    """Cross-entropy and Dice of each patch's mask at the resolution of the feature map; nothing
-    where masks are not learned, or not asked for as in validation."""
-    if MASK not in outputs or MASK not in batch:
-        return {}
-    logits, known = outputs[MASK], batch[f"{MASK}_weight"]
-    target = F.adaptive_avg_pool2d(batch[MASK].float(), (logits.shape[2], logits.shape[3]))
+def map_terms(outputs: Batch, batch: Batch, config: ModelConfig) -> dict[str, Term]:
+    """Losses of the maps that are learned; of none that is not asked for, as in validation."""
+    return {
+        name: _map_term(outputs[name], batch[name], batch[f"{name}_weight"], share)
+        for name, share in learned_maps(config).items()
+        if name in outputs and name in batch
+    }
+
+
+def _map_term(logits: torch.Tensor, drawn: torch.Tensor, known: torch.Tensor, share: float) -> Term:
+    """Cross-entropy and Dice of each patch's map at the resolution of the feature map.
+
+    Args:
+        logits: (b, patches, h', w').
+        drawn: (b, patches, h, w) in 0..1.
+        known: (b,) or (b, patches) how far it is known.
+        share: weight of the loss.
+    """
+    target = F.adaptive_avg_pool2d(drawn.float(), (logits.shape[2], logits.shape[3]))
     both = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(dim=(2, 3))
     probs = torch.sigmoid(logits)
     overlap = 2.0 * (probs * target).sum(dim=(2, 3)) + 1.0
     both = both + 1.0 - overlap / ((probs + target).sum(dim=(2, 3)) + 1.0)
-    return {MASK: (share * (both.mean(dim=1) * known).sum(), known.sum())}
+    each = both if known.ndim == both.ndim else both.mean(dim=1)
+    return share * (each * known).sum(), known.sum()
 
 
 SCORES = ("oof_levels", "oof_studies", "oof_boxes")

@@ -24,12 +24,13 @@ from accelerate import Accelerator, DataLoaderConfiguration
 from timm.utils.model_ema import ModelEmaV3
 from tqdm import tqdm
 
-from cspine_kit.core.config import ModelConfig, TrainingConfig
+from cspine_kit.core.config import MemberConfig, ModelConfig, TrainingConfig
 from cspine_kit.core.deadline import time_is_up
 from cspine_kit.core.errors import DataError, Unfinished
 from cspine_kit.core.runs import derive_seed, run_record
 from cspine_kit.core.tasks import is_worker, report
 from cspine_kit.vision.dataset import StackDataset
+from cspine_kit.vision.nets.heads import Network
 from cspine_kit.vision.nets.kinds import build_net
 from cspine_kit.vision.nets.store import save_model, start_from, take_weights
 from cspine_kit.vision.tasks.kinds import task_of
@@ -136,11 +137,27 @@ class _Run:
             for told in self.progress.started_from:
                 tqdm.write(f"{self.title}: starts from {told}")
         model = model.to(self.accelerator.device, memory_format=model.layout)
-        optimizer, self.schedule = optimizer_of(model, config, total)
-        optimizer = self.accelerator.prepare(optimizer)
         self.average: ModelEmaV3 = average_of(model, config, total)
+        done = 0 if state is None else int(state["progress"]["step"])
+        self._equip(model, heads_alone=done > self.steps.heads_from)
+        if state is not None:
+            self.progress = restore(state, self.parts)
+
+    def _equip(self, model: Network, *, heads_alone: bool) -> None:
+        """What moves the weights: all of them, or for the last epochs those of the heads, which
+        then learn what counts in the end from features that stay as they are."""
+        steps, config = self.steps, self.config
+        part = steps.total - steps.heads_from if heads_alone else steps.heads_from
+        first = not heads_alone and part < steps.total
+        learned = config.plain if isinstance(config, MemberConfig) and first else config
+        model.train()
+        if heads_alone:
+            model.backbone.requires_grad_(False).eval()
+        optimizer, self.schedule = optimizer_of(model, config, part)
+        optimizer = self.accelerator.prepare(optimizer)
         self.stepper = Stepper(
-            self.accelerator, model, optimizer, task, config, self.training.accumulate
+            *(self.accelerator, model, optimizer, task_of(learned), config),
+            parts=self.training.accumulate,
         )
         self.parts: dict[str, Stateful] = {
             "model": model,
@@ -150,8 +167,11 @@ class _Run:
         }
         if self.accelerator.scaler is not None:
             self.parts["scaler"] = self.accelerator.scaler
-        if state is not None:
-            self.progress = restore(state, self.parts)
+
+    def _leave_backbone(self, model: Network) -> None:
+        """Begin the epochs of the heads, from the averaged weights: what rests is what is kept."""
+        model.load_state_dict(self.average.module.state_dict())
+        self._equip(model, heads_alone=True)
 
     def train(self, held: StackDataset | None) -> None:
         """All steps that are left."""
@@ -170,8 +190,10 @@ class _Run:
             unit="step",
             disable=is_worker() or not here.is_main_process,
         )
-        model = self.stepper.model.train()
+        model = self.stepper.model
         for batch in bar:
+            if progress.step == steps.heads_from:
+                self._leave_backbone(model)
             losses.append(self.stepper(batch, derive_seed(self.seed, "step", progress.step)))
             self.schedule.step()
             progress.step += 1

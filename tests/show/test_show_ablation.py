@@ -160,7 +160,6 @@ def test_rows_share_what_they_do_not_change_and_go_on_where_they_were(desk, monk
     assert shown["row"].tolist() == ["wider clip", "slower resnet"]
     assert np.isfinite(shown["gain"]).all() and set(shown["grid"]) == {"grid"}
 
-
     assert main([*command, "--seeds", "2"]) == 0
     twice = pd.read_csv(paths.ablation / "grid.csv").set_index("row")
     assert twice["trained"].tolist() == [0, 0, 4]  # of the second seed too

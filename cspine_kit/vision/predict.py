@@ -185,7 +185,7 @@ def run_model(
         parts = []
         for batch, *facts in batches:
             seen = [_seen(model, batch, *facts, half=half, mirror=mirror) for mirror in views]
-            parts.append({n: sum(one[n] for one in seen) / len(seen) for n in seen[0]})
+            parts.append({n: torch.stack([one[n] for one in seen]).mean(dim=0) for n in seen[0]})
         joined = {n: torch.cat([part[n] for part in parts])[: batches.count] for n in parts[0]}
         found = {name: value.double().cpu().numpy() for name, value in joined.items()}
         if all(np.isfinite(value).all() for value in found.values()):

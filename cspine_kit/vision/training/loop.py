@@ -127,26 +127,26 @@ class _Run:
         config, total = self.config, self.steps.total
         state = self.checkpoint.read()
         torch.manual_seed(derive_seed(self.seed, "init"))
-        task = task_of(config)
         fresh = state is None and config.weights is None
-        model: Any = build_net(config, task.outputs, pretrained=config.pretrained and fresh)
+        heads = task_of(config).outputs
+        model: Any = build_net(config, heads, pretrained=config.pretrained and fresh)
         if state is None:
             given = config.weights_file
             taken = [take_weights(model, given)] if given else []
             self.progress.started_from = taken + start_from(model, start)
             for told in self.progress.started_from:
                 tqdm.write(f"{self.title}: starts from {told}")
-        model = model.to(self.accelerator.device, memory_format=model.layout)
-        self.average: ModelEmaV3 = average_of(model, config, total)
+        self.model: Network = model.to(self.accelerator.device, memory_format=model.layout)
+        self.average: ModelEmaV3 = average_of(self.model, config, total)
         done = 0 if state is None else int(state["progress"]["step"])
-        self._equip(model, heads_alone=done > self.steps.heads_from)
+        self._equip(heads_alone=done > self.steps.heads_from)
         if state is not None:
             self.progress = restore(state, self.parts)
 
-    def _equip(self, model: Network, *, heads_alone: bool) -> None:
+    def _equip(self, *, heads_alone: bool) -> None:
         """What moves the weights: all of them, or for the last epochs those of the heads, which
         then learn what counts in the end from features that stay as they are."""
-        steps, config = self.steps, self.config
+        steps, config, model = self.steps, self.config, self.model
         part = steps.total - steps.heads_from if heads_alone else steps.heads_from
         first = not heads_alone and part < steps.total
         learned = config.plain if isinstance(config, MemberConfig) and first else config
@@ -156,8 +156,7 @@ class _Run:
         optimizer, self.schedule = optimizer_of(model, config, part)
         optimizer = self.accelerator.prepare(optimizer)
         self.stepper = Stepper(
-            *(self.accelerator, model, optimizer, task_of(learned), config),
-            parts=self.training.accumulate,
+            self.accelerator, model, optimizer, task_of(learned), config, self.training.accumulate
         )
         self.parts: dict[str, Stateful] = {
             "model": model,
@@ -168,10 +167,10 @@ class _Run:
         if self.accelerator.scaler is not None:
             self.parts["scaler"] = self.accelerator.scaler
 
-    def _leave_backbone(self, model: Network) -> None:
+    def _leave_backbone(self) -> None:
         """Begin the epochs of the heads, from the averaged weights: what rests is what is kept."""
-        model.load_state_dict(self.average.module.state_dict())
-        self._equip(model, heads_alone=True)
+        self.model.load_state_dict(self.average.module.state_dict())
+        self._equip(heads_alone=True)
 
     def train(self, held: StackDataset | None) -> None:
         """All steps that are left."""
@@ -190,14 +189,13 @@ class _Run:
             unit="step",
             disable=is_worker() or not here.is_main_process,
         )
-        model = self.stepper.model
         for batch in bar:
             if progress.step == steps.heads_from:
-                self._leave_backbone(model)
+                self._leave_backbone()
             losses.append(self.stepper(batch, derive_seed(self.seed, "step", progress.step)))
             self.schedule.step()
             progress.step += 1
-            self.average.update(model, step=progress.step)
+            self.average.update(self.model, step=progress.step)
             stops = time_is_up() and progress.step < steps.total
             whole, due = progress.step % steps.per_epoch == 0, stops or self.checkpoint.due()
             if whole or due or len(losses) % LOOK_EVERY == 0:

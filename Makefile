@@ -66,8 +66,8 @@ report: $(READY)  ## one page that shows CONFIG's run, whatever its state: oof/<
 backbones: $(READY)  ## accuracy and time of backbones on CONFIG's masked studies; ARGS='--names ...'
 	$(CSPINE) backbones --config $(CONFIG) $(ARGS)
 
-ablate: $(READY)  ## GRID's changes of CONFIG, one at a time, each scored beside CONFIG itself
-	$(CSPINE) ablate --config $(CONFIG) --grid $(GRID)
+ablate: $(READY)  ## GRID's changes of CONFIG, one at a time, each scored beside CONFIG itself; ARGS='--seeds 2'
+	$(CSPINE) ablate --config $(CONFIG) --grid $(GRID) $(ARGS)
 
 sources: $(READY)  ## the five source documents' systems, small, beside the kit's own three members: one table
 	$(CSPINE) ablate --config configs/sources/small.yaml --grid configs/grids/sources.yaml

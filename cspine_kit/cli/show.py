@@ -191,6 +191,14 @@ def _ablate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--grid", type=Path, required=True, metavar="FILE", help="YAML under configs/grids/"
     )
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        choices=range(1, 10),
+        default=1,
+        metavar="N",
+        help="times that every row is made, with other seeds of the members; default: 1",
+    )
 
 
 def _ablate(args: argparse.Namespace) -> int:
@@ -205,7 +213,7 @@ def _ablate(args: argparse.Namespace) -> int:
     check_rows(rows)
     config, paths = open_run(args)
     ensure_competition(config)
-    table = ablate(config, paths, rows, args.grid.stem)
+    table = ablate(config, paths, rows, args.grid.stem, seeds=args.seeds)
     print(render(table))
     print(f"{paths.ablation / args.grid.stem}.csv and .svg; make report shows them too")
     return 1 if (table["fault"] != "").any() else 0
@@ -228,7 +236,7 @@ VERBS = {
     "info": Verb("what exists, what is stale, what is next", "cspine info", _info_arguments, _info),
     "ablate": Verb(
         "one change of a config at a time, each scored out-of-fold beside the config; resumable",
-        f"cspine ablate {DEMO} --grid configs/grids/crop.yaml",
+        f"cspine ablate {DEMO} --grid configs/grids/crop.yaml --seeds 2",
         _ablate_arguments,
         _ablate,
     ),

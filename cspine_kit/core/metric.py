@@ -128,12 +128,14 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """95 % percentile bootstrap interval of the metric over studies.
 
-    With `others`, of metric(probs) - metric(others) on the same draws of studies.
+    With `others`, of metric(probs) - metric(others) on the same draws of studies. Of several
+    predictions of the same studies, (k, n, 8), the mean of their losses counts.
     """
     y = np.asarray(labels, dtype=np.float64)
     weighted, losses = weights(y), log_losses(y, probs)
     if others is not None:
         losses = losses - log_losses(y, others)
+    losses = losses.mean(axis=tuple(range(losses.ndim - 2)))
     loss, total = (weighted * losses).sum(axis=1), weighted.sum(axis=1)
     draws = np.random.default_rng(seed).integers(0, len(y), size=(repeats, len(y)))
     if form == "per_exam":

@@ -288,9 +288,8 @@ class Ensemble:
         # Members that time would give up speak where those it would keep are not there.
         chosen = [name for name in here if name in effort.members] or here
         models = {name: self.models[name, fold] for name in chosen}
-        said = predict(
-            models, volume, levels, kernel.batch_size, views=effort.views, stride=effort.stride
-        )
+        views = kernel.views_of(fold)[: effort.views]
+        said = predict(models, volume, levels, kernel.batch_size, views=views, stride=effort.stride)
         for name, one in said.items():
             trace.spent(name, one.seconds)
             if one.rows is not None:

@@ -71,7 +71,7 @@ def ladder(config: Config, order: Sequence[str] = (), folds: int | None = None) 
     members = tuple(config.members)
     known = [m for m in order if m in members]
     queue = [m for m in members if m not in known] + known
-    effort = Effort(config.kernel.views, folds or config.folds.n, members)
+    effort = Effort(config.kernel.most_views, folds or config.folds.n, members)
     steps = [effort]
 
     def step(**changes: object) -> None:

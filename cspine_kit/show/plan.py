@@ -74,7 +74,9 @@ def _costs(
         predicted = (1 if member else n) * studies * shown  # the vertebra stage looks at all
         hours[name] = (n * trained / speed.train_per_s + predicted / speed.predict_per_s) / 3600
         speaks = member or name in config.stage
-        seconds[name] = n * config.kernel.views * shown / speed.predict_per_s if speaks else 0.0
+        seconds[name] = (
+            n * config.kernel.most_views * shown / speed.predict_per_s if speaks else 0.0
+        )
     return hours, seconds
 
 

@@ -14,7 +14,7 @@ work on those before it.
 import logging
 import os
 import time
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -27,6 +27,7 @@ from cspine_kit.core.config import Config
 from cspine_kit.core.errors import StudyError
 from cspine_kit.core.execution import usable_cores
 from cspine_kit.core.numbers import FloatArray
+from cspine_kit.data.volumes.patch import Windows
 from cspine_kit.data.volumes.volume import Volume
 from cspine_kit.vision.augment import mirrored, mirrored_outputs
 from cspine_kit.vision.nets.heads import Network
@@ -38,6 +39,9 @@ Outputs = dict[str, torch.Tensor]
 Name = TypeVar("Name", bound=Hashable)
 
 log = logging.getLogger(__name__)
+
+PLAIN = (False,)
+"""Views of a patch: only as it is, not mirrored."""
 
 SIZES = 4
 """Sizes of a last batch on a GPU: a quarter of a whole one, half, three quarters, all."""
@@ -119,7 +123,7 @@ class Drawn:
     def __init__(
         self,
         view: StudyView,
-        windows: tuple[tuple[float, float], ...],
+        windows: Windows,
         batch_size: int,
         device: str,
     ) -> None:
@@ -159,7 +163,9 @@ class Drawn:
 
 
 @torch.inference_mode()
-def run_model(model: Network, batches: Drawn, *, views: int = 1) -> dict[str, FloatArray]:
+def run_model(
+    model: Network, batches: Drawn, *, views: Sequence[bool] = PLAIN
+) -> dict[str, FloatArray]:
     """Outputs of every head for every unit, {head: (n, ...)} float64.
 
     On a GPU in half precision, anew in single precision where that overflows.
@@ -167,29 +173,35 @@ def run_model(model: Network, batches: Drawn, *, views: int = 1) -> dict[str, Fl
     Args:
         model: on the device of the batches.
         batches: of one study.
-        views: 1 as the patch is; 2 averages its outputs with those of the patch mirrored left to
-            right, for networks none of whose heads speaks of left and right.
+        views: of each patch, mirrored left to right or not; outputs of several are averaged.
+            Networks of which a head speaks of left and right see it as it is.
 
     Raises:
         ArithmeticError: the network gave NaN or infinity.
     """
     on_gpu = next(model.parameters()).device.type == "cuda"
-    both = views == 2 and not task_of(model.config).sided
+    views = PLAIN if task_of(model.config).sided else views
     for half in (True, False) if on_gpu else (False,):
         parts = []
         for batch, *facts in batches:
-            outputs = forward(model, batch, *facts, half=half)
-            if both:
-                other = forward(model, mirrored(batch, model.config), *facts, half=half)
-                other = mirrored_outputs(other, model.config)
-                outputs = {name: (value + other[name]) / 2 for name, value in outputs.items()}
-            parts.append(outputs)
+            seen = [_seen(model, batch, *facts, half=half, mirror=mirror) for mirror in views]
+            parts.append({n: torch.stack([one[n] for one in seen]).mean(dim=0) for n in seen[0]})
         joined = {n: torch.cat([part[n] for part in parts])[: batches.count] for n in parts[0]}
         found = {name: value.double().cpu().numpy() for name, value in joined.items()}
         if all(np.isfinite(value).all() for value in found.values()):
             return found
     bad = [name for name, value in found.items() if not np.isfinite(value).all()]
     raise ArithmeticError(f"{model.config.backbone} gave NaN in {', '.join(map(repr, bad))}")
+
+
+def _seen(
+    model: Network, batch: torch.Tensor, *facts: torch.Tensor, half: bool, mirror: bool
+) -> Outputs:
+    """Outputs of one view of a batch."""
+    if not mirror:
+        return forward(model, batch, *facts, half=half)
+    outputs = forward(model, mirrored(batch, model.config), *facts, half=half)
+    return mirrored_outputs(outputs, model.config)
 
 
 @dataclass(frozen=True)
@@ -221,7 +233,7 @@ def predict(
     levels: pd.DataFrame | None,
     batch_size: int,
     *,
-    views: int = 1,
+    views: Sequence[bool] = PLAIN,
     stride: int = 1,
 ) -> dict[Name, Said]:
     """What each network says of one study; one that fails costs no other.
@@ -253,7 +265,7 @@ def _predict_alike(
     levels: pd.DataFrame | None,
     *,
     batch_size: int,
-    views: int,
+    views: Sequence[bool],
     stride: int,
 ) -> dict[Name, Said]:
     """`predict` of networks that see the same patches; the first one bears the time of drawing."""

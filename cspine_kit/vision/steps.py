@@ -30,7 +30,7 @@ from cspine_kit.vision.finder.lend import lend_finder
 from cspine_kit.vision.lineage import read_lineage, seal_model, write_lineage
 from cspine_kit.vision.names import SLICES, VERTEBRA
 from cspine_kit.vision.nets.store import load_model
-from cspine_kit.vision.predict import predict, set_device_threads
+from cspine_kit.vision.predict import PLAIN, predict, set_device_threads
 from cspine_kit.vision.tasks.kinds import task_of
 from cspine_kit.vision.tasks.task import Lesson
 from cspine_kit.vision.tasks.vertebra import decode_study
@@ -93,7 +93,7 @@ def make_stage_rows(chain: FoldChain, name: str) -> None:
     train_vertebra(chain, name)
     attempts = chain.stage_rows(name)
     if attempts.todo():
-        say = _speaker(chain, name, views=1)
+        say = _speaker(chain, name, views=PLAIN)
         attempts.make(lambda uid: say(uid, None), f"{name} fold {chain.fold}: slices")
 
 
@@ -145,7 +145,7 @@ def make_fracture(chain: FoldChain, member: str) -> None:
     attempts = chain.fracture_rows(member)
     if attempts.todo():
         levels = by_study(chain.levels.frame())
-        say = _speaker(chain, member, views=chain.config.kernel.views)
+        say = _speaker(chain, member, views=chain.config.kernel.views_of(chain.fold))
 
         def make(uid: str) -> Rows:
             if uid not in levels:
@@ -156,7 +156,7 @@ def make_fracture(chain: FoldChain, member: str) -> None:
 
 
 def _speaker(
-    chain: FoldChain, name: str, *, views: int
+    chain: FoldChain, name: str, *, views: tuple[bool, ...]
 ) -> Callable[[str, pd.DataFrame | None], Rows]:
     """What fold model k says of a study, given its levels: rows by table."""
     device = set_device_threads(chain.config, TRAINING_THREADS)

@@ -10,7 +10,6 @@ In: a `Volume`, the slices to look at, centers in mm. Out: a `StudyView`. Exampl
 Training, out-of-fold prediction and the kernel draw the same patches by the same function.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,12 +17,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cspine_kit.core.anatomy import LEVELS
-from cspine_kit.core.config import LevelsConfig, ModelConfig, SlicesConfig
+from cspine_kit.core.config import LevelsConfig, MemberConfig, ModelConfig, SlicesConfig
 from cspine_kit.core.errors import StudyError
 from cspine_kit.core.numbers import BoolArray, FloatArray, IntArray, sigmoid
 from cspine_kit.data.spine import inside_levels, neck_middle
 from cspine_kit.data.volumes.curve import Grey
-from cspine_kit.data.volumes.patch import Patch, Plane, draw, parallel
+from cspine_kit.data.volumes.patch import Background, Patch, Plane, Windows, draw, parallel
 from cspine_kit.data.volumes.volume import Volume, nearest_slices
 
 FACT_NAMES = ("above", "below", "ratio", "spacing", "thickness")
@@ -105,7 +104,7 @@ class StudyView:
         """Patches of one unit."""
         return self.patches[unit * self.per_unit : (unit + 1) * self.per_unit]
 
-    def drawn(self, unit: int, windows: Sequence[Sequence[float]]) -> Grey:
+    def drawn(self, unit: int, windows: Windows) -> Grey:
         """What a network sees of one unit, uint8 (patches, planes x windows, rows, cols)."""
         return np.stack([draw(self.volume, patch, windows) for patch in self.of_unit(unit)])
 
@@ -153,12 +152,16 @@ def study_view(
         config: of the network.
     """
     field_mm, size_px = (config.field_mm,) * 2, (config.size_px,) * 2
-    offsets = parallel(config.in_chans, config.stack_step_mm)
+    offsets, background = parallel(config.in_chans, config.stack_step_mm), _background(config)
     patches = [
-        Patch("axial", (float(z), float(y), float(x)), field_mm, size_px, offsets)
+        Patch("axial", (float(z), float(y), float(x)), field_mm, size_px, offsets, background)
         for z, (y, x) in zip(volume.z_mm[indices], centers_mm, strict=True)
     ]
     return StudyView(volume, indices, patches)
+
+
+def _background(config: ModelConfig) -> Background:
+    return config.background if isinstance(config, MemberConfig) else "keep"
 
 
 def standing_view(
@@ -185,7 +188,10 @@ def standing_view(
     planes = parallel(config.in_chans, config.stack_step_mm)
     middle = (z, float(y), float(x))
     patches = [
-        Patch(config.plane, middle, field_mm, size_px, tuple(offset + p for p in planes))
+        Patch(
+            *(config.plane, middle, field_mm, size_px, tuple(offset + p for p in planes)),
+            background=config.background,
+        )
         for offset in across
     ]
     return StudyView(volume, np.zeros(0, np.int64), patches)
@@ -223,7 +229,8 @@ def level_view(
                 middle, offsets = (z + offset, y, x), planes
             else:
                 middle, offsets = (z, y, x), tuple(offset + plane for plane in planes)
-            patches.append(Patch(config.plane, middle, field_mm, size_px, offsets))
+            seen = Patch(config.plane, middle, field_mm, size_px, offsets, config.background)
+            patches.append(seen)
     at = np.array([patch.center_mm[0] for patch in patches])
     axial = config.plane == "axial"
     indices = nearest_slices(volume.z_mm, at) if axial else np.zeros(0, np.int64)

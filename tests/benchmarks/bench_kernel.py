@@ -33,7 +33,7 @@ from cspine_kit.infer.manifest import open_bundle
 from cspine_kit.infer.reading import ReadAhead
 from cspine_kit.infer.worker import Worker
 from cspine_kit.vision.nets.heads import SliceModel
-from cspine_kit.vision.predict import forward, run_model
+from cspine_kit.vision.predict import PLAIN, forward, run_model
 
 PURE_BATCHES = 6
 
@@ -50,9 +50,9 @@ class Counted:
     def __init__(self) -> None:
         self.stacks: dict[int, tuple[SliceModel, int]] = {}
 
-    def __call__(self, model, batches, *, views=1):
+    def __call__(self, model, batches, *, views=PLAIN):
         _, before = self.stacks.get(id(model), (model, 0))
-        self.stacks[id(model)] = (model, before + views * sum(map(len, batches)))
+        self.stacks[id(model)] = (model, before + len(views) * sum(map(len, batches)))
         return run_model(model, batches, views=views)
 
 

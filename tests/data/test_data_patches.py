@@ -113,6 +113,43 @@ def test_windows_are_channels_of_each_plane(ramp):
     assert np.array_equal(standing[1::2], draw(ramp, patch.turned("coronal"), windows[1:]))
 
 
+@pytest.mark.parametrize("plane", ["axial", "sagittal"])
+def test_minmax_stretches_each_plane_by_itself(ramp, plane):
+    patch = Patch(plane, (25.0, 41.0, 47.0), (20.0, 20.0), (64, 64), parallel(3, 2.5))
+    image = draw(ramp, patch, ["minmax"])
+    assert (image.min(axis=(1, 2)) <= 6).all() and (image.max(axis=(1, 2)) >= 249).all()
+    wide = draw(ramp, patch, WINDOW)
+    assert all(
+        np.corrcoef(a.ravel(), b.ravel())[0, 1] > 0.99 for a, b in zip(image, wide, strict=True)
+    )
+    both = draw(ramp, patch, ["minmax", *WINDOW])
+    assert np.array_equal(both[::2], image) and np.array_equal(both[1::2], wide)
+    flat = volume_of(np.full((NZ, *FRAME), 40, np.int16))
+    assert not draw(flat, patch, ["minmax"]).any()
+
+
+@pytest.mark.parametrize("plane", ["axial", "sagittal", "coronal"])
+def test_without_background_only_the_bone_around_the_center_is_left(plane):
+    """A pillar of hollow bone, one 30 mm beside it and one 30 mm in front, in muscle."""
+    z, y, x = (
+        np.mgrid[:NZ, : FRAME[0], : FRAME[1]] * np.array([DZ, PITCH, PITCH])[:, None, None, None]
+    )
+    hu = np.full(z.shape, 50, np.int16)
+    for at_y, at_x in ((45.0, 47.0), (45.0, 77.0), (15.0, 47.0)):
+        hu[np.hypot(y - at_y, x - at_x) < 6.0] = 800
+        hu[np.hypot(y - at_y, x - at_x) < 2.0] = 60  # marrow stays, it is closed over
+    volume = volume_of(hu)
+    patch = Patch(plane, (25.0, 45.0, 47.0), (40.0, 76.0), (80, 152), background="zero")
+    kept, whole = (
+        draw(volume, patch, WINDOW)[0],
+        draw(volume, replace(patch, background="keep"), WINDOW)[0],
+    )
+    rows, cols = (np.mgrid[:80, :152] + 0.5) / 2 - np.array([20.0, 38.0])[:, None, None]
+    off = np.hypot(rows, cols) if plane == "axial" else np.abs(cols)
+    assert np.array_equal(kept[off < 7], whole[off < 7]) and whole.min() > 0
+    assert not kept[off > 9.5].any() and whole[off > 9.5].max() > 150
+
+
 def test_an_axial_patch_is_cut_windowed_then_shrunk(ramp):
     patch = Patch("axial", (30.0, 41.0, 47.0), (40.0, 40.0), (64, 64))
     box = axial_box(ramp, patch)

@@ -161,6 +161,19 @@ def test_rows_share_what_they_do_not_change_and_go_on_where_they_were(desk, monk
     assert shown["row"].tolist() == ["wider clip", "slower resnet"]
     assert np.isfinite(shown["gain"]).all() and set(shown["grid"]) == {"grid"}
 
+    assert main([*command, "--seeds", "2"]) == 0
+    twice = pd.read_csv(paths.ablation / "grid.csv").set_index("row")
+    assert twice["trained"].tolist() == [0, 0, 4]  # of the second seed too
+    gains = {row: list(map(float, told.split())) for row, told in twice["gains"].items()}
+    assert gains[BASE] == [0, 0] and all(len(both) == 2 for both in gains.values())
+    for row, (one, other) in gains.items():
+        assert one == pytest.approx(table.loc[row, "gain"], abs=1e-4)
+        assert twice.loc[row, "gain"] == pytest.approx((one + other) / 2, abs=1e-4)
+    base = load_config(paths.ablation / "grid" / "seed+1" / "as_it_is" / "config.yaml")
+    assert [m.seed for m in base.members.values()] == [
+        m.seed + 1 for m in load_config(Path("configs/tiny.yaml")).members.values()
+    ]
+
 
 def test_a_row_that_fails_costs_itself(desk, monkeypatch, capsys):
     monkeypatch.chdir(desk)

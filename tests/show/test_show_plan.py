@@ -26,7 +26,7 @@ def test_hours_and_seconds_follow_from_speeds():
         network.shown(250.0 if name == "vertebra" else 140.0)
         for name, network in config.networks.items()
     )
-    assert seconds[0] == pytest.approx(5 * config.kernel.views * shown / 20.0, rel=0.01)
+    assert seconds[0] == pytest.approx(5 * config.kernel.most_views * shown / 20.0, rel=0.01)
 
 
 def _told(plan: str) -> tuple[float, float]:

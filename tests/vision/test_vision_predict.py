@@ -73,13 +73,27 @@ def test_other_errors_are_not_taken_for_missing_memory(model, view, monkeypatch)
 
 
 def test_two_views_are_the_mean_of_a_slice_and_its_mirror_image(model, view):
-    plain, both = run(model, view, 8), run(model, view, 8, views=2)
+    plain, both = run(model, view, 8), run(model, view, 8, views=(False, True))
     drawn = [view.drawn(row, model.config.windows) for row in range(len(view))]
     stacks = torch.from_numpy(np.stack(drawn))
     with torch.inference_mode():
         mirrored = forward(model, stacks.flip(-1))["fracture"].numpy()
     assert np.allclose(both["fracture"], (plain["fracture"] + mirrored) / 2, atol=1e-6)
     assert not np.allclose(both["fracture"], plain["fracture"], atol=1e-6)
+
+
+def test_every_second_fold_may_see_patches_mirrored(model, view, config):
+    kernel = config.kernel.model_copy(update={"views": "folds"})
+    assert [kernel.views_of(fold) for fold in range(3)] == [(False,), (True,), (False,)]
+    assert [config.kernel.views_of(fold) for fold in range(2)] == [(False,), (False,)]
+    both = config.kernel.model_copy(update={"views": 2})
+    assert both.views_of(1) == (False, True) and (both.most_views, kernel.most_views) == (2, 1)
+    plain, mirror, mean = (
+        run(model, view, 8, views=views)["fracture"]
+        for views in ((False,), (True,), both.views_of(0))
+    )
+    assert np.allclose(mean, (plain + mirror) / 2, atol=1e-6)
+    assert not np.allclose(plain, mirror, atol=1e-6)
 
 
 @pytest.fixture(name="vertebra")

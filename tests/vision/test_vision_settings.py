@@ -93,3 +93,17 @@ def test_the_average_reaches_over_a_twentieth_of_the_steps_at_most(tiny):
     config = tiny.model_copy(update={"ema_decay": 0.99})
     decays = [average_of(model, config, steps).decay for steps in (3, 20, 200, 2000, 20000)]
     assert decays == pytest.approx([0, 0, 0.9, 0.99, 0.99])
+
+
+def test_a_training_of_few_steps_has_a_schedule(tiny):
+    """torch divides by zero where the rise is exactly one step."""
+    config = tiny.model_copy(update={"warmup": 0.2})
+    model = SliceModel(config, SlicesTask.heads, pretrained=False)
+    for steps in range(1, 12):
+        optimizer, schedule = optimizer_of(model, config, steps=steps)
+        rates = []
+        for _ in range(steps):
+            rates.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            schedule.step()
+        assert min(rates) > 0 and max(rates) <= config.lr * 1.0001, steps

@@ -18,7 +18,15 @@ from cspine_kit.vision.tasks.kinds import task_of
 
 FINE = FineConfig(spacing_mm=1.2, field_mm=20.0, margin_mm=0.0)
 SMALL = {"backbone": "tiny_cnn", "in_chans": 3, "size_px": 16, "hidden": 8}
+BARE = {"background": "zero", "windows": ("minmax", (0.0, 400.0)), "field_mm": 24.0}
 KINDS = {
+    "bare slices": {"slice_step_mm": 4.0, "stack_step_mm": 4.0, **BARE},
+    "bare sagittal levels": {
+        "plane": "sagittal",
+        "slices_per_level": 3,
+        "slice_step_mm": 5.0,
+        **BARE,
+    },
     "slices": {"slice_step_mm": 4.0, "stack_step_mm": 4.0, "field_mm": 24.0},
     "sagittal slices": {"plane": "sagittal", "across_mm": 8.0, "field_mm": 72.0},
     "coronal slices": {"plane": "coronal", "across_mm": 8.0, "field_mm": 72.0},
@@ -26,6 +34,12 @@ KINDS = {
     "sagittal levels": {"plane": "sagittal", "slices_per_level": 3, "slice_step_mm": 5.0},
     "coronal study": {"plane": "coronal", "slices_per_level": 2, "field_mm": 30.0},
 }
+
+
+@pytest.mark.parametrize("change", [{"background": "zero"}, {"windows": ("minmax",)}])
+def test_networks_that_see_something_else_do_not_share_it(config, change):
+    other = config.levels.model_copy(update=change)
+    assert task_of(other).sight != task_of(config.levels).sight
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -46,7 +46,7 @@ class ModelConfig(Section):
     slice_step_mm: Positive
     field_mm: Positive
     size_px: Count
-    windows: Annotated[tuple[tuple[float, float], ...], Field(min_length=1)]
+    windows: Annotated[tuple[tuple[float, float] | Literal["minmax"], ...], Field(min_length=1)]
     drop_rate: Annotated[float, Field(ge=0.0, lt=1.0)]
     epochs: Count
     batch_size: Count
@@ -105,9 +105,9 @@ class ModelConfig(Section):
 
     @model_validator(mode="after")
     def _windows_open(self) -> "ModelConfig":
-        for low, high in self.windows:
-            if low >= high:
-                raise ValueError(f"windows: {low} must lie below {high}")
+        for window in self.windows:
+            if window != "minmax" and window[0] >= window[1]:
+                raise ValueError(f"windows: {window[0]} must lie below {window[1]}")
         return self
 
     @model_validator(mode="after")
@@ -171,6 +171,22 @@ class MemberConfig(ModelConfig):
     visible_loss: NotNegative
     mask_loss: NotNegative
     warm_start: bool
+    background: Literal["keep", "zero"] = "keep"
+    head_epochs: Annotated[int, Field(ge=0)] = 0
+
+    @property
+    def plain(self) -> "MemberConfig":
+        """Itself as it learns before its `head_epochs`: a fracture counts as much as any label."""
+        return self.model_copy(update={"positive_weight": 1.0})
+
+    @model_validator(mode="after")
+    def _backbone_learns(self) -> "MemberConfig":
+        if self.head_epochs >= self.epochs:
+            raise ValueError(
+                f"head_epochs {self.head_epochs} must lie below epochs {self.epochs}, of which "
+                "they are the last: before them the backbone learns"
+            )
+        return self
 
 
 class ClassifierConfig(MemberConfig):
@@ -311,6 +327,11 @@ class StudyConfig(LevelsConfig):
     form: Literal["per_exam", "global"]
     overall: Literal["learned", "noisy_or"]
     study_loss: Positive
+
+    @property
+    def plain(self) -> "MemberConfig":
+        """Itself as it learns before its `head_epochs`: from single vertebrae alone."""
+        return super().plain.model_copy(update={"study_loss": 0.0})
 
 
 class VolumeConfig(LevelsConfig):

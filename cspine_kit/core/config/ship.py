@@ -36,6 +36,15 @@ class KernelConfig(Section):
     hours: Positive
     reserve_minutes: NotNegative
     batch_size: Count
-    views: Annotated[int, Field(ge=1, le=2)]
+    views: Literal[1, 2, "folds"]
     readers: Annotated[int, Field(ge=0)]
     degrade: tuple[Literal["views", "folds", "members", "stride"], ...]
+
+    @property
+    def most_views(self) -> int:
+        """Of each patch, by one fold model."""
+        return 1 if self.views == "folds" else self.views
+
+    def views_of(self, fold: int) -> tuple[bool, ...]:
+        """How members of a fold see each patch, the first view first: mirrored or not."""
+        return (fold % 2 == 1,) if self.views == "folds" else (False, True)[: self.views]

@@ -11,7 +11,7 @@ The one function by which networks see voxels, in training as in the kernel. Dra
 the lattice alone, not on the box that a volume keeps of it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -20,13 +20,18 @@ import numpy as np
 
 from cspine_kit.core.errors import StudyError
 from cspine_kit.core.numbers import BoolArray, FloatArray, IntArray
-from cspine_kit.data.volumes.curve import Grey
+from cspine_kit.data.volumes.bone import without_background
+from cspine_kit.data.volumes.curve import Grey, HuCurve
 from cspine_kit.data.volumes.lattice import Box, interpolation
 from cspine_kit.data.volumes.volume import Volume, Voxels, nearest_slices
 
 Plane = Literal["axial", "sagittal", "coronal"]
-Windows = Sequence[Sequence[float]]
-"""(low, high) in HU, one or more."""
+Background = Literal["keep", "zero"]
+Window = Sequence[float] | Literal["minmax"]
+"""(low, high) in HU; "minmax" is what each plane itself reaches from and to."""
+
+Windows = Sequence[Window]
+"""One or more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,8 @@ class Patch:
         size_px: rows, columns of the drawn planes.
         offsets_mm: of the planes from the center, positive to the head (axial), to the patient's
             right (sagittal), to the front (coronal).
+        background: kept, or "zero": air in place of what is no bone of the spine around the center
+            (`bone.without_background`).
     """
 
     plane: Plane
@@ -48,6 +55,7 @@ class Patch:
     field_mm: tuple[float, float]
     size_px: tuple[int, int]
     offsets_mm: tuple[float, ...] = (0.0,)
+    background: Background = "keep"
 
     def turned(self, plane: Plane) -> "Patch":
         """The same in another plane."""
@@ -116,29 +124,60 @@ def draw(volume: Volume, patch: Patch, windows: Windows) -> Grey:
     Returns:
         uint8 (planes x windows, rows, cols): all windows of the first plane, then of the next.
     """
-    tables = [volume.curve.window(low, high) for low, high in windows]
     if patch.plane == "axial":
         places = patch.center_mm[0] + np.array(patch.offsets_mm)
         indices = nearest_slices(volume.z_mm, places)
         planes = _taken(volume, volume.voxels, indices.tolist(), axial_box(volume, patch))
-        return np.stack([_resized(cv2.LUT(p, t), patch.size_px) for p in planes for t in tables])  # type: ignore[arg-type]
+        shown = _shown(volume, patch, planes, windows)
+        return np.stack([_resized(plane, patch.size_px) for plane, _ in shown])
     each = max(1, round(patch.field_mm[0] / patch.size_px[0] / volume.spacing_mm[0]))
     below, share, inside = _along_z(volume.z_mm, _rows_mm(patch, each))
     lines, first = _lines(volume, volume.voxels, patch, below[inside])
     rows, cols = patch.size_px
-    drawn = np.zeros((len(lines) * len(tables), rows, cols), np.uint8)
-    if not len(first):
-        drawn[:] = np.array([table[0] for table in tables] * len(lines))[:, None, None]
-        return drawn
-    upper, lower = np.maximum(below - 1, first[0]) - first[0], below - first[0]
-    for k, (line, table) in enumerate((line, table) for line in lines for table in tables):
-        grey = cv2.LUT(line, table).astype(np.float32)
-        full = np.full((len(below), grey.shape[1]), float(table[0]), np.float32)
-        down = share[inside, None].astype(np.float32)
-        full[inside] = grey[upper[inside]] * (1 - down) + grey[lower[inside]] * down
+    drawn = np.zeros((len(lines) * len(windows), rows, cols), np.uint8)
+    start = first[0] if len(first) else 0
+    upper, lower = np.maximum(below - 1, start) - start, below - start
+    for k, (line, air) in enumerate(_shown(volume, patch, lines, windows)):
+        full = np.full((len(below), line.shape[1]), float(air), np.float32)
+        if len(first):
+            grey, down = line.astype(np.float32), share[inside, None].astype(np.float32)
+            full[inside] = grey[upper[inside]] * (1 - down) + grey[lower[inside]] * down
         even = full.reshape(rows, -1, full.shape[1]).mean(axis=1)
         drawn[k] = _resized(np.rint(even).astype(np.uint8), (rows, cols))
     return drawn
+
+
+def _shown(
+    volume: Volume, patch: Patch, planes: Grey, windows: Windows
+) -> Iterator[tuple[Grey, int]]:
+    """Native planes of a patch through all windows, plane by plane, and what air is in each."""
+    for plane in planes:
+        codes = plane
+        if patch.background == "zero" and plane.size:
+            codes = _bare(volume, patch, plane)
+        for window in windows:
+            table = _table(volume.curve, window, codes)
+            # OpenCV is four times as fast as numpy's indexing here, and refuses empty planes.
+            yield cv2.LUT(codes, table) if codes.size else codes, int(table[0])  # type: ignore[misc]
+
+
+def _bare(volume: Volume, patch: Patch, plane: Grey) -> Grey:
+    """A plane of a patch without its background; the spine runs through the center, or down it."""
+    (rows, cols), (dy, dx) = plane.shape, volume.lattice.spacing_mm
+    if patch.plane == "axial":
+        spacing, row = (dy, dx), (rows - 1) / 2
+    else:
+        spacing, row = (volume.step_mm, dy if patch.plane == "sagittal" else dx), None
+    return without_background(plane, volume.curve, spacing, (row, (cols - 1) / 2))
+
+
+def _table(curve: HuCurve, window: Window, codes: Grey) -> Grey:
+    """Grey values (256,) of codes through a window."""
+    if window != "minmax":
+        low, high = window
+        return curve.window(float(low), float(high))
+    low, high = curve.hu[[codes.min(initial=255), codes.max(initial=0)]]
+    return curve.window(low, max(high, low + 1.0))
 
 
 def draw_mask(volume: Volume, patch: Patch) -> Grey:

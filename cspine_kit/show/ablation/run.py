@@ -69,7 +69,8 @@ def begin_run(config: Config, paths: RunPaths, start: RunPaths | None = None) ->
         begin(config, paths, "oof")
         prepare(config, paths)
         return config
-    shipped = (*config.volumes.shipped, start.cache)
+    made = [start.cache] if start.cache.is_dir() else []
+    shipped = tuple(dict.fromkeys((*config.volumes.shipped, *made)))
     volumes = config.volumes.model_copy(update={"shipped": shipped})
     config = config.model_copy(update={"volumes": volumes})
     begin(config, paths, "oof")
@@ -103,7 +104,9 @@ def _link_shared(start: RunPaths, paths: RunPaths) -> None:
                 link(file, temporary)
 
 
-def ablate(config: Config, paths: RunPaths, rows: Sequence[Row], grid: str) -> pd.DataFrame:
+def ablate(
+    config: Config, paths: RunPaths, rows: Sequence[Row], grid: str, *, seeds: int = 1
+) -> pd.DataFrame:
     """Score the config and every row, and compare them.
 
     Args:
@@ -111,6 +114,9 @@ def ablate(config: Config, paths: RunPaths, rows: Sequence[Row], grid: str) -> p
         paths: its run folder.
         rows: of the grid.
         grid: its name; results go to `ablation/<grid>/<row>`, `ablation/<grid>.csv` and `.svg`.
+        seeds: so many times, each with other seeds of the members: a row is compared with the
+            config of its own seed, and the table tells the mean of all (`ablation/<grid>/seed+<k>`
+            holds the further ones).
 
     Returns:
         A row for the config and each row of the grid (`show.ablation.table.compared`).
@@ -120,18 +126,32 @@ def ablate(config: Config, paths: RunPaths, rows: Sequence[Row], grid: str) -> p
     """
     check_rows(rows)
     make_run(config, paths)
-    found = [compared(BASE, {}, paths, paths)]
+    bases = [paths]
+    for seed in range(1, seeds):
+        bases.append(RunPaths(paths.ablation / grid / f"seed+{seed}" / "as_it_is"))
+        make_run(_beside(config, paths, seed), bases[seed], paths)
+    found = [compared(BASE, {}, bases, bases)]
     for number, row in enumerate(rows, start=1):
         log.info("ablation %s, row %d of %d: %s", grid, number, len(rows), row.label)
-        own = RunPaths(paths.ablation / grid / row.folder)
+        own = [RunPaths(paths.ablation / grid / row.folder)]
+        own += [RunPaths(base.root.parent / row.folder) for base in bases[1:]]
         try:
-            make_run(row.config, own, paths)
-            found.append(compared(row.label, row.changes, own, paths))
+            for seed, (place, base) in enumerate(zip(own, bases, strict=True)):
+                make_run(_beside(row.config, paths, seed), place, base)
+            found.append(compared(row.label, row.changes, own, bases))
         except CSpineError as error:
             log.warning("ablation %s, row %s: %s", grid, row.label, error)
             found.append(failed(row.label, row.changes, str(error)))
         _write(pd.DataFrame(found), paths.ablation, grid)
     return pd.DataFrame(found)
+
+
+def _beside(config: Config, paths: RunPaths, seed: int) -> Config:
+    """A config that uses a run's volumes, its members drawn with other seeds."""
+    shipped = (*config.volumes.shipped, paths.cache)
+    members = {n: m.model_copy(update={"seed": m.seed + seed}) for n, m in config.members.items()}
+    volumes = config.volumes.model_copy(update={"shipped": shipped})
+    return config.model_copy(update={"volumes": volumes, "members": members})
 
 
 def _write(table: pd.DataFrame, folder: Path, grid: str) -> None:

@@ -2,19 +2,21 @@
 
 In: run folders with a stack. Out: rows of a table. Example::
 
-    row = compared(BASE, {}, paths, paths)
+    row = compared(BASE, {}, [paths], [paths])
     row["A"], row["gain_low"], row["gain_high"]              # a score, 0.0, 0.0
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import reduce
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from cspine_kit.core.anatomy import TARGETS
+from cspine_kit.core.anatomy import N_LEVELS, TARGETS
 from cspine_kit.core.metric import auc, bootstrap_interval, metric
+from cspine_kit.core.numbers import FloatArray
 from cspine_kit.core.paths import RunPaths
 from cspine_kit.core.runs import read_json
 from cspine_kit.core.tables import read_table
@@ -30,44 +32,55 @@ BASE = "as it is"
 
 
 def compared(
-    label: str, changes: Mapping[str, Any], paths: RunPaths, base: RunPaths
+    label: str, changes: Mapping[str, Any], runs: Sequence[RunPaths], bases: Sequence[RunPaths]
 ) -> dict[str, Any]:
     """One row.
 
     Args:
         label: of the row.
         changes: values by dotted keys.
-        paths: its run folder.
-        base: the run folder of the config as it is.
+        runs: its run folders, one of each seed.
+        bases: those of the config as it is, with the same seeds.
 
     Returns:
-        row, change; studies that both have judged; A and B of what ships, out-of-fold; gain, the
+        row, change; studies that all have judged; A and B of what ships, out-of-fold; gain, the
         row's A minus the config's (below 0 is better), with gain_low and gain_high, its paired 95 %
-        bootstrap interval; members_A, of the plain mean of the members; weighted_A, of the mean of
-        slices weighted by what they show (documents A and B); auc_levels (mean of seven) and
-        auc_overall; training_s, of all its networks together; trained, how many fold models
-        were trained for this row alone; fault, empty.
+        bootstrap interval over studies; members_A, of the plain mean of the members; weighted_A, of
+        the mean of slices weighted by what they show (documents A and B); auc_levels (mean of
+        seven) and auc_overall; all of these means over seeds. gains, that of each seed, in words;
+        training_s, of all networks of a seed together; trained, how many fold models were trained
+        for this row alone; fault, empty.
     """
-    labels, own, usual = _answers(paths, base, SHIPPED)
-    low, high = bootstrap_interval(labels, own, others=usual)
-    aucs = [auc(labels[:, k], own[:, k]) for k in range(len(TARGETS))]
-    _, mean, _ = _answers(paths, base, MEAN_OF_MEMBERS)
-    _, weighted, _ = _answers(paths, base, WEIGHTED_MEAN)
+    labels, shipped, usual = _answers(runs, bases, SHIPPED)
+    _, mean, _ = _answers(runs, bases, MEAN_OF_MEMBERS)
+    _, weighted, _ = _answers(runs, bases, WEIGHTED_MEAN)
+    scores = [
+        {
+            "A": metric(labels, own),
+            "B": metric(labels, own, "global"),
+            "gain": metric(labels, own) - metric(labels, other),
+            "members_A": metric(labels, mean[k]),
+            "weighted_A": metric(labels, weighted[k]),
+            "auc_levels": np.mean([auc(labels[:, j], own[:, j]) for j in range(N_LEVELS)]),
+            "auc_overall": auc(labels[:, N_LEVELS], own[:, N_LEVELS]),
+        }
+        for k, (own, other) in enumerate(zip(shipped, usual, strict=True))
+    ]
+    low, high = bootstrap_interval(labels, shipped, others=usual)
+    seconds = [_training_seconds(run) for run in runs]
+    borrowed = [_training_seconds(base) for base in bases]
     return {
         "row": label,
         "change": _told(changes),
         "studies": len(labels),
-        "A": metric(labels, own),
-        "B": metric(labels, own, "global"),
-        "gain": metric(labels, own) - metric(labels, usual),
+        **{name: float(np.mean([score[name] for score in scores])) for name in scores[0]},
         "gain_low": low,
         "gain_high": high,
-        "members_A": metric(labels, mean),
-        "weighted_A": metric(labels, weighted),
-        "auc_levels": float(np.mean(aucs[:-1])),
-        "auc_overall": aucs[-1],
-        "training_s": sum(_training_seconds(paths).values()),
-        "trained": len(_training_seconds(paths).items() - _training_seconds(base).items()),
+        "gains": " ".join(f"{score['gain']:+.4f}" for score in scores),
+        "training_s": float(np.mean([sum(own.values()) for own in seconds])),
+        "trained": sum(
+            len(own.items() - base.items()) for own, base in zip(seconds, borrowed, strict=True)
+        ),
         "fault": "",
     }
 
@@ -105,17 +118,20 @@ def _told(changes: Mapping[str, Any]) -> str:
     return "; ".join(f"{key}: {json.dumps(value)}" for key, value in changes.items())
 
 
-def _answers(paths: RunPaths, base: RunPaths, model: str) -> tuple[Any, Any, Any]:
-    """Labels, the row's and the config's probabilities (n, 8) of the studies that both judged."""
-    wide, usual = (
+def _answers(
+    runs: Sequence[RunPaths], bases: Sequence[RunPaths], model: str
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Labels (n, 8), and the row's and the config's probabilities (seeds, n, 8), of the studies
+    that all judged."""
+    wide = [
         wide_predictions(read_table(place.table("predictions"), "predictions"), model)
-        for place in (paths, base)
-    )
-    studies = read_table(base.table("studies"), "studies").set_index("study_uid")
-    both = wide.index.intersection(usual.index)
-    frames = (studies.loc[both, list(TARGETS)], wide.loc[both], usual.loc[both])
-    labels, own, others = (frame.to_numpy(np.float64) for frame in frames)
-    return labels, own, others
+        for place in (*runs, *bases)
+    ]
+    studies = read_table(bases[0].table("studies"), "studies").set_index("study_uid")
+    all_ = reduce(lambda index, frame: index.intersection(frame.index), wide, wide[0].index)
+    labels = studies.loc[all_, list(TARGETS)].to_numpy(np.float64)
+    said = np.stack([frame.loc[all_].to_numpy(np.float64) for frame in wide])
+    return labels, said[: len(runs)], said[len(runs) :]
 
 
 def _training_seconds(paths: RunPaths) -> dict[str, float]:

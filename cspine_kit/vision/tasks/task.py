@@ -96,7 +96,7 @@ class Task(ABC):
     def sight(self) -> str:
         """Equal for networks that see the same of every study."""
         seen = {"in_chans", "stack_step_mm", "slice_step_mm", "field_mm", "size_px", "windows"}
-        seen |= {"plane", "across_mm", "slices_per_level", "header", "levels_input"}
+        seen |= {"plane", "across_mm", "slices_per_level", "header", "levels_input", "background"}
         return f"{type(self).__name__} {self.config.model_dump_json(include=seen)}"
 
     @abstractmethod

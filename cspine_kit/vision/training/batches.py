@@ -15,7 +15,7 @@ from functools import lru_cache
 import numpy as np
 from torch.utils.data import DataLoader
 
-from cspine_kit.core.config import ModelConfig
+from cspine_kit.core.config import MemberConfig, ModelConfig
 from cspine_kit.core.errors import DataError
 from cspine_kit.core.runs import derive_seed
 from cspine_kit.vision.dataset import Sample, StackDataset
@@ -29,6 +29,7 @@ class Steps:
         per_epoch: steps of one epoch. What is left over at its end is not shown: a last batch of
             one stack has no batch statistics.
         total: steps of the training.
+        heads_from: the first one that leaves the backbone as it is (`head_epochs`).
     """
 
     drop_last = True
@@ -49,6 +50,8 @@ class Steps:
             raise DataError(f"{items} stacks in an epoch are too few for {processes} processes")
         self.per_epoch = items // self.batch_size
         self.total = config.epochs * self.per_epoch
+        rest = config.head_epochs if isinstance(config, MemberConfig) else 0
+        self.heads_from = self.total - rest * self.per_epoch
 
     def _drawn(self, epoch: int) -> list[int]:
         return self.dataset.draw(np.random.default_rng(derive_seed(self.seed, "epoch", epoch)))

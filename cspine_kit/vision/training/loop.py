@@ -24,12 +24,13 @@ from accelerate import Accelerator, DataLoaderConfiguration
 from timm.utils.model_ema import ModelEmaV3
 from tqdm import tqdm
 
-from cspine_kit.core.config import ModelConfig, TrainingConfig
+from cspine_kit.core.config import MemberConfig, ModelConfig, TrainingConfig
 from cspine_kit.core.deadline import time_is_up
 from cspine_kit.core.errors import DataError, Unfinished
 from cspine_kit.core.runs import derive_seed, run_record
 from cspine_kit.core.tasks import is_worker, report
 from cspine_kit.vision.dataset import StackDataset
+from cspine_kit.vision.nets.heads import Network
 from cspine_kit.vision.nets.kinds import build_net
 from cspine_kit.vision.nets.store import save_model, start_from, take_weights
 from cspine_kit.vision.tasks.kinds import task_of
@@ -126,21 +127,36 @@ class _Run:
         config, total = self.config, self.steps.total
         state = self.checkpoint.read()
         torch.manual_seed(derive_seed(self.seed, "init"))
-        task = task_of(config)
         fresh = state is None and config.weights is None
-        model: Any = build_net(config, task.outputs, pretrained=config.pretrained and fresh)
+        heads = task_of(config).outputs
+        model: Any = build_net(config, heads, pretrained=config.pretrained and fresh)
         if state is None:
             given = config.weights_file
             taken = [take_weights(model, given)] if given else []
             self.progress.started_from = taken + start_from(model, start)
             for told in self.progress.started_from:
                 tqdm.write(f"{self.title}: starts from {told}")
-        model = model.to(self.accelerator.device, memory_format=model.layout)
-        optimizer, self.schedule = optimizer_of(model, config, total)
+        self.model: Network = model.to(self.accelerator.device, memory_format=model.layout)
+        self.average: ModelEmaV3 = average_of(self.model, config, total)
+        done = 0 if state is None else int(state["progress"]["step"])
+        self._equip(heads_alone=done > self.steps.heads_from)
+        if state is not None:
+            self.progress = restore(state, self.parts)
+
+    def _equip(self, *, heads_alone: bool) -> None:
+        """What moves the weights: all of them, or for the last epochs those of the heads, which
+        then learn what counts in the end from features that stay as they are."""
+        steps, config, model = self.steps, self.config, self.model
+        part = steps.total - steps.heads_from if heads_alone else steps.heads_from
+        first = not heads_alone and part < steps.total
+        learned = config.plain if isinstance(config, MemberConfig) and first else config
+        model.train()
+        if heads_alone:
+            model.backbone.requires_grad_(False).eval()
+        optimizer, self.schedule = optimizer_of(model, config, part)
         optimizer = self.accelerator.prepare(optimizer)
-        self.average: ModelEmaV3 = average_of(model, config, total)
         self.stepper = Stepper(
-            self.accelerator, model, optimizer, task, config, self.training.accumulate
+            self.accelerator, model, optimizer, task_of(learned), config, self.training.accumulate
         )
         self.parts: dict[str, Stateful] = {
             "model": model,
@@ -150,8 +166,11 @@ class _Run:
         }
         if self.accelerator.scaler is not None:
             self.parts["scaler"] = self.accelerator.scaler
-        if state is not None:
-            self.progress = restore(state, self.parts)
+
+    def _leave_backbone(self) -> None:
+        """Begin the epochs of the heads, from the averaged weights: what rests is what is kept."""
+        self.model.load_state_dict(self.average.module.state_dict())
+        self._equip(heads_alone=True)
 
     def train(self, held: StackDataset | None) -> None:
         """All steps that are left."""
@@ -170,12 +189,13 @@ class _Run:
             unit="step",
             disable=is_worker() or not here.is_main_process,
         )
-        model = self.stepper.model.train()
         for batch in bar:
+            if progress.step == steps.heads_from:
+                self._leave_backbone()
             losses.append(self.stepper(batch, derive_seed(self.seed, "step", progress.step)))
             self.schedule.step()
             progress.step += 1
-            self.average.update(model, step=progress.step)
+            self.average.update(self.model, step=progress.step)
             stops = time_is_up() and progress.step < steps.total
             whole, due = progress.step % steps.per_epoch == 0, stops or self.checkpoint.due()
             if whole or due or len(losses) % LOOK_EVERY == 0:

@@ -25,7 +25,13 @@ def optimizer_of(
     model: Network, config: ModelConfig, steps: int
 ) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.OneCycleLR]:
     """AdamW over backbone and heads with a learning rate each, norms and biases without decay, and
-    the OneCycle schedule of all."""
+    the OneCycle schedule of all. What does not ask for gradients stands outside.
+
+    Args:
+        model: what learns.
+        config: its rates.
+        steps: that the schedule spans.
+    """
     rates = ((model.backbone, config.lr), (model.heads, config.head_lr or config.lr))
     groups = [
         {**group, "lr": lr}
@@ -33,13 +39,16 @@ def optimizer_of(
         for group in param_groups_weight_decay(
             part, config.weight_decay, no_weight_decay_list=_undecayed(part)
         )
+        if group["params"]
     ]
     optimizer = torch.optim.AdamW(groups)
+    total = steps + 1
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer,
         max_lr=[float(group["lr"]) for group in groups],
-        total_steps=steps + 1,
-        pct_start=config.warmup,
+        total_steps=total,
+        # torch divides by the length of the rise less one step; such a training only falls.
+        pct_start=0.0 if config.warmup * total == 1.0 else config.warmup,
     )
     return optimizer, schedule
 

@@ -24,7 +24,7 @@ from cspine_kit.vision.tasks.kinds import task_of
 from cspine_kit.vision.tasks.task import Lesson
 from cspine_kit.vision.training.losses import batch_weights, loss_of
 
-PATH = Path(__file__).resolve().parents[2] / "configs" / "hard.yaml"
+PATH = Path(__file__).resolve().parents[2] / "configs" / "hard-gpu.yaml"
 SMALL = {"backbone": "tiny_cnn", "in_chans": 1, "field_mm": 38.4, "size_px": 32}
 SMALL |= {"slices_per_level": 5, "slice_step_mm": 2.0, "hidden": 8, "others_share": 1.0}
 BOX = (50.0, 60.0, 12.0, 8.0)

@@ -77,7 +77,7 @@ def test_heat_is_drawn_of_it(reads, levels, make_volume):
 
 
 def test_standing_planes_show_every_level():
-    path = Path(__file__).resolve().parents[2] / "configs" / "hard.yaml"
+    path = Path(__file__).resolve().parents[2] / "configs" / "hard-gpu.yaml"
     raw = read_config(path)
     reads = parse_config(apply_changes(raw, {"members.axial.levels_input": True}), path)
     assert reads.members["axial"].levels_input

@@ -12,7 +12,7 @@ from cspine_kit.vision.augment import augment_batch
 from cspine_kit.vision.chain import _settings
 from cspine_kit.vision.mixing import cut_pairs, mix_pairs
 
-PATH = Path(__file__).resolve().parents[2] / "configs" / "hard.yaml"
+PATH = Path(__file__).resolve().parents[2] / "configs" / "hard-gpu.yaml"
 
 
 def seeded(seed=0):

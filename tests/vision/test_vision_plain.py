@@ -95,7 +95,7 @@ def test_mixing_changes_units_but_not_the_sum_of_a_pair(config):
 
 
 def test_a_member_that_cannot_mix_refuses_the_key():
-    path = Path(__file__).resolve().parents[2] / "configs" / "hard.yaml"
+    path = Path(__file__).resolve().parents[2] / "configs" / "hard-gpu.yaml"
     raw = read_config(path)
     assert parse_config(apply_changes(raw, {"members.*.mixup": 0.5}), path).members["seven"].mixup
     with pytest.raises(ConfigError, match="does nothing for kind 'boxes'"):

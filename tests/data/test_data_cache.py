@@ -10,15 +10,16 @@ from scans import STEP, neck_hu, neck_labels, write_mask, write_scan
 from test_data_volumes import levels_of
 
 from cspine_kit.core.config import load_config
-from cspine_kit.core.errors import DataError
+from cspine_kit.core.errors import DataError, Unfinished
 from cspine_kit.core.paths import Competition, RunPaths
+from cspine_kit.core.room import clear_room, set_room
 from cspine_kit.core.tables import check_table, read_table, write_table
 from cspine_kit.data import stages
 from cspine_kit.data.reader.dicom import read_study
 from cspine_kit.data.stages import run_coarse, run_fine, run_shards
 from cspine_kit.data.volumes import cache as cache_room
 from cspine_kit.data.volumes.cache import Cache
-from cspine_kit.data.volumes.read import read_both
+from cspine_kit.data.volumes.read import group_of, read_both
 from cspine_kit.data.volumes.shards import finished, lay_in_shards
 from cspine_kit.data.volumes.store import every_slice, mask_path, open_volume, write_volume
 
@@ -201,6 +202,22 @@ def test_a_study_without_levels_or_files_costs_itself(config, competition, paths
         every, slices_of(*UIDS, "1.2.9"), competition
     )
     assert list(failures) == ["1.2.9"] and len(check_table(rows, "coarse")) == 2
+
+
+@pytest.mark.parametrize("reckoned", [True, False])
+def test_volumes_without_room_are_left_for_another_time(config, competition, paths, reckoned):
+    """Reckoned beforehand, or seen to be too large only when the first one is there."""
+    grid = config.volumes.coarse
+    one = 24 / group_of(STEP, grid.spacing_mm) * grid.side_px**2 / 1e9
+    set_room(paths.cache, 1.05 * one)
+    try:
+        with pytest.raises(Unfinished, match="1 coarse volumes of 2 are left"):
+            run_coarse(config, paths, most_gb=one if reckoned else None)
+    finally:
+        clear_room()
+    assert list(finished("coarse", paths.cache / "coarse")) == ["1.2.1"]
+    run_coarse(config, paths)
+    assert list(read_table(paths.table("coarse"), "coarse")["study_uid"]) == UIDS
 
 
 def test_an_undecodable_slice_is_shown_by_its_neighbor(config, competition, paths):

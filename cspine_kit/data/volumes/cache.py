@@ -25,9 +25,10 @@ import pandas as pd
 
 from cspine_kit.core.config import Config, VolumesConfig
 from cspine_kit.core.errors import ArtifactError, DataError, Unfinished
-from cspine_kit.core.execution import map_studies, usable_cores
+from cspine_kit.core.execution import Outcome, map_studies, usable_cores
 from cspine_kit.core.numbers import FloatArray
 from cspine_kit.core.paths import Competition, RunPaths
+from cspine_kit.core.room import room_left_gb
 from cspine_kit.core.runs import file_state, fingerprint, listing_fingerprint
 from cspine_kit.core.tables import CONTRACTS
 from cspine_kit.data.masks import MASKS_VERSION, read_mask
@@ -57,6 +58,7 @@ class Job:
     source: str
     z_mm: FloatArray
     cut: Cut | None
+    voxels: int
 
 
 def _source(folder: Path, mask: Path | None) -> str:
@@ -67,8 +69,10 @@ def _source(folder: Path, mask: Path | None) -> str:
     return fingerprint(listing_fingerprint(folder), state)
 
 
-def _make(job: Job, config: VolumesConfig, recipe: str, threads: int) -> None:
-    """Read one study and write its file."""
+def _make(job: Job, config: VolumesConfig, recipe: str, threads: int) -> bool:
+    """Read one study and write its file; False where there was no room for it (`core.room`)."""
+    if room_left_gb() < job.voxels / 1e9:
+        return False
     uid = job.path.name.removesuffix(ENDING)
     read = read_coarse if job.cut is None else partial(read_fine, cut=job.cut)
     volume, geometry = read(job.folder, config, study_uid=uid, z_mm=job.z_mm, threads=threads)
@@ -78,6 +82,7 @@ def _make(job: Job, config: VolumesConfig, recipe: str, threads: int) -> None:
     stand_ins = len(job.z_mm) - len(geometry.z_mm)
     facts = {"recipe": recipe, "source": job.source, "stand_ins": stand_ins}
     write_volume(volume, job.path, facts)
+    return True
 
 
 def _row(path: Path, volume: Volume, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -93,6 +98,12 @@ def _row(path: Path, volume: Volume, facts: Mapping[str, Any]) -> dict[str, Any]
         "has_mask": volume.mask is not None,
         **{name: facts[name] for name in ("checksum", "mask_checksum")},
     }
+
+
+def _too_much(stale: Mapping[str, Job], most_gb: float) -> list[str]:
+    """Studies whose files do not fit into `most_gb` any more, after those before them."""
+    filled = np.cumsum([COMPRESSED * job.voxels for job in stale.values()]) / 1e9
+    return [uid for uid, size in zip(stale, filled, strict=True) if size > most_gb]
 
 
 @dataclass(frozen=True)
@@ -172,14 +183,15 @@ class Cache:
             cuts: of fine volumes by study_uid: what a file must hold, and what is cut where it has
                 to be made.
             failed: reasons by study_uid of an earlier try; they stand where the scan is not here.
-            most_gb: make no more than this, in 10^9 bytes as they are estimated beforehand.
+            most_gb: make no more than this, in 10^9 bytes as they are estimated beforehand; nor is
+                more made than there is room for (`core.room`).
 
         Returns:
             Rows of the table, and reasons by study_uid where there is none.
 
         Raises:
             DataError: not enough room on the disk.
-            Unfinished: `most_gb` left some for another time.
+            Unfinished: `most_gb` or the room left some for another time.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         listed = dict(tuple(slices.sort_values("slice_idx").groupby("study_uid")["z_mm"]))
@@ -202,10 +214,15 @@ class Cache:
                 failures[uid] = (failed or {})[uid]
             else:
                 path = own.get(uid, self.folder / f"{uid}{ENDING}")
-                stale[uid] = Job(folder, mask, path, source, listed[uid].to_numpy(np.float64), cut)
-        left = [] if most_gb is None else self._too_much(stale, studies, most_gb)
+                z_mm = listed[uid].to_numpy(np.float64)
+                voxels = self._voxels(row.n_slices, row.spacing_z) if cut is None else cut.voxels
+                stale[uid] = Job(folder, mask, path, source, z_mm, cut, voxels)
+        left = [] if most_gb is None else _too_much(stale, most_gb)
         stale = {uid: job for uid, job in stale.items() if uid not in left}
-        failures |= self._make_all(stale, studies) if stale else {}
+        if stale:
+            outcome = self._make_all(stale, studies)
+            failures |= outcome.failures
+            left += [uid for uid, made in outcome.results.items() if not made]
         if left:
             raise Unfinished(f"{len(left)} {self.name} volumes of {len(studies)} are left")
         for uid, job in stale.items():
@@ -219,38 +236,24 @@ class Cache:
         ordered = [rows[uid] for uid in studies["study_uid"] if uid in rows]
         return pd.DataFrame(ordered, columns=list(CONTRACTS[self.name].columns)), failures
 
-    def _make_all(self, stale: Mapping[str, Job], studies: pd.DataFrame) -> dict[str, str]:
+    def _make_all(self, stale: Mapping[str, Job], studies: pd.DataFrame) -> Outcome[bool]:
         execution = self.config.execution
         jobs = execution.jobs
         # Processes share the cores; threads take what they leave.
         threads = max(1, usable_cores() // min(jobs or usable_cores(), len(stale)))
         self._check_disk(studies[studies["study_uid"].isin(list(stale))], stale)
-        outcome = map_studies(
+        return map_studies(
             partial(_make, config=self.config.volumes, recipe=self.recipe, threads=threads),
             stale,
             jobs=jobs,
             title=f"{self.name} volumes",
             backend=execution.backend,
         )
-        return outcome.failures
 
-    def _voxels(self, studies: pd.DataFrame, stale: Mapping[str, Job]) -> dict[str, int]:
-        """Voxels of each file that is to be made, by study_uid."""
+    def _voxels(self, slices: int, spacing_z: float) -> int:
+        """Voxels of a coarse volume."""
         grid = self.config.volumes.coarse
-        found = dict[str, int]()
-        for row in studies[studies["study_uid"].isin(list(stale))].itertuples(index=False):
-            cut = stale[str(row.study_uid)].cut
-            slices = int(np.ceil(row.n_slices / group_of(row.spacing_z, grid.spacing_mm)))
-            found[str(row.study_uid)] = slices * grid.side_px**2 if cut is None else cut.voxels
-        return found
-
-    def _too_much(
-        self, stale: Mapping[str, Job], studies: pd.DataFrame, most_gb: float
-    ) -> list[str]:
-        """Studies whose files do not fit into `most_gb` any more, after those before them."""
-        voxels = self._voxels(studies, stale)
-        filled = np.cumsum([COMPRESSED * voxels[uid] for uid in stale]) / 1e9
-        return [uid for uid, size in zip(stale, filled, strict=True) if size > most_gb]
+        return int(np.ceil(slices / group_of(spacing_z, grid.spacing_mm))) * grid.side_px**2
 
     def _check_disk(self, studies: pd.DataFrame, stale: Mapping[str, Job]) -> None:
         """Tell the size and rough time of the files before they are made.
@@ -259,7 +262,7 @@ class Cache:
             DataError: the disk has no room for them.
         """
         cuts = [job.cut for job in stale.values() if job.cut is not None]
-        voxels, share = sum(self._voxels(studies, stale).values()), 1.0
+        voxels, share = sum(job.voxels for job in stale.values()), 1.0
         if cuts:
             share = sum(cut.last + 1 - cut.first for cut in cuts) / studies["n_slices"].sum()
         source = float((studies["n_slices"] * studies["rows"] * studies["cols"]).sum()) * 2 * share

@@ -151,7 +151,7 @@ class _Sessions:
         rows = read_table(paths.table("coarse"), "coarse")
         volumes_gb = COMPRESSED * float((rows["nz"] * rows["ny"] * rows["nx"]).sum()) / 1e9
         tables_gb = size_gb(paths.root) - size_gb(paths.cache)
-        return tables_gb + volumes_gb * (0.5 + 0.5 / len(rows))
+        return round(tables_gb + volumes_gb * (0.5 + 0.5 / len(rows)), 6)
 
 
 def rehearse_training(

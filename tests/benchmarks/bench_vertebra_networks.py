@@ -29,17 +29,11 @@ BESIDE = [[name, SECOND] for name in (VERTEBRA, "area", "header")]
 RUNS = {"networks": {"vertebra_members": MEMBERS}, "rounds": {"vertebra.rounds": 2}}
 
 
-def made(config: Config, paths: RunPaths, start: RunPaths) -> Config:
-    """The vertebra stage of a config and its tables."""
+def told(config: Config, paths: RunPaths, start: RunPaths) -> None:
+    """Make the vertebra stage, and print what its networks are worth."""
     config = begin_run(config, paths, start)
     make_levels(config, paths)
     write_presence(config, paths)
-    return config
-
-
-def told(config: Config, paths: RunPaths, start: RunPaths) -> None:
-    """Print what the networks are worth, and what it cost to train them."""
-    config = made(config, paths, start)
     also = BESIDE if SECOND in config.stage else ()
     names = ("presence.csv", "dice.csv")
     files = [paths.root / VERTEBRA / name for name in names]
@@ -55,7 +49,7 @@ def main() -> None:
     path = parser.parse_args().config
     raw = read_config(path)
     start = RunPaths(Path("oof") / str(raw["name"]))
-    begin_run(parse_config(raw, path), start)
+    make_levels(begin_run(parse_config(raw, path), start), start)
     for name, changes in RUNS.items():
         config = parse_config(apply_changes(read_config(path), changes), path)
         told(config, RunPaths(start.root / "stage" / name), start)

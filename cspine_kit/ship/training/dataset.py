@@ -23,7 +23,6 @@ from cspine_kit.infer.manifest import MANIFEST
 from cspine_kit.ship.kaggle.parcels import Parcel
 from cspine_kit.ship.kaggle.service import DATASET_METADATA, check_size, dataset_metadata
 from cspine_kit.ship.secrets import refuse_secrets
-from cspine_kit.ship.training import boot
 from cspine_kit.ship.training.names import (
     OUTPUT_GB,
     SESSION_HOURS,
@@ -92,7 +91,7 @@ def write_dataset(
     Raises:
         ArtifactError: more than a dataset may hold, or a file looks like a credential.
     """
-    files = {BOOT: Path(boot.__file__)} | {wheel.name: wheel for wheel in wheels}
+    files = {BOOT: Path(__file__).with_name("boot.py")} | {wheel.name: wheel for wheel in wheels}
     files |= {f"hub__{_flat(name)}.safetensors": file for name, file in pretrained.items()}
     files |= _named(config)
     travels = naming(config, Path()).model_copy(

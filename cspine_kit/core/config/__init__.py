@@ -22,29 +22,23 @@ from cspine_kit.core.config.load import (
     resolved_yaml,
 )
 from cspine_kit.core.config.machine import ExecutionConfig, TrainingConfig
-from cspine_kit.core.config.networks import (
-    KINDS,
+from cspine_kit.core.config.members import (
     MEMBERS,
-    AugmentConfig,
     BoxesConfig,
     ClassifierConfig,
     LevelsConfig,
     Member,
     MemberConfig,
-    ModelConfig,
-    Network,
-    SegmentConfig,
     SlicesConfig,
-    StageConfig,
-    StageMember,
     StudyConfig,
-    VertebraConfig,
     VolumeConfig,
-    parse_network,
 )
+from cspine_kit.core.config.network import AugmentConfig, ModelConfig
+from cspine_kit.core.config.networks import KINDS, Network, parse_network
 from cspine_kit.core.config.section import Section
 from cspine_kit.core.config.ship import BundleConfig, KernelConfig
 from cspine_kit.core.config.stack import ExternalConfig, StackConfig
+from cspine_kit.core.config.stage import SegmentConfig, StageConfig, StageMember, VertebraConfig
 from cspine_kit.core.config.volumes import FineConfig, GridConfig, VolumesConfig
 
 __all__ = [

@@ -9,21 +9,19 @@ from pydantic import Field, model_validator
 
 from cspine_kit.core.config.competition import CompetitionConfig, FoldsConfig
 from cspine_kit.core.config.machine import ExecutionConfig, TrainingConfig
-from cspine_kit.core.config.networks import (
+from cspine_kit.core.config.members import (
     BoxesConfig,
     LevelsConfig,
     Member,
-    ModelConfig,
-    SegmentConfig,
     SlicesConfig,
-    StageMember,
     StudyConfig,
-    VertebraConfig,
     VolumeConfig,
 )
+from cspine_kit.core.config.network import ModelConfig
 from cspine_kit.core.config.section import Name, Section
 from cspine_kit.core.config.ship import BundleConfig, KernelConfig
 from cspine_kit.core.config.stack import StackConfig
+from cspine_kit.core.config.stage import SegmentConfig, StageMember, VertebraConfig
 from cspine_kit.core.config.volumes import VolumesConfig
 
 RESERVED = frozenset(

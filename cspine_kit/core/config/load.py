@@ -19,7 +19,10 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from cspine_kit.core.config.config import Config
-from cspine_kit.core.config.networks import KINDS, MEMBERS, STAGE, ModelConfig
+from cspine_kit.core.config.members import MEMBERS
+from cspine_kit.core.config.network import ModelConfig
+from cspine_kit.core.config.networks import KINDS
+from cspine_kit.core.config.stage import STAGE
 from cspine_kit.core.errors import ConfigError
 
 HOLDERS: dict[str, Mapping[str, type[ModelConfig]]] = {

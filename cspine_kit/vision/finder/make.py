@@ -45,7 +45,7 @@ LIMITS = (
     "Research use only; not a medical device, not for diagnosis.",
     "It counts seven: fused, missing or further vertebrae and cervical ribs are not among its "
     "phantoms.",
-    "Children, and adults far from the usual size, are not among its phantoms.",
+    "Children are not among its phantoms.",
     "CT in Hounsfield units only; other modalities give nonsense.",
     "A level that the scan cuts in two may be told absent or present.",
 )

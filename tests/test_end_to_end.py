@@ -106,7 +106,7 @@ def test_a_killed_run_ends_with_the_same_submission(run, tmp_path):
             "models/vertebra/fold_0/checkpoint.pt",
             "models/resnet/fold_*/*.pt",
         ]
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300  # where it hangs: idle cores need a tenth
         while not list((folder / "oof" / "tiny").glob(wanted[attempt])):
             assert oof.poll() is None and time.monotonic() < deadline
             time.sleep(0.02)
@@ -279,7 +279,7 @@ def test_levels_are_seven_and_drawn(run, bundle, tmp_path, capsys):
     assert any(level["in_scan"] for level in levels.values())
     for level in levels.values():
         ends = level["first_slice"], level["last_slice"]
-        assert 0 <= ends[0] <= ends[1] if level["present"] else ends == (None, None)
+        assert 0 <= ends[0] <= ends[1] if level["in_scan"] else ends == (None, None)
         assert 0 <= level["confidence"] <= 1
     assert picture.read_bytes().startswith(b"\x89PNG")
 

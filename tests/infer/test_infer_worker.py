@@ -117,6 +117,12 @@ def test_a_problem_under_which_pixels_mean_nothing_leaves_it_to_headers(make, mo
     assert answer.cause.startswith("not usable as an image: gap: a distance between neighbors")
 
 
+class Named(str):
+    """A network that is no more than its name."""
+
+    synthetic = False
+
+
 def ensemble_of(
     monkeypatch, *, vertebra=(), member=None, folds=2, losses=None, missing=()
 ) -> Ensemble:
@@ -139,7 +145,7 @@ def ensemble_of(
         tables = {} if scores is None else {"oof_levels": scores}
         return Said(rows.assign(**place), None, 0.0, tables)
 
-    def predict(models, volume, levels, batch, *, views=1, stride=1):
+    def predict(models, volume, levels, batch, *, views=(False,), stride=1):
         return {name: say(model, levels) for name, model in models.items()}
 
     def levels_of(source):
@@ -152,13 +158,13 @@ def ensemble_of(
     made = Ensemble.__new__(Ensemble)
     made.calibrations = dict.fromkeys(range(folds), PLAIN)
     made.config = SimpleNamespace(
-        kernel=SimpleNamespace(batch_size=4),
+        kernel=SimpleNamespace(batch_size=4, views_of=lambda fold: (False,)),
         folds=SimpleNamespace(n=folds),
         members={"a": None, "b": None},
         stage={"vertebra": None},
     )
     made.models = {
-        (name, k): f"{name[0]}{k}"
+        (name, k): Named(f"{name[0]}{k}")
         for name in ("vertebra", "a", "b")
         for k in range(folds)
         if f"{name[0]}{k}" not in missing

@@ -53,6 +53,10 @@ USELESS = 3
 SLOW = 10.0
 """A study that takes so many times the slowest one before it hangs."""
 
+FAREWELL_S = 1.0
+"""An idle device's thread is waited for so long at the end: one that ends while the interpreter
+shuts down can abort the process."""
+
 SPARES = ("cpu", "cpu")
 """Taken over by one after the other when no device is left."""
 
@@ -67,6 +71,7 @@ class Device:
     """When it began what it is at."""
     reading: Reading | None = None
     strikes: int = 0
+    thread: threading.Thread | None = None
 
 
 @dataclass(frozen=True)
@@ -126,7 +131,8 @@ class Devices:
 
     def _start(self, name: str) -> Device:
         device = Device(name)
-        threading.Thread(target=self._serve, args=(device,), daemon=True).start()
+        device.thread = threading.Thread(target=self._serve, args=(device,), daemon=True)
+        device.thread.start()
         return device
 
     # ---- in the device's own thread --------------------------------------------------------------
@@ -186,6 +192,9 @@ class Devices:
         finally:
             self._over.set()
             self._readings.stop()
+            for device in self._alive():
+                if device.reading is None and device.thread is not None:
+                    device.thread.join(FAREWELL_S)
         cause = f"no time for the networks: {self._governor.left_s:.1f} s left"
         if self._governor.left_s > 0:
             cause = f"no device is left: {self.first_cause}"

@@ -44,7 +44,7 @@ THICK_SHARE = 0.6
 """Varieties of which so many have slices further apart than a scan of the neck has."""
 
 STATURE = {"small": (0.68, 0.86), "tall": (1.14, 1.36)}
-"""Size against the mean adult's: a child of about six years to a small adult, and tall ones."""
+"""Size against the mean adult's: adults drawn as small as a child of six years, and tall ones."""
 
 POSTURE_DEG = (22.0, 12.0, 20.0)
 """Most lean, bend and twist of a neck against the slices: a tilted gantry, or a patient who cannot

@@ -69,10 +69,7 @@ def begin_run(config: Config, paths: RunPaths, start: RunPaths | None = None) ->
         begin(config, paths, "oof")
         prepare(config, paths)
         return config
-    made = [start.cache] if start.cache.is_dir() else []
-    shipped = tuple(dict.fromkeys((*config.volumes.shipped, *made)))
-    volumes = config.volumes.model_copy(update={"shipped": shipped})
-    config = config.model_copy(update={"volumes": volumes})
+    config = _finding(config, start)
     begin(config, paths, "oof")
     _link_shared(start, paths)
     prepare(config, paths)
@@ -146,12 +143,18 @@ def ablate(
     return pd.DataFrame(found)
 
 
+def _finding(config: Config, start: RunPaths) -> Config:
+    """A config that also takes the volumes of another run, where that has some."""
+    made = [start.cache] if start.cache.is_dir() else []
+    shipped = tuple(dict.fromkeys((*config.volumes.shipped, *made)))
+    volumes = config.volumes.model_copy(update={"shipped": shipped})
+    return config.model_copy(update={"volumes": volumes})
+
+
 def _beside(config: Config, paths: RunPaths, seed: int) -> Config:
     """A config that uses a run's volumes, its members drawn with other seeds."""
-    shipped = (*config.volumes.shipped, paths.cache)
     members = {n: m.model_copy(update={"seed": m.seed + seed}) for n, m in config.members.items()}
-    volumes = config.volumes.model_copy(update={"shipped": shipped})
-    return config.model_copy(update={"volumes": volumes, "members": members})
+    return _finding(config.model_copy(update={"members": members}), paths)
 
 
 def _write(table: pd.DataFrame, folder: Path, grid: str) -> None:

@@ -138,10 +138,10 @@ def _projected(heats: list[Heat], judgment: Judgment, fine: Volume) -> NDArray[n
         }
         top = max(float(plane.max()) for plane in agreed.values())
         for at, plane in agreed.items():
-            first = at - fine.first_slice
+            share, first = plane / max(top, 1e-12), at - fine.first_slice
             for k in range(first - apart // 2, first + (apart - 1) // 2 + 1):
-                if 0 <= k < len(volume) and top > 0.0:
-                    np.maximum(volume[k], plane / top, out=volume[k])
+                if 0 <= k < len(volume):
+                    np.maximum(volume[k], share, out=volume[k])
     return volume
 
 

@@ -45,7 +45,7 @@ LIMITS = (
     "Research use only; not a medical device, not for diagnosis.",
     "It counts seven: fused, missing or further vertebrae and cervical ribs are not among its "
     "phantoms.",
-    "Children are not among its phantoms.",
+    "Children's bones are not among its phantoms: its small ones are adults drawn smaller.",
     "CT in Hounsfield units only; other modalities give nonsense.",
     "A level that the scan cuts in two may be told absent or present.",
 )

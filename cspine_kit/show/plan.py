@@ -66,14 +66,15 @@ def _costs(
     share = (n - 1) / n
     hours, seconds = {}, {}
     for name, model in config.trained.items():
-        member = name in config.members
+        member, half = name in config.fracture, name in config.halves
         speed = _speed(model, measured[name] if measured else None)
         shown = model.shown(SPINE_MM if member else REAL_COVERAGE_MM)
         learned = studies if member or name in config.teachers else masked
-        trained = learned * share * model.drawn * model.epochs
-        predicted = (1 if member else n) * studies * shown  # the vertebra stage looks at all
+        trained = learned * share * model.drawn * model.epochs * (0.5 if half else 1.0)
+        # The vertebra stage looks at all, half a round at the half that it has not learned from.
+        predicted = (share * n / 2 if half else 1 if member else n) * studies * shown
         hours[name] = (n * trained / speed.train_per_s + predicted / speed.predict_per_s) / 3600
-        speaks = member or name in config.stage
+        speaks = name in config.members or name in config.stage
         seconds[name] = (
             n * config.kernel.most_views * shown / speed.predict_per_s if speaks else 0.0
         )

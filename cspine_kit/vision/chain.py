@@ -129,9 +129,27 @@ class FoldChain:
         stage = [self._stage_rows_key(name, uid) for name in self.config.stage]
         return fingerprint(DECODE_VERSION, *stage)
 
+    def half_of(self, uid: str) -> int:
+        """The half of the training folds, 0 or 1, that a training study belongs to."""
+        before = sum(k != self.fold for k in range(self.inputs.fold_of[uid]))
+        return before % 2
+
+    def learned_by(self, name: str) -> list[str]:
+        """Training studies that a network of the fracture stage is given."""
+        half = self.config.halves.get(name)
+        training = self.inputs.studies_of(self.fold, training=True)
+        return [uid for uid in training if half is None or self.half_of(uid) == half.side]
+
+    def judged_by(self, name: str) -> list[str]:
+        """Studies that it is to judge: those of fold k, or those of the other half."""
+        half = self.config.halves.get(name)
+        training = self.inputs.studies_of(self.fold, training=half is not None)
+        return [uid for uid in training if half is None or self.half_of(uid) != half.side]
+
     @cached_property
     def _fracture_keys(self) -> dict[str, str]:
-        """By member. A study's levels key stands for its volume and for vertebra model k too."""
+        """By network of the fracture stage. A study's levels key stands for its volume and for
+        vertebra model k too."""
         masks, labels = self.inputs.masks, self.inputs.labels
         grid = Cache.fine(self.config, self.paths).recipe
         studies = {
@@ -140,19 +158,31 @@ class FoldChain:
         }
         boxes = self.inputs.boxes
         boxed = {uid: [*known, boxes[uid]] for uid, known in studies.items()}
-        return {
-            name: self._model_key(name, model, boxed if task_of(model).reads_boxes else studies)
-            for name, model in self.config.members.items()
-        }
+        keys: dict[str, str] = {}
+        for name, model in self.config.fracture.items():
+            known = boxed if task_of(model).reads_boxes else studies
+            teachers = {
+                uid: keys[teacher]
+                for teacher in self.config.halves_before(name)
+                for uid in self.judged_by(teacher)
+            }
+            own = {
+                uid: [*known[uid], *([teachers[uid]] if uid in teachers else [])]
+                for uid in self.learned_by(name)
+            }
+            if model.head_studies != "all":
+                own = {uid: [*each, f"half {self.half_of(uid)}"] for uid, each in own.items()}
+            keys[name] = self._model_key(name, model, own)
+        return keys
 
     def _fracture_rows_key(self, member: str, uid: str) -> str:
-        version = task_of(self.config.members[member]).rows_version
+        version = task_of(self.config.fracture[member]).rows_version
         made_by = (version, self.config.kernel.views)
         return fingerprint(made_by, self._fracture_keys[member], self._levels_key(uid))
 
     def model_key(self, name: str) -> str:
         """What fold model k of a member, or of a network of the vertebra stage, is made from."""
-        return (self._fracture_keys if name in self.config.members else self._stage_keys)[name]
+        return (self._fracture_keys if name in self.config.fracture else self._stage_keys)[name]
 
     # ---- artifacts -------------------------------------------------------------------------------
 
@@ -183,7 +213,7 @@ class FoldChain:
         return Attempts(LEVELS, VERTEBRA, self.fold, file, uids, self._levels_key)
 
     def fracture_rows(self, member: str) -> Attempts:
-        """Rows of fracture model k on the studies of fold k."""
+        """Rows of fracture model k on the studies that it is to judge."""
         leveled = self.levels.content()
 
         def key(uid: str) -> str:
@@ -193,8 +223,8 @@ class FoldChain:
             return fingerprint(uid in leveled, self.inputs.file_state(uid))
 
         file = self.paths.model(member, self.fold) / f"{SLICES}.parquet"
-        uids = tuple(self.inputs.studies_of(self.fold, training=False))
-        others = task_of(self.config.members[member]).tables
+        uids = tuple(self.judged_by(member))
+        others = task_of(self.config.fracture[member]).tables
         return Attempts(ROWS, member, self.fold, file, uids, key, state, others)
 
     def has_model(self, name: str) -> bool:

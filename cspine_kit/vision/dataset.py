@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from cspine_kit.core.anatomy import N_LEVELS
 from cspine_kit.core.config import ModelConfig, SegmentConfig
+from cspine_kit.core.errors import DataError
 from cspine_kit.data.volumes.patch import draw_mask, to_shares
 from cspine_kit.vision.nets.heads import FACTS, LESIONS, MASK, learned_maps
 from cspine_kit.vision.nets.unet import LABELS
@@ -85,8 +86,13 @@ class StackDataset(Dataset[Sample]):
         shares = to_shares(view.volume, view.patches[row], corners)
         return torch.from_numpy(shares[:, ::-1].reshape(4).astype(np.float32))
 
-    def draw(self, generator: np.random.Generator) -> list[int]:
-        """Items of one epoch, shuffled; the kind of network chooses them."""
+    def draw(self, generator: np.random.Generator, half: int | None = None) -> list[int]:
+        """Items of one epoch, shuffled; the kind of network chooses them, of the studies of one
+        half where that is asked for."""
         starts = np.cumsum([0, *(len(view) for view in self.views)])
-        chosen = [starts[v] + rows for v, rows in enumerate(self.task.draw(self.views, generator))]
+        asked = [v for v, view in enumerate(self.views) if half is None or view.half == half]
+        if not asked:
+            raise DataError(f"no study of half {half} to learn from; use more folds (folds.n)")
+        drawn = self.task.draw([self.views[v] for v in asked], generator)
+        chosen = [starts[v] + rows for v, rows in zip(asked, drawn, strict=True)]
         return [int(i) for i in generator.permutation(np.concatenate(chosen))]

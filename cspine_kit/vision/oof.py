@@ -65,7 +65,7 @@ def train_member(config: Config, paths: RunPaths, member: str, fold: int) -> Non
     if not 0 <= fold < config.folds.n:
         raise DataError(f"fold {fold} is not in 0..{config.folds.n - 1}")
     check_config(config)
-    if member not in config.members:
+    if member not in config.fracture:
         train_vertebra(FoldChain(config, paths, open_inputs(paths), fold), member)
     else:
         make_levels(config, paths)
@@ -101,9 +101,10 @@ def _make_fold(
 def room_for(config: Config, stages: Sequence[str], jobs: int) -> float:
     """What fold models may take on the disk that are trained at once, in 10^9 bytes."""
     parts: list[list[ModelConfig]]
-    parts = [[config.members[name]] for name in stages if name != VERTEBRA]
+    halves = [half.member for half in config.halves.values()]
+    parts = [[config.members[n]] * (1 + halves.count(n)) for n in stages if n != VERTEBRA]
     if VERTEBRA in stages:
-        parts.append([m for name, m in config.trained.items() if name not in config.members])
+        parts.append([m for name, m in config.trained.items() if name not in config.fracture])
     return jobs * max(map(most_gb, parts))
 
 

@@ -113,46 +113,63 @@ def make_vertebra(chain: FoldChain) -> None:
         chain.levels.make(decode, f"{VERTEBRA} fold {chain.fold}: levels")
 
 
-def train_fracture(chain: FoldChain, member: str) -> None:
-    """Train fracture model k of a member; vertebra stage and fine volumes are there.
+def train_fracture(chain: FoldChain, name: str) -> None:
+    """Train fracture model k of a member, or of one of its rounds, and what it is taught by;
+    vertebra stage and fine volumes are there.
 
     Raises:
         DataError: no training study has levels.
     """
-    config, inputs = chain.config.members[member], chain.inputs
+    config, inputs = chain.config.fracture[name], chain.inputs
+    teachers = chain.config.halves_before(name)
+    said = dict[str, pd.DataFrame]() if chain.has_model(name) else _said(chain, teachers)
     task = task_of(config)
     rows, levels = chain.spoken(), by_study(chain.levels.frame())
 
     def build(uid: str) -> StudyView:
         view = task.view(inputs.volume(uid, task.grid), levels[uid])
-        lesson = Lesson(inputs.slices[uid], inputs.studies.loc[uid], rows[uid])
+        lesson = Lesson(inputs.slices[uid], inputs.studies.loc[uid], rows[uid], said=said.get(uid))
         view.targets = task.targets(view, lesson)
+        view.half = chain.half_of(uid)
         return view
 
     learned, held = (
-        [uid for uid in inputs.studies_of(chain.fold, training=side) if uid in levels]
-        for side in (True, False)
+        [uid for uid in studies if uid in levels]
+        for studies in (chain.learned_by(name), inputs.studies_of(chain.fold, training=False))
     )
     stage = tuple(chain.paths.model(name, chain.fold) for name in chain.config.stage)
     start = stage[:1] if config.warm_start else ()
-    taught_by = [read_lineage(folder) for folder in stage]
-    _train(chain, member, learned, held, build, upstream=taught_by, start=start)
+    halves = [chain.paths.model(teacher, chain.fold) for teacher in teachers]
+    taught_by = [read_lineage(folder) for folder in (*stage, *halves)]
+    _train(chain, name, learned, held, build, upstream=taught_by, start=start)
 
 
-def make_fracture(chain: FoldChain, member: str) -> None:
-    """Rows of fracture model k on the studies of fold k."""
-    train_fracture(chain, member)
-    attempts = chain.fracture_rows(member)
+def _said(chain: FoldChain, teachers: list[str]) -> dict[str, pd.DataFrame]:
+    """Rows of each training study by the teacher that has not learned from it, made if need be."""
+    for name in teachers:
+        train_fracture(chain, name)
+    said: dict[str, pd.DataFrame] = {}
+    for name in teachers:
+        with main_first():
+            make_fracture(chain, name)
+        said |= by_study(chain.fracture_rows(name).frame())
+    return said
+
+
+def make_fracture(chain: FoldChain, name: str) -> None:
+    """Rows of fracture model k on the studies that it is to judge."""
+    train_fracture(chain, name)
+    attempts = chain.fracture_rows(name)
     if attempts.todo():
         levels = by_study(chain.levels.frame())
-        say = _speaker(chain, member, views=chain.config.kernel.views_of(chain.fold))
+        say = _speaker(chain, name, views=chain.config.kernel.views_of(chain.fold))
 
         def make(uid: str) -> Rows:
             if uid not in levels:
                 raise StudyError(uid, f"has no levels in fold {chain.fold}")
             return say(uid, levels[uid])
 
-        attempts.make(make, f"{member} fold {chain.fold}: out-of-fold slices")
+        attempts.make(make, f"{name} fold {chain.fold}: out-of-fold slices")
 
 
 def _speaker(

@@ -66,6 +66,7 @@ class StudyView:
         facts: (n, `FACT_NAMES`) what headers say of each unit, or (n, 7) levels; None where nobody
             asks.
         targets: for training, an array for each target with a row for each unit.
+        half: of the training studies, 0 or 1, where a training asks for halves.
     """
 
     volume: Volume
@@ -76,6 +77,7 @@ class StudyView:
     shown: FloatArray = field(default_factory=lambda: np.zeros((0, len(LEVELS))))
     present: BoolArray = field(default_factory=lambda: np.ones(len(LEVELS), dtype=np.bool_))
     facts: NDArray[np.float32] | None = None
+    half: int = 0
 
     def __len__(self) -> int:
         return len(self.patches) // self.per_unit

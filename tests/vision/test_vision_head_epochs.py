@@ -1,15 +1,19 @@
 """Last epochs of the heads alone: the backbone rests, its features stay, and a kill changes
 nothing."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from cspine_kit.core.config import SlicesConfig
+from cspine_kit.core.errors import DataError
 from cspine_kit.vision.dataset import StackDataset
 from cspine_kit.vision.names import WEIGHTS_FILE
 from cspine_kit.vision.tasks.kinds import task_of
 from cspine_kit.vision.training import optimizer, state
+from cspine_kit.vision.training.batches import Steps
 from cspine_kit.vision.training.loop import train_model
 from cspine_kit.vision.training.step import Stepper
 
@@ -109,3 +113,25 @@ def test_as_many_as_there_are_epochs_are_refused(four):
     assert SlicesConfig(**{**raw, "head_epochs": 1}).head_epochs == 1
     with pytest.raises(ValueError, match="head_epochs 2 must lie below epochs 2"):
         SlicesConfig(**{**raw, "head_epochs": 2})
+
+
+@pytest.mark.parametrize(("asked", "halves"), [("same_half", (0, 0)), ("other_half", (0, 1))])
+def test_halves_teach_the_backbone_and_the_heads(two, asked, halves):
+    config = two.config.model_copy(update={"head_studies": asked})
+    views = [replace(view, half=k % 2) for k, view in enumerate(two.views)]
+    steps = Steps(StackDataset(views, config), config, seed=3)
+    shown = [
+        {views[steps.dataset.rows[i][0]].half for i in steps.items(s)} for s in range(len(steps))
+    ]
+    heads = steps.heads_from
+    assert shown[:heads] == [{halves[0]}] * heads and shown[heads:] == [{halves[1]}] * heads
+    assert len(steps) == len(Steps(two, two.config, seed=3)) // 2
+
+
+def test_halves_of_other_sizes_have_epochs_of_one_length(two):
+    config = two.config.model_copy(update={"head_studies": "other_half"})
+    views = [replace(view, half=int(k == 3)) for k, view in enumerate(two.views)]
+    steps = Steps(StackDataset(views, config), config, seed=3)
+    assert [len(steps.items(s)) for s in range(len(steps))] == [config.batch_size] * 2
+    with pytest.raises(DataError, match="no study of half 1"):
+        Steps(StackDataset(views[:3], config), config, seed=3)

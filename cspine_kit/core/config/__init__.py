@@ -12,7 +12,7 @@ from cspine_kit.core.config.competition import (
     PhantomConfig,
     PseudoMasksConfig,
 )
-from cspine_kit.core.config.config import RESERVED, Config, round_name
+from cspine_kit.core.config.config import RESERVED, Config
 from cspine_kit.core.config.load import (
     load_config,
     merge,
@@ -35,6 +35,7 @@ from cspine_kit.core.config.members import (
 )
 from cspine_kit.core.config.network import AugmentConfig, ModelConfig
 from cspine_kit.core.config.networks import KINDS, Network, parse_network
+from cspine_kit.core.config.rounds import Half, halves_of, round_name
 from cspine_kit.core.config.section import Section
 from cspine_kit.core.config.ship import BundleConfig, KernelConfig
 from cspine_kit.core.config.stack import ExternalConfig, StackConfig
@@ -57,6 +58,7 @@ __all__ = [
     "FineConfig",
     "FoldsConfig",
     "GridConfig",
+    "Half",
     "KernelConfig",
     "LevelsConfig",
     "Member",
@@ -76,6 +78,7 @@ __all__ = [
     "VertebraConfig",
     "VolumeConfig",
     "VolumesConfig",
+    "halves_of",
     "load_config",
     "merge",
     "parse_config",

@@ -11,13 +11,16 @@ from cspine_kit.core.config.competition import CompetitionConfig, FoldsConfig
 from cspine_kit.core.config.machine import ExecutionConfig, TrainingConfig
 from cspine_kit.core.config.members import (
     BoxesConfig,
+    ClassifierConfig,
     LevelsConfig,
     Member,
+    MemberConfig,
     SlicesConfig,
     StudyConfig,
     VolumeConfig,
 )
 from cspine_kit.core.config.network import ModelConfig
+from cspine_kit.core.config.rounds import Half, halves_of, round_name
 from cspine_kit.core.config.section import Name, Section
 from cspine_kit.core.config.ship import BundleConfig, KernelConfig
 from cspine_kit.core.config.stack import StackConfig
@@ -36,18 +39,16 @@ the stack's own."""
 
 STACK_MODELS = "stack"
 
+LEAST_FOLDS = 3
+"""From here on the training folds of a fold can be halved."""
+
 
 def _taken(name: str) -> bool:
     return name in RESERVED or name.startswith(STACK_MODELS)
 
 
-def round_name(name: str, number: int) -> str:
-    """What a network of the vertebra stage is called in a round of pseudo-labels."""
-    return f"{name}_round_{number}" if number else name
-
-
 def _rounds(network: ModelConfig) -> int:
-    return network.rounds if isinstance(network, VertebraConfig) else 0
+    return network.rounds if isinstance(network, VertebraConfig | ClassifierConfig) else 0
 
 
 class Config(Section):
@@ -113,13 +114,31 @@ class Config(Section):
         return {round_name(name, min(number, _rounds(m))): m for name, m in members}
 
     @property
-    def trained(self) -> dict[str, ModelConfig]:
-        """Every network that a fold trains, by name: those of earlier rounds too."""
-        return {**self._of_stage, **self.members}
+    def halves(self) -> dict[str, Half]:
+        """Networks that the members' rounds train before them, by name."""
+        found: dict[str, Half] = {}
+        for name, member in self.members.items():
+            found |= halves_of(name, _rounds(member))
+        return found
 
     @property
-    def _of_stage(self) -> dict[str, ModelConfig]:
-        return {name: m for part in self.stage_rounds for name, m in part.items()}
+    def fracture(self) -> dict[str, MemberConfig]:
+        """Every network of the fracture stage by name, each after those that teach it."""
+        return {**{name: self.members[h.member] for name, h in self.halves.items()}, **self.members}
+
+    def halves_before(self, name: str) -> list[str]:
+        """The two networks that sharpen the labels of a network of the fracture stage, if any."""
+        member, number = name, _rounds(self.members[name]) if name in self.members else 0
+        if name in self.halves:
+            member, number = self.halves[name].member, self.halves[name].number
+        own = self.halves.items()
+        return [n for n, h in own if (h.member, h.number) == (member, number - 1)]
+
+    @property
+    def trained(self) -> dict[str, ModelConfig]:
+        """Every network that a fold trains, by name: those of earlier rounds too."""
+        stage = {name: m for part in self.stage_rounds for name, m in part.items()}
+        return {**stage, **self.fracture}
 
     @model_validator(mode="after")
     def _fields_fit(self) -> "Config":
@@ -143,6 +162,17 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _halves_have_studies(self) -> "Config":
+        for name, member in self.members.items():
+            asked = {"rounds": _rounds(member) > 0, "head_studies": member.head_studies != "all"}
+            for key in (key for key, on in asked.items() if on and self.folds.n < LEAST_FOLDS):
+                raise ValueError(
+                    f"members.{name}.{key}: halves of the training folds learn, and with folds.n "
+                    f"{self.folds.n} there is one; set folds.n to {LEAST_FOLDS} or more"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _names_fit(self) -> "Config":
         external = [e.name for e in self.stack.external]
         stage = list(self.vertebra_members)
@@ -151,10 +181,11 @@ class Config(Section):
             taken = sorted(filter(_taken, names))
             if taken:
                 raise ValueError(f"{place}: {taken} are names of the kit; add a letter or a number")
-        trained = [name for part in self.stage_rounds for name in part] + list(self.members)
+        trained = [name for part in self.stage_rounds for name in part]
+        trained += [*self.halves, *self.members]
         twice = sorted({name for name in trained if trained.count(name) > 1})
         if twice:
-            raise ValueError(f"vertebra_members: {twice} are names of other networks too")
+            raise ValueError(f"{twice}: two networks have this name, rounds included")
         both = sorted(set(external) & set(self.members))
         if both:
             raise ValueError(f"stack.external: {both} are names of members")

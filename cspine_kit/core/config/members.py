@@ -26,6 +26,7 @@ class MemberConfig(ModelConfig):
     warm_start: bool
     background: Literal["keep", "zero"] = "keep"
     head_epochs: Annotated[int, Field(ge=0)] = 0
+    head_studies: Literal["all", "same_half", "other_half"] = "all"
 
     @property
     def plain(self) -> "MemberConfig":
@@ -39,6 +40,11 @@ class MemberConfig(ModelConfig):
                 f"head_epochs {self.head_epochs} must lie below epochs {self.epochs}, of which "
                 "they are the last: before them the backbone learns"
             )
+        if self.head_studies != "all" and not self.head_epochs:
+            raise ValueError(
+                f"head_studies: {self.head_studies!r} does nothing without head_epochs; set "
+                "head_epochs to some of the last epochs, or head_studies: all"
+            )
         return self
 
 
@@ -50,6 +56,12 @@ class ClassifierConfig(MemberConfig):
     cutmix: Share = 0.0
     slice_labels: Literal["study", "visible", "boxes"] = "study"
     lesion_loss: NotNegative = 0.0
+    rounds: Annotated[int, Field(ge=0)] = 0
+
+    @property
+    def labels_slices(self) -> bool:
+        """True where slices learn labels of their own, not just their study's."""
+        return self.slice_labels != "study" or self.rounds > 0
 
     @model_validator(mode="after")
     def _mixed_in_one_way(self) -> "ClassifierConfig":
@@ -58,8 +70,18 @@ class ClassifierConfig(MemberConfig):
         return self
 
     @model_validator(mode="after")
+    def _halved_once(self) -> "ClassifierConfig":
+        if self.rounds and self.head_studies != "all":
+            raise ValueError(
+                "rounds and head_studies: both halve the training studies; set rounds: 0, or "
+                "head_studies: all"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _axial_slices_have_labels(self) -> "ClassifierConfig":
         asked = {"lesion_loss": self.lesion_loss > 0, "slice_labels": self.slice_labels != "study"}
+        asked |= {"rounds": self.rounds > 0}
         for key in (key for key, on in asked.items() if on and self.plane != AXIAL):
             usual = type(self).model_fields[key].default
             raise ValueError(
@@ -115,10 +137,10 @@ class SlicesConfig(ClassifierConfig):
 
     @model_validator(mode="after")
     def _levels_have_labels(self) -> "SlicesConfig":
-        if self.one_output and self.slice_labels != "study":
+        if self.one_output and self.labels_slices:
             raise ValueError(
-                "slice_labels: they are labels of levels, and one_output speaks of none; set "
-                "one_output: false, or slice_labels: study"
+                "slice_labels, rounds: they label levels on slices, and one_output speaks of none; "
+                "set one_output: false, or slice_labels: study and rounds: 0"
             )
         return self
 

@@ -327,7 +327,7 @@ class Run:
     def _history(self, *, of_members: bool) -> Table:
         if self.history is None:
             return None
-        rows = self.history[self.history["member"].isin(list(self.config.members)) == of_members]
+        rows = self.history[self.history["member"].isin(list(self.config.fracture)) == of_members]
         return None if rows.empty else rows
 
     @cached_property

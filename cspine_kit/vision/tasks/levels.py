@@ -88,7 +88,7 @@ class LevelsTask(Task):
         shown = visible[each, own] * view.present[own]
         found: Targets = {}
         if asks_soft_labels(self.config):
-            labels = soft_labels(view, lesson, visible, boxes=self.config.slice_labels == "boxes")
+            labels = soft_labels(view, lesson, visible, self.config)
             found[LABEL] = labels[each, own].reshape(n, -1)
         if LESIONS in learned_maps(self.config):
             found |= lesion_targets(view, lesson, visible)

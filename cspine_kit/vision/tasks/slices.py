@@ -94,7 +94,7 @@ class SlicesTask(Task):
         visible = shown_levels(view, lesson)
         found = {"visible": visible, "fracture": np.tile(broken, (len(view), 1))}
         if asks_soft_labels(self.config):
-            own = soft_labels(view, lesson, visible, boxes=self.config.slice_labels == "boxes")
+            own = soft_labels(view, lesson, visible, self.config)
             found[LABEL] = np.where(view.present, own, np.float32(np.nan))
         if LESIONS in learned_maps(self.config):
             found |= lesion_targets(view, lesson, visible)

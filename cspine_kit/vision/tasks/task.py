@@ -50,12 +50,15 @@ class Lesson:
         rows: what vertebra model k says of its slices; in the vertebra stage itself, what the round
             before says of a study without a mask, else None.
         weight: of its mask, where another tool made it.
+        said: its rows of `oof_slices` by a network of the same member's round before, which has not
+            learned from the study.
     """
 
     slices: pd.DataFrame
     label: "pd.Series"
     rows: pd.DataFrame | None = None
     weight: float = 1.0
+    said: pd.DataFrame | None = None
 
 
 class Task(ABC):

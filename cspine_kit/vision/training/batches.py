@@ -20,6 +20,9 @@ from cspine_kit.core.errors import DataError
 from cspine_kit.core.runs import derive_seed
 from cspine_kit.vision.dataset import Sample, StackDataset
 
+_HALVES = {"all": None, "same_half": (0, 0), "other_half": (0, 1)}
+"""By `head_studies`, of which half the backbone's epochs and those of the heads show studies."""
+
 
 class Steps:
     """The batches of a training.
@@ -27,7 +30,8 @@ class Steps:
     Attributes:
         batch_size: stacks of one step, over all processes.
         per_epoch: steps of one epoch. What is left over at its end is not shown: a last batch of
-            one stack has no batch statistics.
+            one stack has no batch statistics. Where halves are shown (`head_studies`), as many as
+            the smaller one has.
         total: steps of the training.
         heads_from: the first one that leaves the backbone as it is (`head_epochs`).
     """
@@ -39,22 +43,27 @@ class Steps:
     ) -> None:
         self.dataset, self.seed, self.first = dataset, seed, 0
         self._epoch = lru_cache(maxsize=2)(self._drawn)
+        rest = config.head_epochs if isinstance(config, MemberConfig) else 0
+        self._halves = _HALVES[config.head_studies] if isinstance(config, MemberConfig) else None
+        self._plain_epochs = config.epochs - rest
         if config.batch_size % processes:
             raise DataError(
                 f"batch_size {config.batch_size} does not divide among {processes} processes"
             )
-        items = len(self._epoch(0))
+        items = min(len(self._epoch(0)), len(self._epoch(config.epochs - 1)))
         size = min(config.batch_size, items)
         self.batch_size = size - size % processes
         if self.batch_size == 0:
             raise DataError(f"{items} stacks in an epoch are too few for {processes} processes")
         self.per_epoch = items // self.batch_size
         self.total = config.epochs * self.per_epoch
-        rest = config.head_epochs if isinstance(config, MemberConfig) else 0
         self.heads_from = self.total - rest * self.per_epoch
 
     def _drawn(self, epoch: int) -> list[int]:
-        return self.dataset.draw(np.random.default_rng(derive_seed(self.seed, "epoch", epoch)))
+        generator = np.random.default_rng(derive_seed(self.seed, "epoch", epoch))
+        if self._halves is None:
+            return self.dataset.draw(generator)
+        return self.dataset.draw(generator, self._halves[epoch >= self._plain_epochs])
 
     def items(self, step: int) -> list[int]:
         """Items of the dataset that one step sees."""

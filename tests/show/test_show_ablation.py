@@ -35,8 +35,9 @@ def _grid(tmp_path):
     return read
 
 
-NAMING = ("sources", "labels")
-"""Grids that name networks of one config."""
+HARD = ROOT / "configs" / "hard.yaml"
+NAMING = {"sources": SMALL, "labels": DEMO, "study": DEMO, "hard": HARD}
+"""Grids that are made for the networks of one config."""
 
 
 @pytest.mark.parametrize("path", GRIDS, ids=lambda path: path.stem)
@@ -44,7 +45,7 @@ def test_every_shipped_grid_fits_every_shipped_config(path):
     for config in sorted((ROOT / "configs").glob("*.yaml")):
         if config.stem != "base" and path.stem not in NAMING:
             assert read_grid(config, path)
-    check_rows(read_grid(SMALL if path.stem == "sources" else DEMO, path))
+    check_rows(read_grid(NAMING.get(path.stem, DEMO), path))
 
 
 def test_a_row_may_have_the_networks_of_another_config(grid, tmp_path):

@@ -139,6 +139,7 @@ def augment_batch(
     flat = stack.flatten(1, 2)
     grid = F.affine_grid(affine, list(flat.shape), align_corners=False)
     value = F.grid_sample(flat.float(), grid, padding_mode="zeros", align_corners=False)
+    masks = value
     gain = 1.0 + uniform(n, augment.contrast, generator)[part]
     offset = 255.0 * uniform(n, augment.brightness, generator)[part]
     value = value * gain[:, None, None, None] + offset[:, None, None, None]
@@ -147,6 +148,10 @@ def augment_batch(
         shape = (n, *flat.shape[1:])
         noise = torch.randn(shape, generator=generator, device=generator.device)[part]
         value = value + noise * strength[:, None, None, None]
+    if "spine" in config.windows:  # a mask moves, and has no grey values to change
+        channels = [window == "spine" for window in config.windows]
+        is_mask = torch.tensor(channels, device=value.device).repeat(flat.shape[1] // len(channels))
+        value = torch.where(is_mask[:, None, None], masks, value)
     changed = {**batch, "stack": value.clamp(0.0, 255.0).view(stack.shape)}
     for name in (name for name in (MASK, LESIONS) if name in batch):
         drawn = batch[name].float()

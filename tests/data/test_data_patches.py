@@ -9,7 +9,7 @@ import pytest
 from cspine_kit.core.errors import StudyError
 from cspine_kit.data.volumes.curve import HuCurve
 from cspine_kit.data.volumes.lattice import Box, Lattice
-from cspine_kit.data.volumes.patch import Patch, axial_box, draw, draw_mask, parallel
+from cspine_kit.data.volumes.patch import SPINE, Patch, axial_box, draw, draw_mask, parallel
 from cspine_kit.data.volumes.volume import Held, Volume, nearest_slices
 
 CURVE = HuCurve(((-1000, 0), (-200, 16), (400, 150), (1400, 240), (2500, 255)))
@@ -128,8 +128,7 @@ def test_minmax_stretches_each_plane_by_itself(ramp, plane):
     assert not draw(flat, patch, ["minmax"]).any()
 
 
-@pytest.mark.parametrize("plane", ["axial", "sagittal", "coronal"])
-def test_without_background_only_the_bone_around_the_center_is_left(plane):
+def pillars(spacing=0.3):
     """A pillar of hollow bone, one 30 mm beside it and one 30 mm in front, in muscle."""
     z, y, x = (
         np.mgrid[:NZ, : FRAME[0], : FRAME[1]] * np.array([DZ, PITCH, PITCH])[:, None, None, None]
@@ -138,7 +137,12 @@ def test_without_background_only_the_bone_around_the_center_is_left(plane):
     for at_y, at_x in ((45.0, 47.0), (45.0, 77.0), (15.0, 47.0)):
         hu[np.hypot(y - at_y, x - at_x) < 6.0] = 800
         hu[np.hypot(y - at_y, x - at_x) < 2.0] = 60  # marrow stays, it is closed over
-    volume = volume_of(hu)
+    return volume_of(hu, spacing)
+
+
+@pytest.mark.parametrize("plane", ["axial", "sagittal", "coronal"])
+def test_without_background_only_the_bone_around_the_center_is_left(plane):
+    volume = pillars()
     patch = Patch(plane, (25.0, 45.0, 47.0), (40.0, 76.0), (80, 152), background="zero")
     kept, whole = (
         draw(volume, patch, WINDOW)[0],
@@ -148,6 +152,34 @@ def test_without_background_only_the_bone_around_the_center_is_left(plane):
     off = np.hypot(rows, cols) if plane == "axial" else np.abs(cols)
     assert np.array_equal(kept[off < 7], whole[off < 7]) and whole.min() > 0
     assert not kept[off > 9.5].any() and whole[off > 9.5].max() > 150
+
+
+@pytest.mark.parametrize("plane", ["axial", "sagittal", "coronal"])
+@pytest.mark.parametrize("spacing", [0.25, 1.0])
+def test_the_mask_channel_is_the_spines_bone_and_that_of_one_vertebra(plane, spacing):
+    volume = pillars(spacing)
+    patch = Patch(plane, (25.0, 45.0, 47.0), (40.0, 76.0), (80, 152), parallel(3, 2.0))
+    image, mask = (draw(volume, patch, [*WINDOW, SPINE])[k::2] for k in (0, 1))
+    assert np.array_equal(image, draw(volume, patch, WINDOW)), "the image stays as it is"
+    rows, cols = (np.mgrid[:80, :152] + 0.5) / 2 - np.array([20.0, 38.0])[:, None, None]
+    off = np.hypot(rows, cols) if plane == "axial" else np.abs(cols)
+    assert mask[1][off < 6].min() == 255 and mask[1][off > 10].max() == 0
+    # Of a vertebra from 20 to 27 mm: planes or rows beyond show nothing.
+    own = draw(volume, replace(patch, own_mm=(27.0, 20.0)), [*WINDOW, SPINE])[1::2]
+    if plane == "axial":
+        at = volume.z_mm[nearest_slices(volume.z_mm, np.array([27.0, 25.0, 23.0]))]
+        for k, z in enumerate(at):
+            assert np.array_equal(own[k], mask[k] if 20.0 <= z <= 27.0 else 0 * mask[k])
+    else:
+        z = 25.0 - rows[:, 0]
+        inside = (z < 27.0 - DZ) & (z > 20.0 + DZ)
+        assert np.array_equal(own[1][inside], mask[1][inside])
+        assert not own[1][(z > 27.0 + DZ) | (z < 20.0 - DZ)].any()
+
+
+def test_a_vertebra_that_no_plane_shows_has_an_empty_mask():
+    patch = Patch("axial", (25.0, 45.0, 47.0), (40.0, 76.0), (80, 152), own_mm=(90.0, 80.0))
+    assert not draw(pillars(), patch, [SPINE]).any()
 
 
 def test_an_axial_patch_is_cut_windowed_then_shrunk(ramp):

@@ -99,6 +99,28 @@ def test_stacks_are_spread_around_each_center(small, levels, make_volume, kind, 
     } | {p.center_mm for p in view.patches}
 
 
+def test_each_stack_knows_the_ends_of_its_vertebra(small, levels, make_volume):
+    view = task_of(small("levels")).view(make_volume(0), levels)
+    ends = levels[["z_top_mm", "z_bottom_mm"]].to_numpy().repeat(3, axis=0)
+    assert [patch.own_mm for patch in view.patches] == [tuple(e) for e in ends.tolist()]
+
+
+def test_a_mask_channel_moves_with_the_image_and_keeps_its_values(small, levels, make_volume):
+    config = small("levels", windows=((-500.0, 1500.0), "spine"))
+    loud = config.augment.model_copy(update={"brightness": 0.3, "noise": 0.3, "contrast": 0.5})
+    still = loud.model_copy(update=dict.fromkeys(("rotate_deg", "shift_mm", "scale"), 0.0))
+    config = config.model_copy(update={"augment": still.model_copy(update={"flip_x": 1.0})})
+    view = task_of(config).view(make_volume(0), levels)
+    stack = torch.from_numpy(view.drawn(3, config.windows))[None]
+    assert stack.shape[2] == config.channels == 6 and stack[:, :, 1::2].max() == 255
+    changed = augment_batch({"stack": stack}, config, torch.Generator().manual_seed(1))["stack"]
+    mirrored = stack.flip(-1).float()
+    assert torch.allclose(changed[:, :, 1::2], mirrored[:, :, 1::2], atol=1e-3)
+    assert (changed[:, :, ::2] - mirrored[:, :, ::2]).abs().mean() > 10
+    outputs = build_net(config, task_of(config).heads, pretrained=False)(stack)
+    assert outputs["level"].shape == (1, 1)
+
+
 def test_levels_in_any_order_are_seen_from_c1_down(small, levels, make_volume):
     task = task_of(small("levels"))
     usual, other = (task.view(make_volume(0), rows) for rows in (levels, levels[::-1]))

@@ -19,6 +19,7 @@ from cspine_kit.vision.tasks.kinds import task_of
 FINE = FineConfig(spacing_mm=1.2, field_mm=20.0, margin_mm=0.0)
 SMALL = {"backbone": "tiny_cnn", "in_chans": 3, "size_px": 16, "hidden": 8}
 BARE = {"background": "zero", "windows": ("minmax", (0.0, 400.0)), "field_mm": 24.0}
+MASKED = ((-500.0, 1500.0), "spine")
 KINDS = {
     "bare slices": {"slice_step_mm": 4.0, "stack_step_mm": 4.0, **BARE},
     "bare sagittal levels": {
@@ -26,6 +27,13 @@ KINDS = {
         "slices_per_level": 3,
         "slice_step_mm": 5.0,
         **BARE,
+    },
+    "masked levels": {"slices_per_level": 3, "slice_step_mm": 6.0, "windows": MASKED},
+    "masked sagittal levels": {
+        "plane": "sagittal",
+        "slices_per_level": 3,
+        "slice_step_mm": 5.0,
+        "windows": MASKED,
     },
     "slices": {"slice_step_mm": 4.0, "stack_step_mm": 4.0, "field_mm": 24.0},
     "sagittal slices": {"plane": "sagittal", "across_mm": 8.0, "field_mm": 72.0},

@@ -40,7 +40,9 @@ class ModelConfig(Section):
     slice_step_mm: Positive
     field_mm: Positive
     size_px: Count
-    windows: Annotated[tuple[tuple[float, float] | Literal["minmax"], ...], Field(min_length=1)]
+    windows: Annotated[
+        tuple[tuple[float, float] | Literal["minmax", "spine"], ...], Field(min_length=1)
+    ]
     drop_rate: Annotated[float, Field(ge=0.0, lt=1.0)]
     epochs: Count
     batch_size: Count
@@ -100,8 +102,10 @@ class ModelConfig(Section):
     @model_validator(mode="after")
     def _windows_open(self) -> "ModelConfig":
         for window in self.windows:
-            if window != "minmax" and window[0] >= window[1]:
+            if not isinstance(window, str) and window[0] >= window[1]:
                 raise ValueError(f"windows: {window[0]} must lie below {window[1]}")
+        if set(self.windows) == {"spine"}:
+            raise ValueError("windows: spine is a mask beside images; name a window too")
         return self
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""What is bone of the spine in a plane, and the plane without the rest: the background as air.
+"""What is bone of the spine in a plane: as a mask, or with all the rest as air.
 
 In: codes of a plane, the middle of its spine. Out: the same codes, 0 where there is no such bone.
 Example::
@@ -28,13 +28,48 @@ NEAR_MM = 20.0
 """From the middle of the spine: bone that comes closer is the spine's, with all that is on it."""
 
 
+COARSE_MM = 0.6
+"""Finer planes are thinned out to about this for a mask that is an image of its own: a quarter of
+the time, and as good as the same mask at the pixels that networks see."""
+
+
 def without_background(
     plane: Grey,
     curve: HuCurve,
     spacing_mm: tuple[float, float],
     middle: tuple[float | None, float],
 ) -> Grey:
-    """A plane with everything as air that is not bone of the spine.
+    """A plane with everything as air that is not bone of the spine: see `bone_of_spine`."""
+    return plane * bone_of_spine(plane, curve, spacing_mm, middle)
+
+
+def thinned_bone(
+    plane: Grey,
+    curve: HuCurve,
+    spacing_mm: tuple[float, float],
+    middle: tuple[float | None, float],
+) -> Grey:
+    """`bone_of_spine` of every second or third pixel of a fine plane, in the plane's own pixels."""
+    each = tuple(max(1, round(COARSE_MM / spacing)) for spacing in spacing_mm)
+    few = np.ascontiguousarray(plane[:: each[0], :: each[1]])
+    row, col = middle
+    own = bone_of_spine(
+        few,
+        curve,
+        (spacing_mm[0] * each[0], spacing_mm[1] * each[1]),
+        (None if row is None else row / each[0], col / each[1]),
+    )
+    whole = own.repeat(each[0], axis=0).repeat(each[1], axis=1)
+    return whole[: plane.shape[0], : plane.shape[1]]
+
+
+def bone_of_spine(
+    plane: Grey,
+    curve: HuCurve,
+    spacing_mm: tuple[float, float],
+    middle: tuple[float | None, float],
+) -> Grey:
+    """1 where a plane shows bone of the spine and its edge, else 0.
 
     Args:
         plane: codes (rows, cols).
@@ -51,8 +86,7 @@ def without_background(
     closed = cv2.morphologyEx(hard, cv2.MORPH_CLOSE, _disc(CLOSE_MM, spacing_mm))
     parts = cv2.connectedComponents(closed)[1]
     own = np.isin(parts, np.setdiff1d(parts[near], [0])).astype(np.uint8)
-    kept = cv2.dilate(own, _disc(EDGE_MM, spacing_mm))
-    return plane * kept.astype(np.uint8)
+    return cv2.dilate(own, _disc(EDGE_MM, spacing_mm)).astype(np.uint8)
 
 
 def _disc(radius_mm: float, spacing_mm: tuple[float, float]) -> Grey:

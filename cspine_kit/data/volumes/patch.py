@@ -20,15 +20,18 @@ import numpy as np
 
 from cspine_kit.core.errors import StudyError
 from cspine_kit.core.numbers import BoolArray, FloatArray, IntArray
-from cspine_kit.data.volumes.bone import without_background
+from cspine_kit.data.volumes.bone import thinned_bone, without_background
 from cspine_kit.data.volumes.curve import Grey, HuCurve
 from cspine_kit.data.volumes.lattice import Box, interpolation
 from cspine_kit.data.volumes.volume import Volume, Voxels, nearest_slices
 
 Plane = Literal["axial", "sagittal", "coronal"]
 Background = Literal["keep", "zero"]
-Window = Sequence[float] | Literal["minmax"]
-"""(low, high) in HU; "minmax" is what each plane itself reaches from and to."""
+Window = Sequence[float] | Literal["minmax", "spine"]
+"""(low, high) in HU; "minmax" is what each plane itself reaches from and to; "spine" is no window
+but a mask, 255 where there is bone of the spine, or of the one vertebra that a patch is about."""
+
+SPINE = "spine"
 
 Windows = Sequence[Window]
 """One or more."""
@@ -48,6 +51,8 @@ class Patch:
             right (sagittal), to the front (coronal).
         background: kept, or "zero": air in place of what is no bone of the spine around the center
             (`bone.without_background`).
+        own_mm: z of the top and the bottom of the vertebra that it is about, if of one: beyond them
+            "spine" shows nothing.
     """
 
     plane: Plane
@@ -56,6 +61,7 @@ class Patch:
     size_px: tuple[int, int]
     offsets_mm: tuple[float, ...] = (0.0,)
     background: Background = "keep"
+    own_mm: tuple[float, float] = (np.inf, -np.inf)
 
     def turned(self, plane: Plane) -> "Patch":
         """The same in another plane."""
@@ -128,7 +134,7 @@ def draw(volume: Volume, patch: Patch, windows: Windows) -> Grey:
         places = patch.center_mm[0] + np.array(patch.offsets_mm)
         indices = nearest_slices(volume.z_mm, places)
         planes = _taken(volume, volume.voxels, indices.tolist(), axial_box(volume, patch))
-        shown = _shown(volume, patch, planes, windows)
+        shown = _shown(volume, patch, planes, windows, at=volume.z_mm[indices, None])
         return np.stack([_resized(plane, patch.size_px) for plane, _ in shown])
     each = max(1, round(patch.field_mm[0] / patch.size_px[0] / volume.spacing_mm[0]))
     below, share, inside = _along_z(volume.z_mm, _rows_mm(patch, each))
@@ -137,7 +143,8 @@ def draw(volume: Volume, patch: Patch, windows: Windows) -> Grey:
     drawn = np.zeros((len(lines) * len(windows), rows, cols), np.uint8)
     start = first[0] if len(first) else 0
     upper, lower = np.maximum(below - 1, start) - start, below - start
-    for k, (line, air) in enumerate(_shown(volume, patch, lines, windows)):
+    at = np.broadcast_to(volume.z_mm[first], (len(lines), len(first)))
+    for k, (line, air) in enumerate(_shown(volume, patch, lines, windows, at=at)):
         full = np.full((len(below), line.shape[1]), float(air), np.float32)
         if len(first):
             grey, down = line.astype(np.float32), share[inside, None].astype(np.float32)
@@ -148,32 +155,48 @@ def draw(volume: Volume, patch: Patch, windows: Windows) -> Grey:
 
 
 def _shown(
-    volume: Volume, patch: Patch, planes: Grey, windows: Windows
+    volume: Volume, patch: Patch, planes: Grey, windows: Windows, *, at: FloatArray
 ) -> Iterator[tuple[Grey, int]]:
-    """Native planes of a patch through all windows, plane by plane, and what air is in each."""
-    for plane in planes:
+    """Native planes of a patch through all windows, plane by plane, and what air is in each.
+
+    `at`: z of each plane, or of each of its rows.
+    """
+    for plane, z in zip(planes, at, strict=True):
         codes = plane
         if patch.background == "zero" and plane.size:
-            codes = _bare(volume, patch, plane)
+            codes = without_background(plane, volume.curve, *_place(volume, patch, plane))
         for window in windows:
+            if window == SPINE:
+                yield _mask(volume, patch, plane, z), 0
+                continue
             table = _table(volume.curve, window, codes)
             # OpenCV is four times as fast as numpy's indexing here, and refuses empty planes.
             yield cv2.LUT(codes, table) if codes.size else codes, int(table[0])  # type: ignore[misc]
 
 
-def _bare(volume: Volume, patch: Patch, plane: Grey) -> Grey:
-    """A plane of a patch without its background; the spine runs through the center, or down it."""
+def _mask(volume: Volume, patch: Patch, plane: Grey, z: FloatArray) -> Grey:
+    """Bone of the spine in a plane, 0 or 255; of the patch's own vertebra where it has one."""
+    top, bottom = patch.own_mm
+    own = (z <= top) & (z >= bottom)
+    if not plane.size or not own.any():
+        return np.zeros_like(plane)
+    bone = thinned_bone(plane, volume.curve, *_place(volume, patch, plane))
+    return np.where(own[:, None], 255 * bone, 0).astype(np.uint8)
+
+
+def _place(
+    volume: Volume, patch: Patch, plane: Grey
+) -> tuple[tuple[float, float], tuple[float | None, float]]:
+    """Spacing of a plane's pixels, and where the spine is: it runs through the center, or down."""
     (rows, cols), (dy, dx) = plane.shape, volume.lattice.spacing_mm
     if patch.plane == "axial":
-        spacing, row = (dy, dx), (rows - 1) / 2
-    else:
-        spacing, row = (volume.step_mm, dy if patch.plane == "sagittal" else dx), None
-    return without_background(plane, volume.curve, spacing, (row, (cols - 1) / 2))
+        return (dy, dx), ((rows - 1) / 2, (cols - 1) / 2)
+    return (volume.step_mm, dy if patch.plane == "sagittal" else dx), (None, (cols - 1) / 2)
 
 
 def _table(curve: HuCurve, window: Window, codes: Grey) -> Grey:
     """Grey values (256,) of codes through a window."""
-    if window != "minmax":
+    if not isinstance(window, str):
         low, high = window
         return curve.window(float(low), float(high))
     low, high = curve.hu[[codes.min(initial=255), codes.max(initial=0)]]

@@ -138,7 +138,9 @@ def train_fracture(chain: FoldChain, name: str) -> None:
         for studies in (chain.learned_by(name), inputs.studies_of(chain.fold, training=False))
     )
     stage = tuple(chain.paths.model(name, chain.fold) for name in chain.config.stage)
-    start = stage[:1] if config.warm_start else ()
+    own = chain.config.halves[name].member if name in chain.config.halves else name
+    first = chain.config.starts_from(own)
+    start = (chain.paths.model(first, chain.fold),) if first else ()
     halves = [chain.paths.model(teacher, chain.fold) for teacher in teachers]
     taught_by = [read_lineage(folder) for folder in (*stage, *halves)]
     _train(chain, name, learned, held, build, upstream=taught_by, start=start)

@@ -7,14 +7,17 @@ import torch
 import torchvision
 from safetensors.torch import load_file, save_file
 
-from cspine_kit.core.config import load_config
+from cspine_kit.core.config import load_config, parse_config, read_config
+from cspine_kit.core.config.changes import apply_changes
 from cspine_kit.core.errors import ArtifactError, ConfigError, DataError
 from cspine_kit.vision.check import check_config
 from cspine_kit.vision.names import WEIGHTS_FILE
 from cspine_kit.vision.nets import backbone
 from cspine_kit.vision.nets.backbone import check_backbone, create_backbone, torchvision_names
 from cspine_kit.vision.nets.heads import SliceModel
+from cspine_kit.vision.nets.kinds import build_net
 from cspine_kit.vision.nets.store import load_model, save_model, start_from, take_weights
+from cspine_kit.vision.tasks.kinds import task_of
 from cspine_kit.vision.tasks.slices import SlicesTask
 from cspine_kit.vision.tasks.vertebra import VertebraTask
 
@@ -147,6 +150,39 @@ def test_a_stem_for_other_channels_is_fitted(tiny, tmp_path):
     old, new = source.state_dict()[name], model.state_dict()[name]
     assert torch.allclose(new[:, :3] * 5 / 3, old, atol=1e-6)
     assert torch.allclose(new[:, 3:], new[:, :2])
+
+
+@pytest.mark.parametrize("backbone", ["test_resnet", "test_convnext"])
+def test_an_encoder_that_drew_vertebrae_starts_a_member(config, tiny, tmp_path, backbone):
+    drawing = config.segment.model_copy(update={"backbone": backbone, "pretrained": False})
+    unet = build_net(drawing, task_of(drawing).outputs, pretrained=False)
+    save_model(unet, tmp_path / "unet")
+    own = tiny.model_copy(update={"backbone": backbone, "in_chans": drawing.in_chans})
+    model = build_net(own, task_of(own).outputs, pretrained=False)
+    start_from(model, (tmp_path / "unet",))
+    encoder = {n.replace("_", "."): v for n, v in unet.state_dict().items() if v.ndim == 4}
+    mine = {n.replace("_", "."): v for n, v in model.state_dict().items() if v.ndim == 4}
+    shared = encoder.keys() & mine.keys()
+    assert len(shared) == sum(name.startswith("backbone.") for name in mine)
+    for name in shared:
+        assert torch.allclose(mine[name], encoder[name], atol=1e-2), name
+
+
+def test_a_start_that_cannot_fit_is_refused():
+    path = CONFIGS / "rsna2022.yaml"
+    raw = read_config(path)
+    config = parse_config(raw, path)
+    assert config.starts_from("effnetv2s") == "unet" and config.starts_from("r3d_block") is None
+
+    def parsed(start):
+        changes = {"members.convnext_level.warm_start": start, "vertebra.rounds": 2}
+        return parse_config(apply_changes(raw, changes), path)
+
+    assert parsed(start=True).starts_from("convnext_level") == "vertebra_round_2"
+    with pytest.raises(ConfigError, match=r"convnext_level\.warm_start: .* there are .*'unet'"):
+        parsed("net")
+    with pytest.raises(ConfigError, match="unet has the backbone tf_efficientnetv2_s"):
+        parsed("unet")
 
 
 def test_only_nets_of_the_same_backbone_are_started_from(tiny, tmp_path):

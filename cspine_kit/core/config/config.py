@@ -108,6 +108,12 @@ class Config(Section):
         """The vertebra stage's networks that speak, each of its last round, by name."""
         return self.stage_after(len(self.stage_rounds) - 1)
 
+    def starts_from(self, member: str) -> str | None:
+        """The network of the vertebra stage whose backbone a member goes on with, if any."""
+        named = self.members[member].warm_start
+        name = "vertebra" if named is True else named
+        return round_name(name, _rounds(self._stage_members[name])) if name else None
+
     def stage_after(self, number: int) -> dict[str, VertebraConfig | SegmentConfig]:
         """The networks that would speak if that round of pseudo-labels were the last."""
         members = self._stage_members.items()
@@ -158,6 +164,23 @@ class Config(Section):
                 raise ValueError(
                     f"{name}: it looks {member.reach_mm} mm up and down, more than "
                     f"volumes.fine.margin_mm {volumes.fine.margin_mm}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _starts_are_there(self) -> "Config":
+        stage = self._stage_members
+        for name, member in self.members.items():
+            start = member.warm_start
+            if isinstance(start, str) and start not in stage:
+                raise ValueError(
+                    f"members.{name}.warm_start: no network of the vertebra stage is called "
+                    f"{start!r}; there are {list(stage)}"
+                )
+            if isinstance(start, str) and stage[start].backbone != member.backbone:
+                raise ValueError(
+                    f"members.{name}.warm_start: {start} has the backbone {stage[start].backbone}, "
+                    f"and {name} {member.backbone}: nothing of it would fit"
                 )
         return self
 

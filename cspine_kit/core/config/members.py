@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 from cspine_kit.core.anatomy import AXIAL, N_LEVELS
 from cspine_kit.core.config.network import ModelConfig, Plane
-from cspine_kit.core.config.section import Count, NotNegative, Positive, Share
+from cspine_kit.core.config.section import Count, Name, NotNegative, Positive, Share
 
 
 class MemberConfig(ModelConfig):
@@ -23,7 +23,7 @@ class MemberConfig(ModelConfig):
     positive_weight: Positive
     visible_loss: NotNegative
     mask_loss: NotNegative
-    warm_start: bool
+    warm_start: bool | Name
     background: Literal["keep", "zero"] = "keep"
     head_epochs: Annotated[int, Field(ge=0)] = 0
     head_studies: Literal["all", "same_half", "other_half"] = "all"

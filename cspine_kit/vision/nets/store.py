@@ -10,6 +10,7 @@ In: a network, a folder. Out: `model.json`, `weights.safetensors`; or a network.
     take_weights(model, Path("model") / WEIGHTS_FILE)        # "... 54 of 54 tensors ..."
 """
 
+import re
 from pathlib import Path
 
 import torch
@@ -107,7 +108,8 @@ def take_weights(model: Network, file: Path) -> str:
     if not any(name.startswith(BACKBONE) for name in found):
         found = {BACKBONE + name: value for name, value in found.items()}
     state = model.state_dict()
-    taken = {name: _fitted(found[name], own) for name, own in state.items() if name in found}
+    sources = {name: name if name in found else _joined(name) for name in state}
+    taken = {n: _fitted(found[s], state[n]) for n, s in sources.items() if s in found}
     fits = {name: value for name, value in taken.items() if value is not None}
     if not any(name.startswith(BACKBONE) for name in fits):
         raise ArtifactError(
@@ -118,6 +120,11 @@ def take_weights(model: Network, file: Path) -> str:
     left = [name for name in state if name not in fits]
     rest = f"; not {', '.join(left[:SHOWN])}{' ...' if len(left) > SHOWN else ''}" if left else ""
     return f"{len(fits)} of {len(state)} tensors from {file}{rest}"
+
+
+def _joined(name: str) -> str:
+    """The name of a tensor in the encoder of a U-Net: timm joins the number of a stage to it."""
+    return re.sub(r"^(backbone\.[a-z]+)\.(\d+)\.", r"\1_\2.", name)
 
 
 def _fitted(found: torch.Tensor, own: torch.Tensor) -> torch.Tensor | None:

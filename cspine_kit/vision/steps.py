@@ -138,8 +138,7 @@ def train_fracture(chain: FoldChain, name: str) -> None:
         for studies in (chain.learned_by(name), inputs.studies_of(chain.fold, training=False))
     )
     stage = tuple(chain.paths.model(name, chain.fold) for name in chain.config.stage)
-    own = chain.config.halves[name].member if name in chain.config.halves else name
-    first = chain.config.starts_from(own)
+    first = chain.config.starts_from(name)
     start = (chain.paths.model(first, chain.fold),) if first else ()
     halves = [chain.paths.model(teacher, chain.fold) for teacher in teachers]
     taught_by = [read_lineage(folder) for folder in (*stage, *halves)]

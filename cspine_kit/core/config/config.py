@@ -108,9 +108,10 @@ class Config(Section):
         """The vertebra stage's networks that speak, each of its last round, by name."""
         return self.stage_after(len(self.stage_rounds) - 1)
 
-    def starts_from(self, member: str) -> str | None:
-        """The network of the vertebra stage whose backbone a member goes on with, if any."""
-        named = self.members[member].warm_start
+    def starts_from(self, fracture: str) -> str | None:
+        """The network of the vertebra stage whose backbone one of the fracture stage goes on with,
+        if any."""
+        named = self.fracture[fracture].warm_start
         name = "vertebra" if named is True else named
         return round_name(name, _rounds(self._stage_members[name])) if name else None
 
@@ -134,11 +135,14 @@ class Config(Section):
 
     def halves_before(self, name: str) -> list[str]:
         """The two networks that sharpen the labels of a network of the fracture stage, if any."""
-        member, number = name, _rounds(self.members[name]) if name in self.members else 0
-        if name in self.halves:
-            member, number = self.halves[name].member, self.halves[name].number
+        member, number = self._place(name)
         own = self.halves.items()
         return [n for n, h in own if (h.member, h.number) == (member, number - 1)]
+
+    def _place(self, name: str) -> tuple[str, int]:
+        """Member and round of a network of the fracture stage."""
+        half = self.halves.get(name)
+        return (half.member, half.number) if half else (name, _rounds(self.members[name]))
 
     @property
     def trained(self) -> dict[str, ModelConfig]:

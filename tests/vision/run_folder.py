@@ -56,7 +56,7 @@ def tiny_config(workers: int = 0) -> Config:
             "execution": demo.execution.model_copy(update={"jobs": 1}),
             "training": demo.training.model_copy(update={"workers": workers}),
             "volumes": volumes,
-            "vertebra": demo.vertebra.model_copy(update=small),
+            "vertebra": demo.vertebra.model_copy(update=small | {"weights": None}),
             "members": dict.fromkeys(("a", "b"), member),
         }
     )

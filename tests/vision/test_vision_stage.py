@@ -13,6 +13,7 @@ from fake_networks import fake_networks
 from run_folder import tiny_config, write_run
 
 from cspine_kit.core.config import PseudoMasksConfig
+from cspine_kit.core.numbers import logit, sigmoid
 from cspine_kit.core.tables import VERTEBRA_COLUMNS, read_table, write_table
 from cspine_kit.show.networks import mask_truth, networks_table
 from cspine_kit.vision.augment import augment_batch
@@ -177,6 +178,11 @@ def test_areas_and_the_thoracic_spine_are_learned_where_asked_for(paths):
     slices["mask_C2"] = [0.0] * 3 + [0.25, 1.0, 0.5] + [0.0] * (len(slices) - 6)
     found = task.targets(view, Lesson(slices, inputs.studies.loc[uid]))
     assert found["visible"][:, 1].max() == 1.0 and 0.25 in found["visible"][:, 1].round(4)
+    # A slice that shows the usual share of a level, by the network, is one that shows the level.
+    said = {"visible": np.tile(logit(np.array([0.43, 0.22, 0.01, 0, 0, 0, 0])), (len(view), 1))}
+    rows = task.rows(view, {**said, "box": np.zeros((len(view), 4))})
+    probs = sigmoid(rows[list(VERTEBRA_COLUMNS)].to_numpy()[0])
+    assert probs[:3] == pytest.approx([0.98, 0.51, 0.023], abs=0.005) and probs[3:].max() < 1e-6
     assert found["thoracic"].shape == (len(view), 1) and np.isnan(found["thoracic"]).all()
     assert task.outputs == {"visible": 7, "box": 4, "thoracic": 1}
     plain = task_of(tiny_config().vertebra)

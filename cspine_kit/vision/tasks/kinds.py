@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cspine_kit.core.config import ModelConfig
+from cspine_kit.vision.tasks.area import AreaTask
 from cspine_kit.vision.tasks.boxes import BoxesTask
 from cspine_kit.vision.tasks.levels import LevelsTask, StudyTask
 from cspine_kit.vision.tasks.plain import PlainTask
@@ -18,7 +19,7 @@ from cspine_kit.vision.tasks.task import Task
 from cspine_kit.vision.tasks.vertebra import VertebraTask
 
 TASKS: dict[str, Callable[[Any], Task]] = {
-    "vertebra": VertebraTask,
+    "vertebra": lambda config: (AreaTask if config.target == "area" else VertebraTask)(config),
     "segment": SegmentTask,
     "slices": lambda config: (PlainTask if config.one_output else SlicesTask)(config),
     "levels": LevelsTask,

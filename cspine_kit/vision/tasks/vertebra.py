@@ -21,7 +21,7 @@ from cspine_kit.core.anatomy import LEVELS
 from cspine_kit.core.config import SegmentConfig, VertebraConfig
 from cspine_kit.core.metric import auc
 from cspine_kit.core.numbers import FloatArray, IntArray
-from cspine_kit.core.tables import MASK_COLUMNS, SPINE_BOX_COLUMNS, VERTEBRA_COLUMNS
+from cspine_kit.core.tables import SPINE_BOX_COLUMNS, VERTEBRA_COLUMNS
 from cspine_kit.data.levels import decode_levels
 from cspine_kit.data.volumes.patch import from_shares
 from cspine_kit.data.volumes.volume import Volume
@@ -115,9 +115,7 @@ class VertebraTask(StageTask):
         if lesson.rows is not None:
             found["visible"], found["weight"] = pseudo_labels(view, lesson.rows)
         else:
-            shares = native_rows(view, lesson.slices)[list(MASK_COLUMNS)].to_numpy(np.float32)
-            areas = self.config.target == "area"
-            found["visible"] = shares if areas else shown_levels(view, lesson)
+            found["visible"] = shown_levels(view, lesson)
             found["weight"] = np.full_like(found["visible"], lesson.weight)
         if self.config.thoracic_loss:
             found[THORACIC] = _thoracic(view)

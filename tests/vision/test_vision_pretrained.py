@@ -42,7 +42,7 @@ def test_timm_finds_laid_out_weights_and_asks_no_hub(tmp_path):
 
 def test_what_has_to_travel_is_named_or_refused(config, tmp_path):
     def with_vertebra(**changes: object):
-        vertebra = config.vertebra.model_copy(update=changes)
+        vertebra = config.vertebra.model_copy(update={"weights": None} | changes)
         return config.model_copy(update={"vertebra": vertebra})
 
     assert needed(config) == {}

@@ -19,8 +19,10 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 @pytest.fixture(scope="session")
 def config() -> Config:
-    """The demo's config."""
-    return load_config(CONFIGS / "demo.yaml")
+    """The demo's config, its vertebra stage from nothing and of five planes."""
+    demo = load_config(CONFIGS / "demo.yaml")
+    vertebra = demo.vertebra.model_copy(update={"weights": None, "in_chans": 5})
+    return demo.model_copy(update={"vertebra": vertebra})
 
 
 @pytest.fixture(scope="session")

@@ -201,6 +201,15 @@ def open_bundle(bundle: Path, scratch: Path) -> Path:
     return scratch
 
 
+def _untrue_copy(bundle: Path) -> dict[str, str]:
+    """What is told where the manifest and its copy differ: a damaged one may still be JSON."""
+    try:
+        own, copy = ((bundle / name).read_bytes() for name in (MANIFEST, MANIFEST + COPY))
+    except OSError:  # told by whoever needs it
+        return {}
+    return {} if own == copy else {MANIFEST: f"{MANIFEST} and its copy differ: one is damaged"}
+
+
 def lay_out(bundle: Path, scratch: Path, *, wait_s: float, patience_s: float) -> dict[str, str]:
     """Lay out what is sound: a file that is not, or that cannot be read in time, stays away.
 
@@ -218,7 +227,7 @@ def lay_out(bundle: Path, scratch: Path, *, wait_s: float, patience_s: float) ->
     """
     manifest = read_manifest(bundle, copies=True)
     files, folders = manifest["files"], folders_of(bundle, manifest)
-    faults: dict[str, str] = {}
+    faults = _untrue_copy(bundle)
     lock = threading.Lock()
 
     def check(name: str) -> None:

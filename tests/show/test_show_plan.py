@@ -23,7 +23,7 @@ def test_hours_and_seconds_follow_from_speeds():
     assert hours[0] == pytest.approx(10 * hours[1], rel=0.05)
     assert seconds[0] == pytest.approx(10 * seconds[1], rel=0.01)
     shown = sum(
-        network.shown(250.0 if name == "vertebra" else 140.0)
+        network.shown(140.0 if name in config.members else 250.0)
         for name, network in config.networks.items()
     )
     assert seconds[0] == pytest.approx(5 * config.kernel.most_views * shown / 20.0, rel=0.01)

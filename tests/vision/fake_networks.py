@@ -34,7 +34,7 @@ class FakeModel:
     def __init__(self, folder):
         self.name, self.fold = folder.parent.name, int(folder.name.removeprefix("fold_"))
         kind = "vertebra" if self.name.startswith("vertebra") else "slices"
-        self.config = SimpleNamespace(kind=kind, one_output=False)
+        self.config = SimpleNamespace(kind=kind, one_output=False, target="presence")
 
     def to(self, device):
         return self

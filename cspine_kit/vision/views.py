@@ -10,7 +10,7 @@ In: a `Volume`, the slices to look at, centers in mm. Out: a `StudyView`. Exampl
 Training, out-of-fold prediction and the kernel draw the same patches by the same function.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -225,14 +225,14 @@ def level_view(
     ordered, present = levels.set_index("level").loc[list(LEVELS)], present_levels(levels)
     places = ordered[[*CENTER_COLUMNS, "z_top_mm", "z_bottom_mm"]].to_numpy(np.float64)
     patches = []
-    for z, y, x, *own in places[_nearest_present(present)].tolist():
+    for z, y, x, top, bottom in places[_nearest_present(present)].tolist():
         for offset in map(float, spread):
             if config.plane == "axial":
                 middle, offsets = (z + offset, y, x), planes
             else:
                 middle, offsets = (z, y, x), tuple(offset + plane for plane in planes)
-            seen = Patch(config.plane, middle, field_mm, size_px, offsets, config.background)
-            patches.append(replace(seen, own_mm=(own[0], own[1])))
+            place = (config.plane, middle, field_mm, size_px, offsets)
+            patches.append(Patch(*place, config.background, (top, bottom)))
     at = np.array([patch.center_mm[0] for patch in patches])
     axial = config.plane == "axial"
     indices = nearest_slices(volume.z_mm, at) if axial else np.zeros(0, np.int64)

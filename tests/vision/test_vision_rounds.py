@@ -167,7 +167,10 @@ BAD = {
     "set one_output: false, .* and rounds: 0": {"axial.rounds": 1, "axial.one_output": True},
     "both halve": {"axial.rounds": 1, "axial.head_epochs": 1, "axial.head_studies": "same_half"},
     "does nothing without head_epochs": {"axial.head_studies": "other_half"},
-    "axial_half_0.*: two networks have this name": {"axial.rounds": 1, "axial_half_0": {}},
+    "axial_half_0.* are names of other networks too, or of rounds": {
+        "axial.rounds": 1,
+        "axial_half_0": {},
+    },
     "does nothing for kind 'boxes'": {"boxed.rounds": 1},
 }
 

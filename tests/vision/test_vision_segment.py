@@ -184,7 +184,7 @@ CHANGES = {
     "you mean 'segment'",
     "a: {kind: segment, decoder_with: 8}": "'vertebra_members.a.decoder_with'; did you mean",
     "a: {kind: segment, rounds: 1}": "'vertebra_members.a.rounds' does nothing for kind 'segment'",
-    "axial: {}": r"\['axial'\]: two networks have this name",
+    "axial: {}": r"vertebra_members: \['axial'\] are names of other networks too",
     "vertebra: {}": r"vertebra_members: \['vertebra'\] are names of the kit",
     "a: {target: area, rounds: 1}": "rounds: pseudo-labels are probabilities of presence",
     "Ab: {}": "vertebra_members: 'Ab' is no name",

@@ -35,7 +35,7 @@ from cspine_kit.core.config.members import (
 )
 from cspine_kit.core.config.network import AugmentConfig, ModelConfig
 from cspine_kit.core.config.networks import KINDS, Network, parse_network
-from cspine_kit.core.config.rounds import Half, halves_of, round_name
+from cspine_kit.core.config.rounds import round_name
 from cspine_kit.core.config.section import Section
 from cspine_kit.core.config.ship import BundleConfig, KernelConfig
 from cspine_kit.core.config.stack import ExternalConfig, StackConfig
@@ -58,7 +58,6 @@ __all__ = [
     "FineConfig",
     "FoldsConfig",
     "GridConfig",
-    "Half",
     "KernelConfig",
     "LevelsConfig",
     "Member",
@@ -78,7 +77,6 @@ __all__ = [
     "VertebraConfig",
     "VolumeConfig",
     "VolumesConfig",
-    "halves_of",
     "load_config",
     "merge",
     "parse_config",

@@ -212,7 +212,9 @@ class Config(Section):
         trained += [*self.halves, *self.members]
         twice = sorted({name for name in trained if trained.count(name) > 1})
         if twice:
-            raise ValueError(f"{twice}: two networks have this name, rounds included")
+            raise ValueError(
+                f"members, vertebra_members: {twice} are names of other networks too, or of rounds"
+            )
         both = sorted(set(external) & set(self.members))
         if both:
             raise ValueError(f"stack.external: {both} are names of members")

@@ -15,11 +15,12 @@ from typing import ClassVar
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from cspine_kit.core.numbers import FloatArray, logit, sigmoid
 from cspine_kit.core.tables import MASK_COLUMNS
 from cspine_kit.vision.tasks.shown import native_rows
-from cspine_kit.vision.tasks.task import Lesson, Outputs, Targets
+from cspine_kit.vision.tasks.task import Lesson, Outputs
 from cspine_kit.vision.tasks.vertebra import VertebraTask, stage_rows
 from cspine_kit.vision.views import StudyView
 
@@ -35,10 +36,9 @@ class AreaTask(VertebraTask):
 
     rows_version: ClassVar[int] = 3
 
-    def targets(self, view: StudyView, lesson: Lesson) -> Targets:
-        """See `VertebraTask`; "visible" (n, 7) is the share."""
-        shares = native_rows(view, lesson.slices)[list(MASK_COLUMNS)].to_numpy(np.float32)
-        return {**super().targets(view, lesson), "visible": shares}
+    def shown(self, view: StudyView, lesson: Lesson) -> NDArray[np.float32]:
+        """(n, 7) shares of each level's largest section, from the mask."""
+        return native_rows(view, lesson.slices)[list(MASK_COLUMNS)].to_numpy(np.float32)
 
     def rows(self, view: StudyView, outputs: Outputs) -> pd.DataFrame:
         """Table `vertebra`: log-odds that a level is there, and the spine's box in mm."""

@@ -115,11 +115,15 @@ class VertebraTask(StageTask):
         if lesson.rows is not None:
             found["visible"], found["weight"] = pseudo_labels(view, lesson.rows)
         else:
-            found["visible"] = shown_levels(view, lesson)
+            found["visible"] = self.shown(view, lesson)
             found["weight"] = np.full_like(found["visible"], lesson.weight)
         if self.config.thoracic_loss:
             found[THORACIC] = _thoracic(view)
         return found
+
+    def shown(self, view: StudyView, lesson: Lesson) -> NDArray[np.float32]:
+        """(n, 7) what is learned of each level, from the mask."""
+        return shown_levels(view, lesson)
 
     def losses(self, outputs: Batch, batch: Batch) -> dict[str, Term]:
         """See `Task`."""

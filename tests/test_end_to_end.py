@@ -33,6 +33,13 @@ sys.exit(main(sys.argv[1:]))
 """`cspine` that hears Ctrl-C: children of a background shell, as in CI, are started deaf to it."""
 
 
+def side_by_side(folder: Path) -> Path:
+    """Tasks in two processes, where the tiny chain takes them in turn."""
+    config = folder / "configs" / "tiny.yaml"
+    config.write_text(config.read_text().replace("  jobs: 1 ", "  jobs: 2 "))
+    return folder
+
+
 def stamps(folder: Path) -> dict[str, int]:
     """Modification times of what a finished run must not touch again."""
     skip = ("run.json", "results.csv")
@@ -93,7 +100,7 @@ def test_a_second_run_finds_everything_done(run, monkeypatch):
 
 
 def test_a_killed_run_ends_with_the_same_submission(run, tmp_path):
-    folder = folder_of(tmp_path / "clone")
+    folder = side_by_side(folder_of(tmp_path / "clone"))
     shutil.copytree(run / "competition", folder / "competition", copy_function=shutil.copy2)
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     for attempt in range(3):
@@ -123,9 +130,9 @@ def test_models_made_side_by_side_equal_those_made_in_turn(run, tmp_path):
     folder = tmp_path / "clone"
     shutil.copytree(run, folder, copy_function=shutil.copy2)
     model = Path("oof/tiny/models/efficientnet/fold_1")
-    shutil.rmtree(folder / model)
-    config = folder / "configs" / "tiny.yaml"
-    config.write_text(config.read_text() + "  jobs: 1\n")
+    for fold in (0, 1):
+        shutil.rmtree(folder / model.parent / f"fold_{fold}")
+    side_by_side(folder)
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "cspine_kit", "oof", *CONFIG]
     subprocess.run(command, cwd=folder, env=env, check=True, capture_output=True)

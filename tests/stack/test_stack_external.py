@@ -169,7 +169,7 @@ def test_the_verb_stacks_files_and_repeats_itself(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    few = EXTERNAL_STACK.model_copy(update={"seeds": 1, "rounds": 40, "patience": 10})
+    few = EXTERNAL_STACK.model_copy(update={"folds": 2, "seeds": 1, "rounds": 40, "patience": 10})
     monkeypatch.setattr("cspine_kit.stack.external.run.EXTERNAL_STACK", few)
     for i, name in enumerate(("a", "b")):
         draw_file(labels, tmp_path / f"{name}.csv", i + 1)
@@ -202,7 +202,7 @@ def test_where_the_mean_knows_all_the_mean_ships(labels: pd.DataFrame, tmp_path:
     for name in ("a", "b"):
         sure.to_csv(tmp_path / f"{name}.csv", index=False)
     members = read_members([tmp_path / "a.csv", tmp_path / "b.csv"])
-    few = EXTERNAL_STACK.model_copy(update={"rounds": 20, "seeds": 1})
+    few = EXTERNAL_STACK.model_copy(update={"folds": 2, "rounds": 20, "seeds": 1})
     _, fit = stack_scores(skeleton(labels, members), members, labels, few, jobs=1)
     assert fit.stack.ships == "mean_of_members"
     assert (fit.probs[SHIPPED] == fit.probs["mean_of_members"]).all()

@@ -44,7 +44,7 @@ def features(larger: World) -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def config() -> StackConfig:
     stack = load_config(CONFIGS / "demo.yaml").stack
-    return stack.model_copy(update={"seeds": 1, "rounds": 80, "patience": 15})
+    return stack.model_copy(update={"folds": 3, "seeds": 1, "rounds": 80, "patience": 15})
 
 
 @pytest.fixture(scope="module")

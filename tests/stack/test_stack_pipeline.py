@@ -27,7 +27,7 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 @pytest.fixture(scope="module")
 def config() -> Config:
     config = load_config(CONFIGS / "demo.yaml")
-    quick = config.stack.model_copy(update={"seeds": 1, "rounds": 30, "patience": 10})
+    quick = config.stack.model_copy(update={"folds": 3, "seeds": 1, "rounds": 30, "patience": 10})
     return config.model_copy(update={"stack": quick})
 
 

@@ -40,6 +40,7 @@ def benchmarks(run: Path, scratch: Path) -> list[Benchmark]:
     """All of them, quick ones first."""
     tiny = ("--size", "96", "--px", "64", "--backbones", "test_resnet")
     few = ("--studies", "6", "--test-studies", "3")
+    small = ("--studies", "12", "--size", "96", "--px", "48", "--epochs", "1")
     return [
         Benchmark("bench_data_reader.py"),
         Benchmark("bench_vision_patches.py"),
@@ -64,6 +65,7 @@ def benchmarks(run: Path, scratch: Path) -> list[Benchmark]:
             "bench_stack_coverage.py", ("--out", str(scratch / "worlds.csv"), "--every", "20")
         ),
         Benchmark("bench_gpu.py", ("--out", str(scratch / "gpu"), *tiny, *few)),
+        Benchmark("bench_gpu_hard.py", ("--out", str(scratch / "hard"), *small)),
         Benchmark("bench_kernel_faults.py"),
     ]
 

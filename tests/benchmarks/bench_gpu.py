@@ -20,11 +20,13 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import yaml
 from bench_kernel import count_stacks, say, throughput
+from goals import record
 from torch.utils.flop_counter import FlopCounterMode
 
 from cspine_kit.core.config import load_config
@@ -194,6 +196,16 @@ def kernel(folder: Path, args: argparse.Namespace) -> dict[str, object]:
     return found
 
 
+def record_goals(found: dict[str, Any]) -> None:
+    """What a GPU should reach, beside the share of pure passes that `throughput` records."""
+    measured = found["kernel"]
+    for kind in ("fp16", "bf16"):
+        worst = max(row[kind] for row in measured["precision"].values())
+        record(f"logits in {kind}, share of their spread", worst, 1e-2, most=True)
+    peaks = [measured["peak_gb"], *(row["peak_gb"] for row in found["training"].values())]
+    record("peak memory, GB", max(peaks), T4_GB, most=True)
+
+
 def main() -> None:
     """Run everything and print one object."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -212,7 +224,7 @@ def main() -> None:
     folder = args.out.resolve() / "run"
     path = write_config(folder, args)
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    found: dict[str, object] = {"device": name, "cores": usable_cores(), "torch": torch.__version__}
+    found: dict[str, Any] = {"device": name, "cores": usable_cores(), "torch": torch.__version__}
     found["cpu_gflops"] = round(measure_gflops(), 1)
     found["seconds"] = {verb: round(cspine(verb, folder), 1) for verb in ("oof", "stack", "bundle")}
     os.chdir(folder)
@@ -236,6 +248,7 @@ def main() -> None:
         share = float(measured["tflops_reached"]) / best  # type: ignore[arg-type]
         gflop = float(measured["gflop_per_study"])  # type: ignore[arg-type]
         found["t4_seconds_per_study_estimated"] = gflop / 1e3 / (T4_HALF_TFLOPS * share)
+        record_goals(found)
     text = json.dumps(found, indent=1, default=lambda v: round(float(np.asarray(v)), 4))
     (args.out / "gpu.json").write_text(text)
     sys.stdout.write(text + "\n")

@@ -3,7 +3,8 @@
 In: a batch with "stack" uint8 (b, patches, c, h, w) and optionally "box" (b, 4). Out: the same,
 changed. Example::
 
-    batch = {"stack": torch.zeros(2, 1, 3, 48, 48, dtype=torch.uint8)}
+    shape = (2, 1, config.vertebra.in_chans, 48, 48)
+    batch = {"stack": torch.zeros(shape, dtype=torch.uint8)}
     changed = augment_batch(batch, config.vertebra, torch.Generator().manual_seed(1))
 
 All patches of a unit change alike. One affine resampling for the whole batch. Where several

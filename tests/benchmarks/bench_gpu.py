@@ -19,13 +19,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import yaml
-from bench_kernel import count_stacks, say, throughput
+from bench_kernel import Load, count_loads, say, throughput
 from goals import record
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -144,20 +145,17 @@ def training_speed(chain: FoldChain, member: str, scratch: Path) -> dict[str, fl
 
 
 @torch.inference_mode()
-def precision(ensemble: Ensemble) -> dict[str, dict[str, float]]:
+def precision(loads: Mapping[int, Load]) -> dict[str, dict[str, float]]:
     """Difference of logits in half precision from float32, relative to their spread."""
     found: dict[str, dict[str, float]] = {}
-    for (name, _), model in ensemble.models.items():
-        config, device = model.config, next(model.parameters()).device
-        size = (16, config.in_chans * len(config.windows), config.size_px, config.size_px)
-        generator = torch.Generator(device).manual_seed(0)
-        stack = torch.randint(0, 256, size, dtype=torch.uint8, device=device, generator=generator)
-        exact = torch.cat([v.flatten(1) for v in model(stack).values()], 1)
+    for load in loads.values():
+        model, noise = load.model, load.noise(16)
+        exact = torch.cat([v.flatten(1) for v in model(*noise).values()], 1)
         for kind, dtype in (("fp16", torch.float16), ("bf16", torch.bfloat16)):
-            with torch.autocast(device.type, dtype):
-                half = torch.cat([v.float().flatten(1) for v in model(stack).values()], 1)
+            with torch.autocast(noise[0].device.type, dtype):
+                half = torch.cat([v.float().flatten(1) for v in model(*noise).values()], 1)
             gap = float(((half - exact).abs().max() / exact.std()).cpu())
-            row = found.setdefault(f"{name} {config.backbone}", {})
+            row = found.setdefault(f"{model.config.kind} {model.config.backbone}", {})
             row[kind] = max(row.get(kind, 0.0), gap)
     return found
 
@@ -172,8 +170,8 @@ def kernel(folder: Path, args: argparse.Namespace) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as scratch:
         root = open_bundle(folder / "oof" / "gpu" / "bundle", Path(scratch))
         ensembles = [Ensemble(root, device) for _ in range(2)]
-        stacks = count_stacks(ensembles[0], folders)
-        found: dict[str, object] = {"precision": precision(ensembles[0])}
+        loads = count_loads(ensembles[0], folders)
+        found: dict[str, object] = {"precision": precision(loads)}
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
         for n in (1, 2):
@@ -182,15 +180,13 @@ def kernel(folder: Path, args: argparse.Namespace) -> dict[str, object]:
         if torch.cuda.is_available():
             found["peak_gb"] = torch.cuda.max_memory_allocated() / 1e9
         flops = 0.0
-        for model, count in stacks.values():
-            config = model.config
-            shape = (1, config.in_chans * len(config.windows), config.size_px, config.size_px)
+        for load in loads.values():
             with FlopCounterMode(display=False) as counter, torch.inference_mode():
-                model(torch.zeros(shape, dtype=torch.uint8, device=device))
-            flops += count * counter.get_total_flops()
+                load.model(*load.noise(1))
+            flops += load.units * counter.get_total_flops()
         per_study = flops / len(folders)
         pure = found["workers_1"]["pure"]  # type: ignore[index]
-        total = sum(count for _, count in stacks.values())
+        total = sum(load.stacks for load in loads.values())
         reached = pure / total * flops / 1e12
         found |= {"gflop_per_study": per_study / 1e9, "tflops_reached": reached}
     return found

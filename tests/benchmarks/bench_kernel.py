@@ -11,7 +11,8 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -32,7 +33,7 @@ from cspine_kit.infer.governor import Governor
 from cspine_kit.infer.manifest import open_bundle
 from cspine_kit.infer.reading import ReadAhead
 from cspine_kit.infer.worker import Worker
-from cspine_kit.vision.nets.heads import SliceModel
+from cspine_kit.vision.nets.heads import Network
 from cspine_kit.vision.predict import PLAIN, forward, run_model
 
 PURE_BATCHES = 6
@@ -44,15 +45,37 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
+@dataclass
+class Load:
+    """What a network was given: how many units, and the largest batch of them."""
+
+    model: Network
+    units: int = 0
+    batch: tuple[torch.Tensor, ...] = ()
+
+    @property
+    def stacks(self) -> int:
+        """Patches of all units."""
+        return self.units * self.batch[0].shape[1]
+
+    def noise(self, units: int) -> tuple[torch.Tensor, ...]:
+        """A batch of that many units of random pixels, with the facts of real ones."""
+        stack, *facts = (part[:1].expand(units, *part.shape[1:]) for part in self.batch)
+        return torch.randint_like(stack.contiguous(), 0, 256), *facts
+
+
 class Counted:
-    """`run_model` that notes how many stacks went through which network, and in what batches."""
+    """`run_model` that notes what went through which network, and in what batches."""
 
     def __init__(self) -> None:
-        self.stacks: dict[int, tuple[SliceModel, int]] = {}
+        self.loads: dict[int, Load] = {}
 
     def __call__(self, model, batches, *, views=PLAIN):
-        _, before = self.stacks.get(id(model), (model, 0))
-        self.stacks[id(model)] = (model, before + len(views) * sum(map(len, batches)))
+        load = self.loads.setdefault(id(model), Load(model))
+        load.units += len(views) * batches.count
+        first = next(iter(batches))
+        if not load.batch or len(first[0]) > len(load.batch[0]):
+            load.batch = first
         return run_model(model, batches, views=views)
 
 
@@ -88,28 +111,26 @@ def kernel_seconds(
 
 
 @torch.inference_mode()
-def pure_seconds(stacks: dict[int, tuple[SliceModel, int]], batch: int) -> float:
-    """Wall time of the same numbers of stacks through the same networks, without anything else."""
+def pure_seconds(loads: Mapping[int, Load]) -> float:
+    """Wall time of the same units through the same networks in the same batches, nothing else."""
     total = 0.0
-    for model, count in stacks.values():
-        config, device = model.config, next(model.parameters()).device
-        channels, half = config.in_chans * len(config.windows), device.type == "cuda"
-        size = (batch, channels, config.size_px, config.size_px)
-        noise = torch.randint(0, 256, size, dtype=torch.uint8, device=device)
+    for load in loads.values():
+        units, half = len(load.batch[0]), load.batch[0].device.type == "cuda"
+        noise = load.noise(units)
         wait = torch.cuda.synchronize if half else time.monotonic
         for _ in range(2):
-            forward(model, noise, half=half)
+            forward(load.model, *noise, half=half)
         wait()
         start = time.perf_counter()
         for _ in range(PURE_BATCHES):
-            forward(model, noise, half=half)
+            forward(load.model, *noise, half=half)
         wait()
-        total += (time.perf_counter() - start) / PURE_BATCHES / batch * count
+        total += (time.perf_counter() - start) / PURE_BATCHES / units * load.units
     return total
 
 
-def count_stacks(ensemble: Ensemble, folders: dict[str, Path]) -> dict[int, tuple[SliceModel, int]]:
-    """Networks, and how many stacks each is given by these studies."""
+def count_loads(ensemble: Ensemble, folders: dict[str, Path]) -> dict[int, Load]:
+    """Networks, and what each is given by these studies."""
     from cspine_kit.vision import predict
 
     counted = Counted()
@@ -118,19 +139,19 @@ def count_stacks(ensemble: Ensemble, folders: dict[str, Path]) -> dict[int, tupl
         kernel_seconds([ensemble], folders)
     finally:
         predict.run_model = original
-    return counted.stacks
+    return counted.loads
 
 
 def throughput(
     ensembles: Sequence[Ensemble], folders: dict[str, Path], rounds: int, readers: int = 1
 ) -> dict[str, float]:
     """The ratio, kernel and pure passes in turn; printed, and the median round returned."""
-    stacks = count_stacks(ensembles[0], folders)
-    n = sum(count for _, count in stacks.values())
+    loads = count_loads(ensembles[0], folders)
+    n = sum(load.stacks for load in loads.values())
     found = []
     for _ in range(rounds):
         whole = kernel_seconds(ensembles, folders, readers)
-        pure = pure_seconds(stacks, ensembles[0].config.kernel.batch_size)
+        pure = pure_seconds(loads)
         found.append({"ratio": pure / whole, "kernel": n / whole, "pure": n / pure})
         say(
             "  kernel {kernel:7.1f} stacks/s, pure {pure:7.1f}, ratio {ratio:.3f}".format(

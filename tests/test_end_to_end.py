@@ -36,7 +36,9 @@ sys.exit(main(sys.argv[1:]))
 def side_by_side(folder: Path) -> Path:
     """Tasks in two processes, where the tiny chain takes them in turn."""
     config = folder / "configs" / "tiny.yaml"
-    config.write_text(config.read_text().replace("  jobs: 1 ", "  jobs: 2 "))
+    text = config.read_text()
+    assert text.count("  jobs: 1 ") == 1
+    config.write_text(text.replace("  jobs: 1 ", "  jobs: 2 "))
     return folder
 
 

@@ -49,12 +49,19 @@ EPOCHS = (1, 3)
 STEPS = 12
 
 
-def cspine(verb: str, folder: Path) -> float:
-    """Run a verb of the product in a process of its own; returns its seconds."""
+def machine() -> dict[str, Any]:
+    """Where figures come from."""
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    found = {"device": name, "cores": usable_cores(), "torch": torch.__version__}
+    return {**found, "cpu_gflops": round(measure_gflops(), 1)}
+
+
+def cspine(verb: str, config: Path, *arguments: str) -> float:
+    """Run a verb of the product beside its config, in a process of its own; returns its seconds."""
     env = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     start = time.monotonic()
-    command = [sys.executable, "-m", "cspine_kit", verb, "--config", "configs/gpu.yaml"]
-    subprocess.run(command, cwd=folder, env=env, check=True)
+    command = [sys.executable, "-m", "cspine_kit", verb, "--config", str(config), *arguments]
+    subprocess.run(command, cwd=config.parents[1], env=env, check=True)
     return time.monotonic() - start
 
 
@@ -148,6 +155,7 @@ def training_speed(chain: FoldChain, member: str, scratch: Path) -> dict[str, fl
 def precision(loads: Mapping[int, Load]) -> dict[str, dict[str, float]]:
     """Difference of logits in half precision from float32, relative to their spread."""
     found: dict[str, dict[str, float]] = {}
+    torch.manual_seed(0)
     for load in loads.values():
         model, noise = load.model, load.noise(16)
         exact = torch.cat([v.flatten(1) for v in model(*noise).values()], 1)
@@ -219,10 +227,8 @@ def main() -> None:
     tune_process()
     folder = args.out.resolve() / "run"
     path = write_config(folder, args)
-    name = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    found: dict[str, Any] = {"device": name, "cores": usable_cores(), "torch": torch.__version__}
-    found["cpu_gflops"] = round(measure_gflops(), 1)
-    found["seconds"] = {verb: round(cspine(verb, folder), 1) for verb in ("oof", "stack", "bundle")}
+    found = machine()
+    found["seconds"] = {verb: round(cspine(verb, path), 1) for verb in ("oof", "stack", "bundle")}
     os.chdir(folder)
     config = load_config(path)
     paths = RunPaths(Path("oof") / config.name)

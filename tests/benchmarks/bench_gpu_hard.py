@@ -3,26 +3,23 @@
 Run: python tests/benchmarks/bench_gpu_hard.py --out DIR [--studies 64] [--size 512] [--epochs N]
          [--members axial each seven] [--px N]
 
-`configs/hard-gpu.yaml` with fewer studies, so that drawing and training fit nine minutes of one GPU
-with 16 cores beside it. Each member of fold 0 is trained by `cspine train`; what it says of the
-fold's own studies after its last epoch, and its seconds, are printed as one JSON object, also in
-DIR/hard.json. Without a GPU: --studies 12 --size 96 --px 48 --epochs 1. What is finished is
+`configs/hard-gpu.yaml` with fewer studies, meant for nine minutes of one GPU with 16 cores beside
+it (nobody has timed it there). Each member of fold 0 is trained by `cspine train`; what it says of
+the fold's own studies after its last epoch, and its seconds, are printed as one JSON object, also
+in DIR/hard.json. Without a GPU: --studies 12 --size 96 --px 48 --epochs 1. What is finished is
 skipped, so that a run that was cut goes on.
 """
 
 import argparse
 import csv
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
-import torch
 import yaml
+from bench_gpu import cspine, machine
 
 from cspine_kit.core.config import Config, load_config
-from cspine_kit.core.execution import measure_gflops, usable_cores
 from cspine_kit.core.paths import RunPaths
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,21 +45,13 @@ def write_config(folder: Path, args: argparse.Namespace) -> Path:
     return path
 
 
-def train(member: str, path: Path, folder: Path) -> None:
-    """One fold of a member and what it stands on, in a process of its own as a user does."""
-    env = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
-    command = [sys.executable, "-m", "cspine_kit", "train", "--config", str(path)]
-    command += ["--member", member, "--fold", str(FOLD)]
-    subprocess.run(command, cwd=folder, env=env, check=True)
-
-
-def scores(config: Config, paths: RunPaths, member: str) -> dict[str, float]:
-    """What the last epoch found on the fold's own studies, and what the training took."""
+def scores(config: Config, paths: RunPaths, member: str) -> dict[str, float | None]:
+    """What the last epoch found on the fold's own studies (None: no number), and the seconds."""
     folder = paths.model(member, FOLD)
     with (folder / "history.csv").open() as handle:
         *_, last = csv.DictReader(handle)
     seconds = json.loads((folder / "run.json").read_text())["seconds"]
-    kept = {name: float(value) for name, value in last.items() if value not in ("", "nan")}
+    kept = {name: None if value in ("", "nan") else float(value) for name, value in last.items()}
     return {"px": config.members[member].size_px, "seconds": seconds, **kept}
 
 
@@ -72,18 +61,18 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--studies", type=int, default=64)
     parser.add_argument("--size", type=int, default=512)
-    parser.add_argument("--members", nargs="+", default=["axial", "each", "seven"])
+    known = list(load_config(ROOT / "configs" / f"{NAME}.yaml").members)
+    three = ["axial", "each", "seven"]
+    parser.add_argument("--members", nargs="+", default=three, choices=known)
     parser.add_argument("--px", type=int, help="of every network; the config's by default")
     parser.add_argument("--epochs", type=int, help="of every network; the config's by default")
     args = parser.parse_args()
     folder = args.out.resolve() / "run"
     path = write_config(folder, args)
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    found: dict[str, object] = {"device": device, "cores": usable_cores()}
-    found |= {"cpu_gflops": round(measure_gflops(), 1), "studies": args.studies, "fold": FOLD}
+    found = {**machine(), "studies": args.studies, "fold": FOLD}
     config, paths = load_config(path), RunPaths(folder / "oof" / NAME)
     for member in config.members:
-        train(member, path, folder)
+        cspine("train", path, "--member", member, "--fold", str(FOLD))
         found[member] = scores(config, paths, member)
     text = json.dumps(found, indent=1)
     (args.out / "hard.json").write_text(text)

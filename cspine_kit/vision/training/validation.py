@@ -120,8 +120,8 @@ def draw_history(rows: Sequence[Row], folder: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 3))
-    # Set by hand: a layout engine would draw everything twice, and a training draws this often.
-    figure.subplots_adjust(left=0.06, right=0.98, bottom=0.15, top=0.96, wspace=0.12)
+    # Set by hand: a layout engine draws everything twice, as long again for each picture.
+    figure.subplots_adjust(left=0.08, right=0.98, bottom=0.15, top=0.96, wspace=0.26)
     left, right = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in rows]
     for name in (n for n in _columns(rows) if n != "epoch"):

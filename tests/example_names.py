@@ -291,7 +291,7 @@ def fallback(names: Names) -> Any:
 @ready
 def ensemble(names: Names) -> Any:
     """the `Ensemble` of the bundle"""
-    from cspine_kit.infer.ensemble import Ensemble
+    from cspine_kit.infer.chains.ensemble import Ensemble
     from cspine_kit.infer.manifest import open_bundle
 
     return Ensemble(open_bundle(names.bundle, Path("ensemble")))
@@ -300,7 +300,7 @@ def ensemble(names: Names) -> Any:
 @ready
 def dataset(names: Names) -> Any:
     """a `StackDataset` of `fine` with the fracture stage's targets"""
-    from cspine_kit.vision.dataset import StackDataset
+    from cspine_kit.vision.inputs.dataset import StackDataset
     from cspine_kit.vision.tasks.kinds import task_of
 
     model = next(iter(names.config.members.values()))

@@ -18,7 +18,7 @@ from cspine_kit.cli import main
 from cspine_kit.core.anatomy import LEVELS, TARGETS
 from cspine_kit.core.tables import read_table
 from cspine_kit.data.volumes.read import read_both
-from cspine_kit.infer.ensemble import Ensemble
+from cspine_kit.infer.chains.ensemble import Ensemble
 from cspine_kit.infer.manifest import open_bundle
 from cspine_kit.infer.run import run_kernel
 

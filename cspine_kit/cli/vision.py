@@ -25,7 +25,7 @@ def _train(args: argparse.Namespace) -> int:
     from cspine_kit.core.config import load_config
     from cspine_kit.data.stages import prepare
     from cspine_kit.vision.check import check_config
-    from cspine_kit.vision.oof import train_member
+    from cspine_kit.vision.oof.run import train_member
     from cspine_kit.vision.training.processes import main_first
 
     check_config(load_config(args.config))
@@ -64,9 +64,9 @@ def _oof(args: argparse.Namespace) -> int:
     from cspine_kit.show.plan import describe_plan
     from cspine_kit.show.presence import report_presence
     from cspine_kit.vision.check import check_config
-    from cspine_kit.vision.detection import DETECTIONS, told
-    from cspine_kit.vision.measure import measure_speeds
-    from cspine_kit.vision.oof import run_oof
+    from cspine_kit.vision.compare.detection import DETECTIONS, told
+    from cspine_kit.vision.compare.measure import measure_speeds
+    from cspine_kit.vision.oof.run import run_oof
 
     if args.measure is not None and (not args.plan or args.measure < 1):
         raise ConfigError("--measure goes with --plan and needs 1 step or more")
@@ -109,13 +109,13 @@ def _backbones(args: argparse.Namespace) -> int:
 
     tune_process()
     from cspine_kit.data.stages import prepare
-    from cspine_kit.vision.backbones import FOURTEEN, PUBLISHED, compare, summary
+    from cspine_kit.vision.compare.backbones import FOURTEEN, PUBLISHED, compare, summary
 
     config, paths = open_run(args, makes="oof")
     ensure_competition(config)
     prepare(config, paths)
     if args.stage == "fracture":
-        from cspine_kit.vision import fracture_backbones as fracture
+        from cspine_kit.vision.compare import fracture_backbones as fracture
 
         member = args.member or next(iter(config.members))
         table = fracture.compare(config, paths, member, args.names or fracture.FOUR, best=args.best)
@@ -147,11 +147,11 @@ def _finder(args: argparse.Namespace) -> int:
     from cspine_kit.core.config import load_config
     from cspine_kit.data.stages import prepare
     from cspine_kit.phantom.competition.write import write_competition
-    from cspine_kit.vision.chain import FoldChain
     from cspine_kit.vision.check import check_config
     from cspine_kit.vision.finder.make import CHECK_PHANTOM, make_finder
-    from cspine_kit.vision.inputs import open_inputs
-    from cspine_kit.vision.oof import train_member
+    from cspine_kit.vision.inputs.tables import open_inputs
+    from cspine_kit.vision.oof.chain import FoldChain
+    from cspine_kit.vision.oof.run import train_member
 
     check_config(load_config(args.config))
     config, paths = open_run(args, makes="oof")

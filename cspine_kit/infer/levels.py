@@ -141,7 +141,7 @@ def study_levels(place: str | Path, bundle: str | Path | None = None) -> StudyLe
 
     if bundle is None:
         return find_levels(shipped_finder(), Path(place))
-    from cspine_kit.infer.ensemble import Ensemble
+    from cspine_kit.infer.chains.ensemble import Ensemble
 
     with tempfile.TemporaryDirectory() as scratch:
         ensemble = Ensemble(open_bundle(Path(bundle), Path(scratch)))

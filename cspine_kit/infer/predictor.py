@@ -35,7 +35,7 @@ from cspine_kit.infer.origin import (
     origin_of,
     refuse_phantom_bundle,
 )
-from cspine_kit.infer.worker import refusal
+from cspine_kit.infer.studies.worker import refusal
 
 
 class Predictor:
@@ -61,7 +61,7 @@ class Predictor:
         Raises:
             ArtifactError: not a sound bundle.
         """
-        from cspine_kit.infer.ensemble import Ensemble
+        from cspine_kit.infer.chains.ensemble import Ensemble
 
         self.bundle, self._allowed = Path(bundle), phantom_bundle
         if not self.bundle.is_dir():

@@ -43,8 +43,8 @@ from cspine_kit.infer.log import PRIORS_ONLY, SOURCES, KernelLog
 from cspine_kit.infer.manifest import MANIFEST, PRIORS
 from cspine_kit.infer.origin import note_of, origin_of
 from cspine_kit.infer.patience import Patience, within
-from cspine_kit.infer.pulse import pulse
-from cspine_kit.infer.stream import Run
+from cspine_kit.infer.studies.pulse import pulse
+from cspine_kit.infer.studies.stream import Run
 from cspine_kit.infer.submission import (
     Submission,
     finished_rows,

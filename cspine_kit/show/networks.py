@@ -20,8 +20,8 @@ from cspine_kit.core.config import Config
 from cspine_kit.core.paths import Competition, RunPaths
 from cspine_kit.core.tables import MASK_COLUMNS, read_table
 from cspine_kit.data.centers import HALF_VERTEBRA_MM
-from cspine_kit.vision.calibration import true_centers
 from cspine_kit.vision.names import VERTEBRA
+from cspine_kit.vision.oof.calibration import true_centers
 from cspine_kit.vision.tasks.vertebra import combined, decode_study
 
 COLUMNS = (

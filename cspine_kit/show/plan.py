@@ -15,7 +15,7 @@ from cspine_kit.core.anatomy import REAL_MASKED, REAL_SLICES, REAL_STUDIES
 from cspine_kit.core.config import Config, GridConfig, ModelConfig
 from cspine_kit.core.paths import MASK_ENDINGS, Competition
 from cspine_kit.data.volumes.cache import COMPRESSED
-from cspine_kit.vision.measure import Speed
+from cspine_kit.vision.compare.measure import Speed
 
 REAL_COVERAGE_MM, SPINE_MM = 250.0, 140.0
 """Assumed length of a scan and of C1..C7, mm; with a step they give the slices a network sees."""

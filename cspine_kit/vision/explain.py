@@ -29,11 +29,11 @@ from cspine_kit.core.errors import ArtifactError
 from cspine_kit.core.numbers import IntArray
 from cspine_kit.data.volumes.patch import Patch
 from cspine_kit.data.volumes.volume import Volume
+from cspine_kit.vision.inputs.views import StudyView
 from cspine_kit.vision.nets.volume3d import VolumeModel
 from cspine_kit.vision.tasks.kinds import task_of
 from cspine_kit.vision.tasks.levels import LevelsTask
 from cspine_kit.vision.tasks.task import Task
-from cspine_kit.vision.views import StudyView
 
 LEVEL_HEADS = ("fracture", "study", "level")
 """Heads that speak of vertebrae, the first that a network has: of all seven, or of its own unit."""

@@ -29,11 +29,11 @@ from cspine_kit.core.execution import usable_cores
 from cspine_kit.core.numbers import FloatArray
 from cspine_kit.data.volumes.patch import Windows
 from cspine_kit.data.volumes.volume import Volume
-from cspine_kit.vision.augment import mirrored, mirrored_outputs
+from cspine_kit.vision.inputs.augment import mirrored, mirrored_outputs
+from cspine_kit.vision.inputs.views import StudyView
 from cspine_kit.vision.nets.heads import Network
 from cspine_kit.vision.tasks.kinds import task_of
 from cspine_kit.vision.tasks.task import Task
-from cspine_kit.vision.views import StudyView
 
 Outputs = dict[str, torch.Tensor]
 Name = TypeVar("Name", bound=Hashable)

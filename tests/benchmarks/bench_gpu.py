@@ -33,11 +33,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from cspine_kit.core.config import load_config
 from cspine_kit.core.execution import measure_gflops, tune_process, usable_cores
 from cspine_kit.core.paths import Competition, RunPaths
-from cspine_kit.infer.ensemble import Ensemble
+from cspine_kit.infer.chains.ensemble import Ensemble
 from cspine_kit.infer.manifest import open_bundle
-from cspine_kit.vision.chain import FoldChain
-from cspine_kit.vision.dataset import StackDataset
-from cspine_kit.vision.inputs import open_inputs
+from cspine_kit.vision.inputs.dataset import StackDataset
+from cspine_kit.vision.inputs.tables import open_inputs
+from cspine_kit.vision.oof.chain import FoldChain
 from cspine_kit.vision.predict import devices
 from cspine_kit.vision.tasks.kinds import task_of
 from cspine_kit.vision.tasks.task import Lesson

@@ -27,12 +27,12 @@ from cspine_kit.core.metric import evaluate
 from cspine_kit.core.paths import Competition
 from cspine_kit.data.labels import read_labels
 from cspine_kit.data.reader.dicom import list_files
-from cspine_kit.infer.devices import Devices
-from cspine_kit.infer.ensemble import Ensemble
-from cspine_kit.infer.governor import Governor
+from cspine_kit.infer.chains.ensemble import Ensemble
+from cspine_kit.infer.chains.governor import Governor
 from cspine_kit.infer.manifest import open_bundle
-from cspine_kit.infer.reading import ReadAhead
-from cspine_kit.infer.worker import Worker
+from cspine_kit.infer.studies.devices import Devices
+from cspine_kit.infer.studies.reading import ReadAhead
+from cspine_kit.infer.studies.worker import Worker
 from cspine_kit.vision.nets.heads import Network
 from cspine_kit.vision.predict import PLAIN, forward, run_model
 

@@ -30,7 +30,7 @@ from cspine_kit.phantom.competition.write import (  # noqa: E402
     plan_studies,
     render_study,
 )
-from cspine_kit.vision.inputs import open_inputs  # noqa: E402
+from cspine_kit.vision.inputs.tables import open_inputs  # noqa: E402
 from cspine_kit.vision.tasks.kinds import task_of  # noqa: E402
 from cspine_kit.vision.tasks.levels import LevelsTask  # noqa: E402
 

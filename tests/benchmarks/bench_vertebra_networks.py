@@ -21,7 +21,7 @@ from cspine_kit.show.ablation.run import begin_run
 from cspine_kit.show.networks import networks_table
 from cspine_kit.show.presence import write_presence
 from cspine_kit.vision.names import VERTEBRA
-from cspine_kit.vision.oof import make_levels
+from cspine_kit.vision.oof.run import make_levels
 
 SECOND = "unet"
 MEMBERS = {"area": {"target": "area"}, "header": {"header": True}, SECOND: {"kind": "segment"}}

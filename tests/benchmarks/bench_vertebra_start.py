@@ -24,8 +24,8 @@ from cspine_kit.core.tables import MASK_COLUMNS, SPINE_BOX_COLUMNS, read_table, 
 from cspine_kit.data.stages import prepare  # noqa: E402
 from cspine_kit.phantom.competition.write import write_competition  # noqa: E402
 from cspine_kit.vision.finder.score import figures, judge, read_truth  # noqa: E402
-from cspine_kit.vision.inputs import open_inputs  # noqa: E402
-from cspine_kit.vision.oof import make_levels  # noqa: E402
+from cspine_kit.vision.inputs.tables import open_inputs  # noqa: E402
+from cspine_kit.vision.oof.run import make_levels  # noqa: E402
 
 FOLDS = 2
 

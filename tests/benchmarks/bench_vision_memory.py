@@ -30,9 +30,9 @@ from cspine_kit.core.tables import (
 from cspine_kit.data.volumes.read import read_both
 from cspine_kit.data.volumes.store import open_volume, write_volume
 from cspine_kit.data.volumes.volume import Volume
-from cspine_kit.infer.noise import levels_everywhere
+from cspine_kit.infer.chains.noise import levels_everywhere
 from cspine_kit.phantom.competition.write import write_competition
-from cspine_kit.vision.dataset import StackDataset
+from cspine_kit.vision.inputs.dataset import StackDataset
 from cspine_kit.vision.tasks.kinds import task_of
 from cspine_kit.vision.tasks.task import Lesson
 from cspine_kit.vision.training.batches import Steps

@@ -28,7 +28,8 @@ from faults import (
 from safetensors.torch import load_file, save_file
 
 from cspine_kit.core.runs import file_hash, read_json, write_json
-from cspine_kit.infer import ensemble, manifest
+from cspine_kit.infer import manifest
+from cspine_kit.infer.chains import ensemble
 from cspine_kit.infer.manifest import COPY, MANIFEST
 from cspine_kit.stack.model.stack import Stack
 from cspine_kit.vision import predict

@@ -16,8 +16,8 @@ import faults
 import numpy as np
 from faults import Count, Ground, count_rows, patience_with, run_here, uids
 
-from cspine_kit.infer import listing, reading
 from cspine_kit.infer.log import IMAGE
+from cspine_kit.infer.studies import listing, reading
 
 STUDIES, VICTIMS = 6, ("1.2", "1.5")
 SPARED = [uid for uid in uids(STUDIES) if uid not in VICTIMS]

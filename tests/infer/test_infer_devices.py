@@ -10,10 +10,10 @@ import pytest
 from cspine_kit.core.anatomy import TARGETS
 from cspine_kit.core.errors import ArtifactError, StudyError
 from cspine_kit.infer.answer import Answer
-from cspine_kit.infer.devices import Devices
-from cspine_kit.infer.governor import Effort, Governor
+from cspine_kit.infer.chains.governor import Effort, Governor
 from cspine_kit.infer.patience import Patience
-from cspine_kit.infer.reading import Reading
+from cspine_kit.infer.studies.devices import Devices
+from cspine_kit.infer.studies.reading import Reading
 
 EFFORT = Effort(1, 1, ("a",))
 FAST = Patience(load_s=0.4, network_s=0.4)

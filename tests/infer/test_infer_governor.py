@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cspine_kit.core.config import load_config
-from cspine_kit.infer.governor import Costs, Effort, Governor, ladder
+from cspine_kit.infer.chains.governor import Costs, Effort, Governor, ladder
 
 MEMBERS = {"strong": 3.0, "weak": 1.5}
 """Seconds per study, fold and view."""

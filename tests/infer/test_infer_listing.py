@@ -9,9 +9,9 @@ import pytest
 
 from cspine_kit.core.anatomy import TARGETS
 from cspine_kit.core.paths import Competition
-from cspine_kit.infer import listing
-from cspine_kit.infer.listing import Survey
 from cspine_kit.infer.patience import run_all, within
+from cspine_kit.infer.studies import listing
+from cspine_kit.infer.studies.listing import Survey
 
 UIDS = [f"1.{i}" for i in range(40)]
 

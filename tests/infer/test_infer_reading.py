@@ -14,8 +14,8 @@ import pytest
 from cspine_kit.core.config import FineConfig, GridConfig, PhantomConfig, VolumesConfig
 from cspine_kit.data.volumes.read import read_both
 from cspine_kit.data.volumes.store import every_slice
-from cspine_kit.infer import reading
-from cspine_kit.infer.reading import ReadAhead, Reading, reader_memory
+from cspine_kit.infer.studies import reading
+from cspine_kit.infer.studies.reading import ReadAhead, Reading, reader_memory
 from cspine_kit.phantom.competition.write import write_competition
 
 PATIENCE_S = 60.0
@@ -122,7 +122,7 @@ def test_a_process_that_hangs_is_replaced(folders, tmp_path):
 def test_a_reader_has_its_share_of_memory_and_no_more(folders, tmp_path):
     assert reader_memory(1) >= reader_memory(64) == 2 << 30
     code = (
-        "from cspine_kit.infer.reading import _limit_memory; _limit_memory(256 << 20)\n"
+        "from cspine_kit.infer.studies.reading import _limit_memory; _limit_memory(256 << 20)\n"
         "bytearray(64 << 20)\n"
         "try:\n    bytearray(512 << 20)\nexcept MemoryError:\n    print('refused')"
     )

@@ -11,11 +11,11 @@ from cells_models import flip
 from faults import IMAGE, Ground, Result, read_result
 
 from cspine_kit.infer import manifest
-from cspine_kit.infer.ensemble import Ensemble
+from cspine_kit.infer.chains.ensemble import Ensemble
 from cspine_kit.infer.log import KernelLog
 from cspine_kit.infer.patience import Patience
-from cspine_kit.infer.pulse import pulse
 from cspine_kit.infer.run import run_kernel
+from cspine_kit.infer.studies.pulse import pulse
 from cspine_kit.stack.external.extras import Extras
 from cspine_kit.vision import predict
 

@@ -14,11 +14,11 @@ from cspine_kit.data.volumes.curve import HuCurve
 from cspine_kit.data.volumes.lattice import Lattice
 from cspine_kit.data.volumes.volume import Held, Volume, Volumes
 from cspine_kit.infer.answer import Answer
-from cspine_kit.infer.ensemble import Ensemble
-from cspine_kit.infer.governor import Costs, Effort, Governor
-from cspine_kit.infer.prediction import Prediction, Trace
-from cspine_kit.infer.reading import Reading
-from cspine_kit.infer.worker import Worker
+from cspine_kit.infer.chains.ensemble import Ensemble
+from cspine_kit.infer.chains.governor import Costs, Effort, Governor
+from cspine_kit.infer.chains.prediction import Prediction, Trace
+from cspine_kit.infer.studies.reading import Reading
+from cspine_kit.infer.studies.worker import Worker
 
 UID = "1.2.3"
 EFFORT = Effort(1, 1, ("a",))
@@ -128,7 +128,7 @@ def ensemble_of(
 ) -> Ensemble:
     """An ensemble of two members whose networks are names; those of `vertebra` find no neck."""
     from cspine_kit.core.tables import FRACTURE_COLUMNS, VERTEBRA_COLUMNS
-    from cspine_kit.infer import ensemble as module
+    from cspine_kit.infer.chains import ensemble as module
     from cspine_kit.stack.fallback.imputer import Imputer
     from cspine_kit.vision.predict import Said
 

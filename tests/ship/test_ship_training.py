@@ -23,7 +23,7 @@ from cspine_kit.ship.training.names import (
     training_ref,
 )
 from cspine_kit.ship.training.output import leave, read_report, sessions, take
-from cspine_kit.vision.oof import missing, room_for, run_oof
+from cspine_kit.vision.oof.run import missing, room_for, run_oof
 
 
 @pytest.fixture(scope="module", name="config")
@@ -131,7 +131,7 @@ def test_an_error_costs_the_session_and_not_what_it_did(config, tmp_path, monkey
     def broken(*_: object) -> None:
         raise RuntimeError("the disk is full")
 
-    monkeypatch.setattr("cspine_kit.vision.oof.run_oof", broken)
+    monkeypatch.setattr("cspine_kit.vision.oof.run.run_oof", broken)
     report = place.session(1.0)
     assert report.fault == "RuntimeError: the disk is full" and report.next is None
     assert len(list(place.outputs[1].rglob("weights.safetensors"))) == 2

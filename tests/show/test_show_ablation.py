@@ -15,7 +15,7 @@ from cspine_kit.show.ablation.grid import read_grid
 from cspine_kit.show.ablation.run import check_rows
 from cspine_kit.show.ablation.table import BASE
 from cspine_kit.show.report.run import Run
-from cspine_kit.vision.borrow import link
+from cspine_kit.vision.oof.borrow import link
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / "configs" / "demo.yaml"

@@ -8,7 +8,7 @@ import pytest
 from cspine_kit.cli import main
 from cspine_kit.core.config import load_config
 from cspine_kit.show.plan import describe_plan
-from cspine_kit.vision.measure import Speed
+from cspine_kit.vision.compare.measure import Speed
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 

@@ -19,7 +19,7 @@ from cspine_kit.show.report import run as run_module
 from cspine_kit.show.report import sections
 from cspine_kit.show.report.page import MOST_MB, write_report
 from cspine_kit.show.report.run import Run
-from cspine_kit.vision.lineage import LINEAGE_FILE, read_lineage
+from cspine_kit.vision.oof.lineage import LINEAGE_FILE, read_lineage
 
 CONFIG = Path("configs/tiny.yaml")
 STATE = {"kit": "0", "config": str(CONFIG), "stages": {}, "changed_parts": [], "next": None}

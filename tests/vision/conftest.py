@@ -12,7 +12,7 @@ from cspine_kit.core.config import Config, ModelConfig, load_config
 from cspine_kit.data.volumes.curve import HuCurve
 from cspine_kit.data.volumes.lattice import Lattice
 from cspine_kit.data.volumes.volume import Held, Volume
-from cspine_kit.vision.dataset import StackDataset
+from cspine_kit.vision.inputs.dataset import StackDataset
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 

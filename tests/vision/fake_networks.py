@@ -15,8 +15,8 @@ import pandas as pd
 
 from cspine_kit.core.runs import publish, write_json
 from cspine_kit.core.tables import FRACTURE_COLUMNS, SPINE_BOX_COLUMNS, VERTEBRA_COLUMNS
-from cspine_kit.vision import steps
 from cspine_kit.vision.names import MODEL_FILE, WEIGHTS_FILE
+from cspine_kit.vision.oof import steps
 from cspine_kit.vision.predict import Said
 
 

@@ -6,7 +6,7 @@ import torch
 from run_folder import tiny_config, write_run
 
 from cspine_kit.core.errors import ConfigError
-from cspine_kit.vision.backbones import FOURTEEN, compare, summary
+from cspine_kit.vision.compare.backbones import FOURTEEN, compare, summary
 from cspine_kit.vision.nets.backbone import check_backbone
 from cspine_kit.vision.nets.heads import SliceModel
 from cspine_kit.vision.tasks.vertebra import VertebraTask

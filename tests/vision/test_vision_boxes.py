@@ -8,15 +8,15 @@ import torch
 from cspine_kit.core.anatomy import OVERALL, TARGETS
 from cspine_kit.core.errors import ConfigError
 from cspine_kit.core.tables import BOX_COLUMNS, MASK_COLUMNS, check_table
-from cspine_kit.vision.augment import mirrored, mirrored_outputs
-from cspine_kit.vision.chain import FoldChain
 from cspine_kit.vision.check import check_config
-from cspine_kit.vision.dataset import StackDataset
-from cspine_kit.vision.detection import detection
-from cspine_kit.vision.inputs import open_inputs
+from cspine_kit.vision.compare.detection import detection
+from cspine_kit.vision.inputs.augment import mirrored, mirrored_outputs
+from cspine_kit.vision.inputs.dataset import StackDataset
+from cspine_kit.vision.inputs.tables import open_inputs
 from cspine_kit.vision.nets.kinds import build_net
 from cspine_kit.vision.nets.store import load_model, save_model
-from cspine_kit.vision.oof import run_oof
+from cspine_kit.vision.oof.chain import FoldChain
+from cspine_kit.vision.oof.run import run_oof
 from cspine_kit.vision.predict import predict
 from cspine_kit.vision.tasks.boxes import overlaps
 from cspine_kit.vision.tasks.kinds import task_of

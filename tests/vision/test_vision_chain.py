@@ -14,8 +14,8 @@ from run_folder import tiny_config, write_run
 
 from cspine_kit.core.paths import RunPaths
 from cspine_kit.core.tables import read_table, write_table
-from cspine_kit.vision import chain as chain_room
-from cspine_kit.vision.oof import run_oof
+from cspine_kit.vision.oof import chain as chain_room
+from cspine_kit.vision.oof.run import run_oof
 from cspine_kit.vision.tasks.slices import SlicesTask
 from cspine_kit.vision.tasks.vertebra import VertebraTask
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from cspine_kit.core.paths import RunPaths
 from cspine_kit.core.tables import read_table
 from cspine_kit.data.stages import prepare, run_coarse, run_folds, run_index
-from cspine_kit.vision.oof import run_oof
+from cspine_kit.vision.oof.run import run_oof
 
 A, B, C, D, E, F = TRAIN
 

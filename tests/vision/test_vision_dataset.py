@@ -8,9 +8,9 @@ import torch
 from whole_view import whole_view
 
 from cspine_kit.data.volumes.patch import draw
-from cspine_kit.vision.augment import augment_batch
-from cspine_kit.vision.dataset import StackDataset
-from cspine_kit.vision.views import spaced_slices, study_view
+from cspine_kit.vision.inputs.augment import augment_batch
+from cspine_kit.vision.inputs.dataset import StackDataset
+from cspine_kit.vision.inputs.views import spaced_slices, study_view
 
 
 def test_spaced_slices_are_spaced_in_mm():

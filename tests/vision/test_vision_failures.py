@@ -17,8 +17,9 @@ from cspine_kit.core.paths import RunPaths
 from cspine_kit.core.tables import read_table
 from cspine_kit.data.levels import decode_levels
 from cspine_kit.data.volumes.store import in_memory, open_volume, write_volume
-from cspine_kit.vision import oof, steps
-from cspine_kit.vision.attempts import Attempts
+from cspine_kit.vision.oof import run as oof
+from cspine_kit.vision.oof import steps
+from cspine_kit.vision.oof.attempts import Attempts
 from cspine_kit.vision.predict import Said
 
 BAD = "1.2.3"

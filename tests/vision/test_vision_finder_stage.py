@@ -15,12 +15,12 @@ from cspine_kit.core.paths import FINDER
 from cspine_kit.core.runs import fingerprint, read_json, write_json
 from cspine_kit.core.tables import read_table, write_table
 from cspine_kit.data.confidence import Calibration
-from cspine_kit.vision import calibration
 from cspine_kit.vision.finder import lend
 from cspine_kit.vision.finder.finder import CARD_FILE
-from cspine_kit.vision.lineage import read_lineage
 from cspine_kit.vision.nets.store import load_model
-from cspine_kit.vision.oof import run_oof
+from cspine_kit.vision.oof import calibration
+from cspine_kit.vision.oof.lineage import read_lineage
+from cspine_kit.vision.oof.run import run_oof
 
 
 def from_finder(**changes):

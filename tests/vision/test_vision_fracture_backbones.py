@@ -5,7 +5,7 @@ import pytest
 from run_folder import tiny_config, write_run
 
 from cspine_kit.core.errors import ConfigError
-from cspine_kit.vision.fracture_backbones import FOLDER, FOUR, compare, summary
+from cspine_kit.vision.compare.fracture_backbones import FOLDER, FOUR, compare, summary
 from cspine_kit.vision.nets.backbone import is_backbone
 
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from cspine_kit.core.config import SlicesConfig
 from cspine_kit.core.errors import DataError
-from cspine_kit.vision.dataset import StackDataset
+from cspine_kit.vision.inputs.dataset import StackDataset
 from cspine_kit.vision.names import WEIGHTS_FILE
 from cspine_kit.vision.tasks.kinds import task_of
 from cspine_kit.vision.training import optimizer, state

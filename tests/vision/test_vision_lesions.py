@@ -13,13 +13,13 @@ from cspine_kit.core.config import parse_config, read_config
 from cspine_kit.core.config.changes import apply_changes
 from cspine_kit.core.errors import ConfigError
 from cspine_kit.core.tables import BOX_COLUMNS, MASK_COLUMNS, read_table, write_table
-from cspine_kit.vision.augment import augment_batch
-from cspine_kit.vision.chain import FoldChain
-from cspine_kit.vision.dataset import StackDataset
-from cspine_kit.vision.inputs import open_inputs
+from cspine_kit.vision.inputs.augment import augment_batch
+from cspine_kit.vision.inputs.dataset import StackDataset
+from cspine_kit.vision.inputs.tables import open_inputs
 from cspine_kit.vision.nets.backbone import check_backbone
 from cspine_kit.vision.nets.kinds import build_net
-from cspine_kit.vision.oof import run_oof
+from cspine_kit.vision.oof.chain import FoldChain
+from cspine_kit.vision.oof.run import run_oof
 from cspine_kit.vision.tasks.kinds import task_of
 from cspine_kit.vision.tasks.task import Lesson
 from cspine_kit.vision.training.losses import batch_weights, loss_of

@@ -10,8 +10,8 @@ from cspine_kit.core.config import parse_config, read_config
 from cspine_kit.core.config.changes import apply_changes
 from cspine_kit.core.errors import ConfigError
 from cspine_kit.core.tables import FRACTURE_COLUMNS
-from cspine_kit.vision.dataset import StackDataset
 from cspine_kit.vision.explain import study_heat
+from cspine_kit.vision.inputs.dataset import StackDataset
 from cspine_kit.vision.nets.kinds import build_net
 from cspine_kit.vision.nets.store import load_model, save_model
 from cspine_kit.vision.predict import predict

@@ -12,8 +12,8 @@ from cspine_kit.core.metric import metric
 from cspine_kit.core.tables import FRACTURE_COLUMNS, MASK_COLUMNS, VERTEBRA_COLUMNS, check_table
 from cspine_kit.data.levels import decode_visible
 from cspine_kit.data.volumes.volume import Held
-from cspine_kit.vision.augment import augment_batch, mirrored, mirrored_outputs
-from cspine_kit.vision.dataset import StackDataset
+from cspine_kit.vision.inputs.augment import augment_batch, mirrored, mirrored_outputs
+from cspine_kit.vision.inputs.dataset import StackDataset
 from cspine_kit.vision.nets.kinds import build_net
 from cspine_kit.vision.nets.store import load_model, save_model
 from cspine_kit.vision.predict import predict

@@ -6,11 +6,11 @@ from run_folder import tiny_config, write_run
 
 from cspine_kit.core.errors import ArtifactError
 from cspine_kit.core.runs import fingerprint, read_json, write_json
-from cspine_kit.vision.chain import FoldChain
-from cspine_kit.vision.inputs import open_inputs
-from cspine_kit.vision.lineage import check_lineage, read_lineage, seal_model, write_lineage
-from cspine_kit.vision.oof import run_oof
-from cspine_kit.vision.steps import train_fracture
+from cspine_kit.vision.inputs.tables import open_inputs
+from cspine_kit.vision.oof.chain import FoldChain
+from cspine_kit.vision.oof.lineage import check_lineage, read_lineage, seal_model, write_lineage
+from cspine_kit.vision.oof.run import run_oof
+from cspine_kit.vision.oof.steps import train_fracture
 
 
 @pytest.fixture(name="paths")

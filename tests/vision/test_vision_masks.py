@@ -11,8 +11,8 @@ from cspine_kit.core.anatomy import LEVELS, N_LEVELS, TARGETS
 from cspine_kit.core.errors import ConfigError
 from cspine_kit.core.tables import MASK_COLUMNS
 from cspine_kit.data.volumes.volume import Held
-from cspine_kit.vision.augment import augment_batch
-from cspine_kit.vision.dataset import StackDataset
+from cspine_kit.vision.inputs.augment import augment_batch
+from cspine_kit.vision.inputs.dataset import StackDataset
 from cspine_kit.vision.nets.backbone import check_backbone
 from cspine_kit.vision.nets.kinds import build_net
 from cspine_kit.vision.tasks.kinds import task_of

@@ -8,9 +8,9 @@ import torch
 from cspine_kit.core.config import parse_config, read_config
 from cspine_kit.core.config.changes import apply_changes
 from cspine_kit.core.errors import ConfigError
-from cspine_kit.vision.augment import augment_batch
-from cspine_kit.vision.chain import _settings
-from cspine_kit.vision.mixing import cut_pairs, mix_pairs
+from cspine_kit.vision.inputs.augment import augment_batch
+from cspine_kit.vision.inputs.mixing import cut_pairs, mix_pairs
+from cspine_kit.vision.oof.chain import _settings
 
 PATH = Path(__file__).resolve().parents[2] / "configs" / "hard-gpu.yaml"
 

@@ -18,7 +18,7 @@ import resource, sys
 from pathlib import Path
 from run_folder import tiny_config
 from cspine_kit.core.paths import RunPaths
-from cspine_kit.vision.oof import train_member
+from cspine_kit.vision.oof.run import train_member
 limit = int(sys.argv[2])
 resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
 train_member(tiny_config(workers=int(sys.argv[3])), RunPaths(Path(sys.argv[1])), "a", 1)

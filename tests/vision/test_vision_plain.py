@@ -9,8 +9,8 @@ from cspine_kit.core.config import parse_config, read_config
 from cspine_kit.core.config.changes import apply_changes
 from cspine_kit.core.errors import ConfigError
 from cspine_kit.core.tables import FRACTURE_COLUMNS, VERTEBRA_COLUMNS, check_table
-from cspine_kit.vision.augment import augment_batch
-from cspine_kit.vision.mixing import mix_pairs
+from cspine_kit.vision.inputs.augment import augment_batch
+from cspine_kit.vision.inputs.mixing import mix_pairs
 from cspine_kit.vision.nets.kinds import build_net
 from cspine_kit.vision.predict import predict
 from cspine_kit.vision.tasks.kinds import task_of

@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from cspine_kit.core.errors import StudyError
-from cspine_kit.vision import views
+from cspine_kit.vision.inputs import views
+from cspine_kit.vision.inputs.views import StudyView
 from cspine_kit.vision.nets.heads import SliceModel
 from cspine_kit.vision.predict import Drawn, forward, predict, run_model, visible_gpus
 from cspine_kit.vision.tasks.slices import SlicesTask
 from cspine_kit.vision.tasks.vertebra import VertebraTask
-from cspine_kit.vision.views import StudyView
 
 
 @pytest.fixture(name="model")

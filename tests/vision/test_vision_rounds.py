@@ -18,14 +18,14 @@ from cspine_kit.core.config.changes import apply_changes
 from cspine_kit.core.errors import ConfigError
 from cspine_kit.core.tables import FRACTURE_COLUMNS, MASK_COLUMNS, read_table
 from cspine_kit.show.plan import describe_plan
-from cspine_kit.vision import steps
-from cspine_kit.vision.chain import FoldChain
-from cspine_kit.vision.inputs import open_inputs
-from cspine_kit.vision.lineage import read_lineage
-from cspine_kit.vision.oof import run_oof, train_member
+from cspine_kit.vision.inputs.tables import open_inputs
+from cspine_kit.vision.inputs.views import StudyView
+from cspine_kit.vision.oof import steps
+from cspine_kit.vision.oof.chain import FoldChain
+from cspine_kit.vision.oof.lineage import read_lineage
+from cspine_kit.vision.oof.run import run_oof, train_member
 from cspine_kit.vision.tasks.soft import soft_labels
 from cspine_kit.vision.tasks.task import Lesson
-from cspine_kit.vision.views import StudyView
 
 PATH = Path(__file__).resolve().parents[2] / "configs" / "hard-gpu.yaml"
 HALVES = ["a_half_0", "a_half_1"]

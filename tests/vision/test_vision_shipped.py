@@ -8,8 +8,8 @@ from torch.utils.data import default_collate
 
 from cspine_kit.core.config import LevelsConfig, ModelConfig, load_config
 from cspine_kit.vision.check import check_config
-from cspine_kit.vision.dataset import StackDataset
-from cspine_kit.vision.measure import MadeUp
+from cspine_kit.vision.compare.measure import MadeUp
+from cspine_kit.vision.inputs.dataset import StackDataset
 from cspine_kit.vision.nets.heads import inputs_of
 from cspine_kit.vision.nets.kinds import build_net
 from cspine_kit.vision.tasks.kinds import task_of

@@ -16,12 +16,12 @@ from cspine_kit.core.config import PseudoMasksConfig
 from cspine_kit.core.numbers import logit, sigmoid
 from cspine_kit.core.tables import VERTEBRA_COLUMNS, read_table, write_table
 from cspine_kit.show.networks import mask_truth, networks_table
-from cspine_kit.vision.augment import augment_batch
-from cspine_kit.vision.chain import FoldChain
-from cspine_kit.vision.inputs import open_inputs
-from cspine_kit.vision.lineage import read_lineage
+from cspine_kit.vision.inputs.augment import augment_batch
+from cspine_kit.vision.inputs.tables import open_inputs
 from cspine_kit.vision.nets.kinds import build_net
-from cspine_kit.vision.oof import run_oof
+from cspine_kit.vision.oof.chain import FoldChain
+from cspine_kit.vision.oof.lineage import read_lineage
+from cspine_kit.vision.oof.run import run_oof
 from cspine_kit.vision.predict import predict
 from cspine_kit.vision.tasks.kinds import task_of
 from cspine_kit.vision.tasks.pseudo import pseudo_labels

@@ -15,7 +15,7 @@ from torch import nn
 from whole_view import whole_view
 
 from cspine_kit.core.config import load_config
-from cspine_kit.vision.dataset import StackDataset
+from cspine_kit.vision.inputs.dataset import StackDataset
 from cspine_kit.vision.names import WEIGHTS_FILE
 from cspine_kit.vision.nets import heads
 from cspine_kit.vision.training import step
@@ -196,7 +196,7 @@ import logging
 from pathlib import Path
 from run_folder import tiny_config
 from cspine_kit.core.paths import RunPaths
-from cspine_kit.vision import oof
+from cspine_kit.vision.oof import run as oof
 from cspine_kit.vision.training.processes import is_main
 make = oof.Attempts.make
 def noted(self, *arguments):

@@ -6,8 +6,8 @@ from run_folder import tiny_config, write_run
 
 from cspine_kit.core.failures import read_failures
 from cspine_kit.core.tables import read_table
-from cspine_kit.vision import steps
-from cspine_kit.vision.oof import run_oof
+from cspine_kit.vision.oof import steps
+from cspine_kit.vision.oof.run import run_oof
 from cspine_kit.vision.predict import Said
 
 SMALL = {"backbone": "tiny_cnn", "pretrained": False, "in_chans": 3, "stack_step_mm": 6.0}

@@ -10,7 +10,7 @@ from whole_view import whole_view
 
 from cspine_kit.core.errors import ArtifactError, DataError
 from cspine_kit.core.runs import derive_seed
-from cspine_kit.vision.dataset import StackDataset
+from cspine_kit.vision.inputs.dataset import StackDataset
 from cspine_kit.vision.names import WEIGHTS_FILE
 from cspine_kit.vision.nets.heads import SliceModel
 from cspine_kit.vision.nets.store import load_model

@@ -11,7 +11,7 @@ from whole_view import whole_view
 
 from cspine_kit.core.anatomy import TARGETS
 from cspine_kit.core.metric import metric
-from cspine_kit.vision.dataset import StackDataset
+from cspine_kit.vision.inputs.dataset import StackDataset
 from cspine_kit.vision.names import WEIGHTS_FILE
 from cspine_kit.vision.tasks.slices import SlicesTask
 from cspine_kit.vision.tasks.vertebra import VertebraTask

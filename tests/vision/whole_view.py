@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cspine_kit.core.config import ModelConfig
 from cspine_kit.data.volumes.volume import Volume
-from cspine_kit.vision.views import StudyView, study_view
+from cspine_kit.vision.inputs.views import StudyView, study_view
 
 
 def whole_view(volume: Volume, config: ModelConfig, **targets: NDArray[np.float32]) -> StudyView:

@@ -54,8 +54,8 @@ from cspine_kit.ship.kaggle.service import (
     check_names,
     kernel_metadata,
 )
-from cspine_kit.vision.lineage import check_lineages
 from cspine_kit.vision.names import MODEL_FILE, VERTEBRA, WEIGHTS_FILE
+from cspine_kit.vision.oof.lineage import check_lineages
 
 SEPARATOR = "__"
 KIT_WHEEL = "cspine_kit"
@@ -169,7 +169,7 @@ def check_models(bundle: Path) -> None:
     Raises:
         ArtifactError: a file cannot be loaded, or a network gives no finite numbers; names it.
     """
-    from cspine_kit.infer.ensemble import Ensemble
+    from cspine_kit.infer.chains.ensemble import Ensemble
 
     with tempfile.TemporaryDirectory() as scratch:
         try:

@@ -119,7 +119,7 @@ def check_room(config: Config) -> None:
     Raises:
         ConfigError: names the network's stage and what to do.
     """
-    from cspine_kit.vision.oof import room_for
+    from cspine_kit.vision.oof.run import room_for
 
     for stage in (VERTEBRA, *config.members):
         needed = room_for(config, [stage], SESSION_GPUS)

@@ -116,7 +116,7 @@ def _config_here(dataset: Path, scans: Path | None, earlier: list[Session]) -> C
 def _make_volumes(config: Config, paths: RunPaths) -> Left:
     """Index and folds, then what fits of the volumes."""
     from cspine_kit.vision.names import VERTEBRA
-    from cspine_kit.vision.oof import missing
+    from cspine_kit.vision.oof.run import missing
 
     run_index(config, paths)
     run_folds(config, paths)
@@ -132,7 +132,7 @@ def _make_volumes(config: Config, paths: RunPaths) -> Left:
 
 def _train(config: Config, paths: RunPaths) -> Left:
     """What `make oof` does, as far as there are volumes and time."""
-    from cspine_kit.vision.oof import make_levels, run_oof
+    from cspine_kit.vision.oof.run import make_levels, run_oof
 
     run_folds(config, paths)
     needs: Kind = "cache"

@@ -30,10 +30,10 @@ from cspine_kit.show.ablation.grid import Row
 from cspine_kit.show.ablation.picture import gains
 from cspine_kit.show.ablation.table import BASE, compared, failed
 from cspine_kit.stack.pipeline import run_stack
-from cspine_kit.vision.borrow import borrow_models, link
 from cspine_kit.vision.check import check_config
-from cspine_kit.vision.inputs import open_inputs
-from cspine_kit.vision.oof import run_oof
+from cspine_kit.vision.inputs.tables import open_inputs
+from cspine_kit.vision.oof.borrow import borrow_models, link
+from cspine_kit.vision.oof.run import run_oof
 
 log = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 import pandas as pd
 
 from cspine_kit.show.report.figure import PLAIN_COLOR, Figure, bars_height, canvas, drawn
-from cspine_kit.vision import fracture_backbones
-from cspine_kit.vision.backbones import FIGURES, points, summary
+from cspine_kit.vision.compare import fracture_backbones
+from cspine_kit.vision.compare.backbones import FIGURES, points, summary
 
 BOXES = {"precision_30": "average precision, overlap 0.3", "precision_50": "overlap 0.5"}
 """Columns of `vision.detection.detection`, as the figure calls them."""

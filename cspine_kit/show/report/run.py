@@ -27,11 +27,11 @@ from cspine_kit.infer.log import read_kernel_log
 from cspine_kit.show.presence import judge_presence, systems_of
 from cspine_kit.show.report.figure import PLAIN_COLOR, SHIPS_COLOR, member_colors
 from cspine_kit.show.report.scan import Scan, read_scan
-from cspine_kit.vision.backbones import BACKBONES
-from cspine_kit.vision.detection import DETECTIONS
-from cspine_kit.vision.fracture_backbones import FOLDER
-from cspine_kit.vision.lineage import check_lineage
+from cspine_kit.vision.compare.backbones import BACKBONES
+from cspine_kit.vision.compare.detection import DETECTIONS
+from cspine_kit.vision.compare.fracture_backbones import FOLDER
 from cspine_kit.vision.names import VERTEBRA, WEIGHTS_FILE
+from cspine_kit.vision.oof.lineage import check_lineage
 from cspine_kit.vision.tasks.vertebra import combined
 
 Table: TypeAlias = Any

@@ -2,7 +2,7 @@
 
 In: a fold's chain without masks. Out: its vertebra model, a copy of the finder. Example::
 
-    from cspine_kit.vision.inputs import open_inputs
+    from cspine_kit.vision.inputs.tables import open_inputs
 
     chain = FoldChain(config, paths, open_inputs(paths), fold=0)
     if chain.by_finder:                          # no mask, and `vertebra.weights: finder`
@@ -18,10 +18,10 @@ from cspine_kit.core.config import VolumesConfig
 from cspine_kit.core.errors import ConfigError
 from cspine_kit.core.paths import FINDER
 from cspine_kit.core.runs import publish, read_json, write_json
-from cspine_kit.vision.chain import FoldChain
 from cspine_kit.vision.finder.finder import CARD_FILE
-from cspine_kit.vision.lineage import HASH, seal_model, write_lineage
 from cspine_kit.vision.names import MODEL_FILE, VERTEBRA, WEIGHTS_FILE
+from cspine_kit.vision.oof.chain import FoldChain
+from cspine_kit.vision.oof.lineage import HASH, seal_model, write_lineage
 
 log = logging.getLogger(__name__)
 

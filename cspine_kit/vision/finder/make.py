@@ -2,7 +2,7 @@
 
 In: fold 0's chain of `configs/finder.yaml`. Out: a folder that `shipped_finder` opens. Example::
 
-    from cspine_kit.vision.inputs import open_inputs
+    from cspine_kit.vision.inputs.tables import open_inputs
 
     chain = FoldChain(config, paths, open_inputs(paths), fold=0)
     made = make_finder(chain, Path("finder"), {"test": competition})
@@ -25,12 +25,12 @@ from cspine_kit.core.paths import Competition
 from cspine_kit.core.runs import file_hash, package_versions, read_json, write_json
 from cspine_kit.data.confidence import PLAIN, fit_calibration
 from cspine_kit.data.volumes.read import read_coarse
-from cspine_kit.vision.calibration import judged_beliefs
-from cspine_kit.vision.chain import FoldChain
 from cspine_kit.vision.finder.finder import CARD_FILE, LevelFinder, shipped_finder
 from cspine_kit.vision.finder.score import by_variety, judge, read_truth
 from cspine_kit.vision.names import MODEL_FILE, VERTEBRA, WEIGHTS_FILE
 from cspine_kit.vision.nets.store import SYNTHETIC, load_model
+from cspine_kit.vision.oof.calibration import judged_beliefs
+from cspine_kit.vision.oof.chain import FoldChain
 
 CHECK_PHANTOM = PhantomConfig(
     studies=1, test_studies=4, size_px=96, masked=0, boxed=0, variety=0.5, files="nifti", seed=81

@@ -24,8 +24,8 @@ from cspine_kit.core.config import (
     SlicesConfig,
     VertebraConfig,
 )
+from cspine_kit.vision.inputs.views import FACT_NAMES
 from cspine_kit.vision.nets.backbone import create_backbone
-from cspine_kit.vision.views import FACT_NAMES
 
 PIXEL_MEAN, PIXEL_STD = 0.449, 0.226
 """ImageNet statistics averaged over color channels, for any number of channels."""

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from cspine_kit.core.numbers import FloatArray, logit, sigmoid
 from cspine_kit.core.tables import MASK_COLUMNS
+from cspine_kit.vision.inputs.views import StudyView
 from cspine_kit.vision.tasks.shown import native_rows
 from cspine_kit.vision.tasks.task import Lesson, Outputs
 from cspine_kit.vision.tasks.vertebra import VertebraTask, stage_rows
-from cspine_kit.vision.views import StudyView
 
 USUAL_SHARE = 0.43
 """Of a level's largest section on the slices that show it: 0.39 (C5) to 0.51 (C1) in phantoms'

@@ -23,10 +23,10 @@ from torch.nn import functional as F
 from cspine_kit.core.config import BoxesConfig
 from cspine_kit.core.numbers import BoolArray, FloatArray, sigmoid
 from cspine_kit.data.volumes.patch import from_shares
+from cspine_kit.vision.inputs.views import StudyView
 from cspine_kit.vision.tasks.lesions import known_boxes
 from cspine_kit.vision.tasks.slices import SlicesTask
 from cspine_kit.vision.tasks.task import Batch, Lesson, Outputs, Targets, Term
-from cspine_kit.vision.views import StudyView
 
 EXTENT_LOSS = 5.0
 """Weight of how far boxes reach beside where they are."""

@@ -24,10 +24,10 @@ from cspine_kit.core.numbers import BoolArray
 from cspine_kit.core.tables import BOX_COLUMNS
 from cspine_kit.data.volumes.patch import to_shares
 from cspine_kit.data.volumes.volume import Volume
+from cspine_kit.vision.inputs.views import StudyView
 from cspine_kit.vision.nets.heads import LESIONS
 from cspine_kit.vision.tasks.shown import native_rows
 from cspine_kit.vision.tasks.task import Lesson, Targets
-from cspine_kit.vision.views import StudyView
 
 BOXES = "boxes"
 """Name of the target that `drawn_boxes` draws."""

@@ -34,6 +34,7 @@ from cspine_kit.core.metric import auc, metric
 from cspine_kit.core.numbers import FloatArray, IntArray, sigmoid
 from cspine_kit.core.tables import FRACTURE_COLUMNS, VERTEBRA_COLUMNS
 from cspine_kit.data.volumes.volume import Volume
+from cspine_kit.vision.inputs.views import StudyView, level_view
 from cspine_kit.vision.nets.heads import LESIONS, learned_maps
 from cspine_kit.vision.tasks.lesions import lesion_targets
 from cspine_kit.vision.tasks.shown import shown_levels, some_levels
@@ -48,7 +49,6 @@ from cspine_kit.vision.tasks.task import (
     Term,
     map_terms,
 )
-from cspine_kit.vision.views import StudyView, level_view
 
 UNSEEN = -6.0
 """Logit of a level's visibility beyond the stacks that looked at it, and out of the scan."""

@@ -24,9 +24,9 @@ from cspine_kit.core.metric import auc
 from cspine_kit.core.numbers import FloatArray
 from cspine_kit.data.spine import inside_levels
 from cspine_kit.data.volumes.volume import Volume
+from cspine_kit.vision.inputs.views import StudyView
 from cspine_kit.vision.tasks.slices import SlicesTask
 from cspine_kit.vision.tasks.task import Batch, Outputs, Term, map_terms
-from cspine_kit.vision.views import StudyView
 
 SEEN, UNSEEN = 4.0, -6.0
 """Logits of a level's visibility inside its range and out of it."""

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from cspine_kit.core.tables import VERTEBRA_COLUMNS
 from cspine_kit.data.levels import decode_beliefs
-from cspine_kit.vision.views import StudyView
+from cspine_kit.vision.inputs.views import StudyView
 
 Float32 = NDArray[np.float32]
 

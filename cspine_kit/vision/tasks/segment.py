@@ -21,11 +21,11 @@ from cspine_kit.core.config import SegmentConfig
 from cspine_kit.core.errors import StudyError
 from cspine_kit.core.numbers import FloatArray
 from cspine_kit.data.volumes.patch import draw_mask
+from cspine_kit.vision.inputs.views import StudyView
 from cspine_kit.vision.nets.unet import LABELS, MAP, N_LABELS
 from cspine_kit.vision.tasks.shown import shown_levels
 from cspine_kit.vision.tasks.task import Batch, Lesson, Outputs, Targets, Term
 from cspine_kit.vision.tasks.vertebra import StageTask, stage_rows, visible_term
-from cspine_kit.vision.views import StudyView
 
 EDGE = 0.02
 """Share of a slice's labelled pixels that its spine box leaves out at every side."""

@@ -21,8 +21,8 @@ from cspine_kit.core.tables import MASK_COLUMNS, VERTEBRA_COLUMNS
 from cspine_kit.data.levels import decode_visible
 from cspine_kit.data.volumes.patch import draw_mask
 from cspine_kit.data.volumes.volume import Volume, nearest_slices
+from cspine_kit.vision.inputs.views import StudyView
 from cspine_kit.vision.tasks.task import Lesson
-from cspine_kit.vision.views import StudyView
 
 BODY_MM = 12.0
 """To this side of its center a vertebra is sure to be seen on standing planes."""

@@ -25,6 +25,14 @@ from cspine_kit.core.numbers import BoolArray, FloatArray, IntArray, noisy_or, s
 from cspine_kit.core.tables import FRACTURE_COLUMNS, VERTEBRA_COLUMNS
 from cspine_kit.data.spine import shows_spine, spine_centers
 from cspine_kit.data.volumes.volume import Volume
+from cspine_kit.vision.inputs.views import (
+    StudyView,
+    level_facts,
+    present_levels,
+    spaced_slices,
+    standing_view,
+    study_view,
+)
 from cspine_kit.vision.nets.heads import LESIONS, asks_levels, learned_maps
 from cspine_kit.vision.tasks.lesions import lesion_targets
 from cspine_kit.vision.tasks.shown import shown_levels, some_levels
@@ -38,14 +46,6 @@ from cspine_kit.vision.tasks.task import (
     Task,
     Term,
     map_terms,
-)
-from cspine_kit.vision.views import (
-    StudyView,
-    level_facts,
-    present_levels,
-    spaced_slices,
-    standing_view,
-    study_view,
 )
 
 

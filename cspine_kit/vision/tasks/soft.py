@@ -28,10 +28,10 @@ from cspine_kit.core.anatomy import LEVELS
 from cspine_kit.core.config import ClassifierConfig, ModelConfig
 from cspine_kit.core.numbers import sigmoid
 from cspine_kit.core.tables import FRACTURE_COLUMNS, MASK_COLUMNS
+from cspine_kit.vision.inputs.views import StudyView
 from cspine_kit.vision.tasks.lesions import known_boxes
 from cspine_kit.vision.tasks.shown import native_rows
 from cspine_kit.vision.tasks.task import Lesson
-from cspine_kit.vision.views import StudyView
 
 LABEL = "label"
 """Name of the target of single slices."""

@@ -25,8 +25,8 @@ from torch.nn import functional as F
 from cspine_kit.core.config import ClassifierConfig, ModelConfig
 from cspine_kit.core.numbers import FloatArray, IntArray
 from cspine_kit.data.volumes.volume import Volume
+from cspine_kit.vision.inputs.views import StudyView
 from cspine_kit.vision.nets.heads import LESIONS, learned_maps
-from cspine_kit.vision.views import StudyView
 
 Batch = dict[str, torch.Tensor]
 Term = tuple[torch.Tensor, torch.Tensor]

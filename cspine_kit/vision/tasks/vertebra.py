@@ -25,6 +25,7 @@ from cspine_kit.core.tables import SPINE_BOX_COLUMNS, VERTEBRA_COLUMNS
 from cspine_kit.data.levels import decode_levels
 from cspine_kit.data.volumes.patch import from_shares
 from cspine_kit.data.volumes.volume import Volume
+from cspine_kit.vision.inputs.views import StudyView, header_facts, spaced_slices, study_view
 from cspine_kit.vision.nets.heads import asks_headers
 from cspine_kit.vision.tasks.pseudo import pseudo_labels
 from cspine_kit.vision.tasks.shown import native_rows, shown_levels
@@ -38,7 +39,6 @@ from cspine_kit.vision.tasks.task import (
     Term,
     some_of_each,
 )
-from cspine_kit.vision.views import StudyView, header_facts, spaced_slices, study_view
 
 THORACIC = "thoracic"
 

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from cspine_kit.core.config import MemberConfig, ModelConfig
 from cspine_kit.core.errors import DataError
 from cspine_kit.core.runs import derive_seed
-from cspine_kit.vision.dataset import Sample, StackDataset
+from cspine_kit.vision.inputs.dataset import Sample, StackDataset
 
 _HALVES = {"all": None, "same_half": (0, 0), "other_half": (0, 1)}
 """By `head_studies`, of which half the backbone's epochs and those of the heads show studies."""

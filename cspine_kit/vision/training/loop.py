@@ -29,7 +29,7 @@ from cspine_kit.core.deadline import time_is_up
 from cspine_kit.core.errors import DataError, Unfinished
 from cspine_kit.core.runs import derive_seed, run_record
 from cspine_kit.core.tasks import is_worker, report
-from cspine_kit.vision.dataset import StackDataset
+from cspine_kit.vision.inputs.dataset import StackDataset
 from cspine_kit.vision.nets.heads import Network
 from cspine_kit.vision.nets.kinds import build_net
 from cspine_kit.vision.nets.store import save_model, start_from, take_weights

@@ -24,7 +24,7 @@ import torch
 from accelerate import Accelerator
 
 from cspine_kit.core.config import ModelConfig
-from cspine_kit.vision.augment import augment_batch
+from cspine_kit.vision.inputs.augment import augment_batch
 from cspine_kit.vision.nets.heads import inputs_of
 from cspine_kit.vision.predict import is_out_of_memory
 from cspine_kit.vision.tasks.task import Batch, Task

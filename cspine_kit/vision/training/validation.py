@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Subset
 
 from cspine_kit.core.config import ModelConfig
 from cspine_kit.core.runs import publish
-from cspine_kit.vision.dataset import StackDataset
+from cspine_kit.vision.inputs.dataset import StackDataset
 from cspine_kit.vision.nets.heads import inputs_of
 from cspine_kit.vision.tasks.kinds import task_of
 from cspine_kit.vision.training.losses import batch_weights

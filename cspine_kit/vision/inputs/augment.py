@@ -26,7 +26,7 @@ from cspine_kit.core.config import (
     StageConfig,
     StudyConfig,
 )
-from cspine_kit.vision.mixing import mixed, uniform
+from cspine_kit.vision.inputs.mixing import mixed, uniform
 from cspine_kit.vision.nets.heads import FACTS, LESIONS, MASK
 
 

@@ -3,7 +3,7 @@
 In: the chains of all folds, with levels. Out: `calibration.json` beside each vertebra model.
 Example::
 
-    from cspine_kit.vision.inputs import open_inputs
+    from cspine_kit.vision.inputs.tables import open_inputs
 
     inputs = open_inputs(paths)
     chains = [FoldChain(config, paths, inputs, fold) for fold in range(config.folds.n)]
@@ -24,8 +24,8 @@ from cspine_kit.core.paths import FINDER
 from cspine_kit.core.tables import MASK_COLUMNS
 from cspine_kit.data.centers import HALF_VERTEBRA_MM
 from cspine_kit.data.confidence import Calibration, fit_calibration
-from cspine_kit.vision.chain import FoldChain
 from cspine_kit.vision.names import VERTEBRA
+from cspine_kit.vision.oof.chain import FoldChain
 
 
 def true_centers(slices: pd.DataFrame) -> FloatArray:

@@ -15,11 +15,11 @@ from cspine_kit.core.anatomy import N_LEVELS
 from cspine_kit.core.config import ModelConfig, SegmentConfig
 from cspine_kit.core.errors import DataError
 from cspine_kit.data.volumes.patch import draw_mask, to_shares
+from cspine_kit.vision.inputs.views import StudyView
 from cspine_kit.vision.nets.heads import FACTS, LESIONS, MASK, learned_maps
 from cspine_kit.vision.nets.unet import LABELS
 from cspine_kit.vision.tasks.kinds import task_of
 from cspine_kit.vision.tasks.lesions import BOXES, drawn_boxes
-from cspine_kit.vision.views import StudyView
 
 Sample = dict[str, torch.Tensor]
 

@@ -2,7 +2,7 @@
 
 In: a `Reading`, an `Ensemble`, a `Governor`, a `Survey`. Out: an `Answer`. Example::
 
-    from cspine_kit.infer.listing import Survey
+    from cspine_kit.infer.studies.listing import Survey
 
     survey = Survey(competition, [p.name for p in competition.test_images.iterdir()], fallback)
     survey.look(wait_s=60.0, patience_s=10.0)
@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Protocol
 
 from cspine_kit.data.reader.problems import explain, falls_back
 from cspine_kit.infer.answer import Answer
-from cspine_kit.infer.governor import Costs, Effort, Governor
-from cspine_kit.infer.reading import Reading
+from cspine_kit.infer.chains.governor import Costs, Effort, Governor
+from cspine_kit.infer.studies.reading import Reading
 
 if TYPE_CHECKING:
-    from cspine_kit.infer.ensemble import Ensemble
+    from cspine_kit.infer.chains.ensemble import Ensemble
 
 
 def refusal(problems: Sequence[str]) -> str | None:

@@ -30,10 +30,10 @@ from cspine_kit.data.levels import by_finder
 from cspine_kit.data.reader.dicom import read_geometry
 from cspine_kit.data.volumes.volume import Volume, Volumes
 from cspine_kit.infer.answer import cause_of
-from cspine_kit.infer.governor import Costs, Effort, ladder
+from cspine_kit.infer.chains.governor import Costs, Effort, ladder
+from cspine_kit.infer.chains.noise import CHECK_SLICES, levels_everywhere, noise_volumes
+from cspine_kit.infer.chains.prediction import Prediction, Trace
 from cspine_kit.infer.manifest import CHAINS
-from cspine_kit.infer.noise import CHECK_SLICES, levels_everywhere, noise_volumes
-from cspine_kit.infer.prediction import Prediction, Trace
 from cspine_kit.stack.external.extras import Extras
 from cspine_kit.stack.fallback.headers import HeaderFallback
 from cspine_kit.stack.fallback.imputer import FILE as IMPUTER

@@ -2,7 +2,7 @@
 
 In: a `FoldChain`. Out: its models, rows and levels on disk. Example::
 
-    from cspine_kit.vision.inputs import open_inputs
+    from cspine_kit.vision.inputs.tables import open_inputs
 
     chain = FoldChain(config, paths, open_inputs(paths), fold=0)
     member, *_ = config.members
@@ -23,13 +23,14 @@ from cspine_kit.core.failures import FILES, TRAINING, Failure, write_failures
 from cspine_kit.core.runs import derive_seed
 from cspine_kit.data.levels import by_finder
 from cspine_kit.data.volumes.store import ENDING, in_memory
-from cspine_kit.vision.attempts import failure_of
-from cspine_kit.vision.chain import FoldChain, by_study
-from cspine_kit.vision.dataset import StackDataset
 from cspine_kit.vision.finder.lend import lend_finder
-from cspine_kit.vision.lineage import read_lineage, seal_model, write_lineage
+from cspine_kit.vision.inputs.dataset import StackDataset
+from cspine_kit.vision.inputs.views import StudyView
 from cspine_kit.vision.names import SLICES, VERTEBRA
 from cspine_kit.vision.nets.store import load_model
+from cspine_kit.vision.oof.attempts import failure_of
+from cspine_kit.vision.oof.chain import FoldChain, by_study
+from cspine_kit.vision.oof.lineage import read_lineage, seal_model, write_lineage
 from cspine_kit.vision.predict import PLAIN, predict, set_device_threads
 from cspine_kit.vision.tasks.kinds import task_of
 from cspine_kit.vision.tasks.task import Lesson
@@ -37,7 +38,6 @@ from cspine_kit.vision.tasks.vertebra import decode_study
 from cspine_kit.vision.training.loop import train_model
 from cspine_kit.vision.training.processes import is_main, main_first, processes
 from cspine_kit.vision.training.state import CHECKPOINT
-from cspine_kit.vision.views import StudyView
 
 TRAINING_THREADS = 1
 """Of a network on a CPU: small ones train faster as several processes of one thread each."""

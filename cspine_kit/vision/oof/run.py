@@ -30,21 +30,21 @@ from cspine_kit.core.runs import fingerprint, is_fresh, publish, stored_key
 from cspine_kit.core.tables import CONTRACTS, read_table, write_table
 from cspine_kit.core.tasks import Task, run_tasks
 from cspine_kit.data.stages import run_fine
-from cspine_kit.vision.attempts import Attempts
-from cspine_kit.vision.calibration import calibrate
-from cspine_kit.vision.chain import FoldChain
 from cspine_kit.vision.check import check_config
-from cspine_kit.vision.detection import DETECTIONS, detection
-from cspine_kit.vision.inputs import Inputs, open_inputs
-from cspine_kit.vision.lineage import check_lineages
+from cspine_kit.vision.compare.detection import DETECTIONS, detection
+from cspine_kit.vision.inputs.tables import Inputs, open_inputs
 from cspine_kit.vision.names import DICE, VERTEBRA
-from cspine_kit.vision.predict import visible_gpus
-from cspine_kit.vision.steps import (
+from cspine_kit.vision.oof.attempts import Attempts
+from cspine_kit.vision.oof.calibration import calibrate
+from cspine_kit.vision.oof.chain import FoldChain
+from cspine_kit.vision.oof.lineage import check_lineages
+from cspine_kit.vision.oof.steps import (
     make_fracture,
     make_vertebra,
     train_fracture,
     train_vertebra,
 )
+from cspine_kit.vision.predict import visible_gpus
 from cspine_kit.vision.tasks.task import SCORES
 from cspine_kit.vision.training.processes import main_first, processes
 from cspine_kit.vision.training.room import most_gb

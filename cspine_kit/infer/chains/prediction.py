@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from cspine_kit.infer.governor import Costs
+from cspine_kit.infer.chains.governor import Costs
 
 
 @dataclass

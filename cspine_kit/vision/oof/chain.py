@@ -3,7 +3,7 @@
 In: a config, a run folder, its opened inputs, a fold. Out: `FoldChain`: where vertebra model k, its
 rows and levels, the members' models and rows lie, and whether they are up to date. Example::
 
-    from cspine_kit.vision.inputs import open_inputs
+    from cspine_kit.vision.inputs.tables import open_inputs
 
     chain = FoldChain(config, paths, open_inputs(paths), fold=0)
     member, *_ = config.members
@@ -27,11 +27,11 @@ from cspine_kit.core.paths import RunPaths
 from cspine_kit.core.runs import file_hash, fingerprint, is_fresh
 from cspine_kit.data.levels import DECODE_VERSION
 from cspine_kit.data.volumes.cache import Cache
-from cspine_kit.vision.attempts import Attempts
-from cspine_kit.vision.inputs import Inputs
-from cspine_kit.vision.lineage import LINEAGE_FILE
-from cspine_kit.vision.mixing import MIXING_VERSION, mixes
+from cspine_kit.vision.inputs.mixing import MIXING_VERSION, mixes
+from cspine_kit.vision.inputs.tables import Inputs
 from cspine_kit.vision.names import MODEL_FILE, SLICES, VERTEBRA, WEIGHTS_FILE
+from cspine_kit.vision.oof.attempts import Attempts
+from cspine_kit.vision.oof.lineage import LINEAGE_FILE
 from cspine_kit.vision.tasks.kinds import task_of
 from cspine_kit.vision.tasks.vertebra import combined
 

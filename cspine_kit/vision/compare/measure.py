@@ -28,7 +28,7 @@ from cspine_kit.data.levels import MODEL
 from cspine_kit.data.volumes.curve import HuCurve
 from cspine_kit.data.volumes.lattice import Lattice
 from cspine_kit.data.volumes.volume import Held, Volume
-from cspine_kit.vision.dataset import StackDataset
+from cspine_kit.vision.inputs.dataset import StackDataset
 from cspine_kit.vision.nets.kinds import build_net
 from cspine_kit.vision.predict import Drawn, devices, run_model
 from cspine_kit.vision.tasks.kinds import task_of

@@ -35,15 +35,15 @@ from cspine_kit.core.tables import MASK_COLUMNS, VERTEBRA_COLUMNS
 from cspine_kit.data.levels import decode_visible
 from cspine_kit.data.volumes.store import in_memory
 from cspine_kit.data.volumes.volume import nearest_slices
-from cspine_kit.vision.chain import FoldChain
-from cspine_kit.vision.inputs import open_inputs
+from cspine_kit.vision.inputs.tables import open_inputs
+from cspine_kit.vision.inputs.views import FACT_NAMES
 from cspine_kit.vision.names import VERTEBRA
 from cspine_kit.vision.nets.backbone import check_backbone
 from cspine_kit.vision.nets.heads import Network, asks_headers
 from cspine_kit.vision.nets.store import load_model
+from cspine_kit.vision.oof.chain import FoldChain
+from cspine_kit.vision.oof.steps import train_vertebra
 from cspine_kit.vision.predict import forward, predict
-from cspine_kit.vision.steps import train_vertebra
-from cspine_kit.vision.views import FACT_NAMES
 
 FOURTEEN = (
     *("alexnet", "vgg16_bn", "resnet50", "resnext50_32x4d", "googlenet", "inception_v3"),

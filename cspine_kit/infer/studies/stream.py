@@ -26,12 +26,12 @@ from cspine_kit.core.execution import usable_cores
 from cspine_kit.core.paths import Competition
 from cspine_kit.core.runs import read_json
 from cspine_kit.infer.answer import Answer, cause_of
-from cspine_kit.infer.governor import Governor, ladder
-from cspine_kit.infer.listing import HeaderModel, Survey
+from cspine_kit.infer.chains.governor import Governor, ladder
 from cspine_kit.infer.log import KernelLog
 from cspine_kit.infer.manifest import MANIFEST, lay_out, read_manifest
 from cspine_kit.infer.patience import Patience, within
-from cspine_kit.infer.reading import ReadAhead
+from cspine_kit.infer.studies.listing import HeaderModel, Survey
+from cspine_kit.infer.studies.reading import ReadAhead
 
 HEADERS_SHARE = 0.1
 """Header predictions may take this share of the time limit before the networks."""
@@ -163,9 +163,9 @@ class Run:
         self, root: Path, config: Config, survey: Survey, limit_s: float
     ) -> Iterator[Answer]:
         try:
-            from cspine_kit.infer.devices import Devices
-            from cspine_kit.infer.ensemble import Ensemble, chains_at
-            from cspine_kit.infer.worker import Worker
+            from cspine_kit.infer.chains.ensemble import Ensemble, chains_at
+            from cspine_kit.infer.studies.devices import Devices
+            from cspine_kit.infer.studies.worker import Worker
 
             names = self._devices(config)
         except Exception as error:  # noqa: BLE001 - without networks what is written stands

@@ -3,7 +3,7 @@
 In: names of devices, what builds a `Worker` on one, `Reading`s, a `Governor`. Out: `Answer`s as
 they are done. Example::
 
-    from cspine_kit.infer.listing import Survey
+    from cspine_kit.infer.studies.listing import Survey
 
     survey = Survey(competition, [p.name for p in competition.test_images.iterdir()], fallback)
     governor = Governor(ensemble.efforts, deadline_s=time.monotonic() + 60.0, files=4, studies=4)
@@ -33,10 +33,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from cspine_kit.infer.answer import Answer, cause_of
-from cspine_kit.infer.governor import Governor
+from cspine_kit.infer.chains.governor import Governor
 from cspine_kit.infer.patience import CPU_FACTOR, Patience
-from cspine_kit.infer.reading import ReadAhead, Reading
-from cspine_kit.infer.worker import Studies, Worker
+from cspine_kit.infer.studies.reading import ReadAhead, Reading
+from cspine_kit.infer.studies.worker import Studies, Worker
 
 TICK_S = 0.25
 """Between two looks at what hangs."""

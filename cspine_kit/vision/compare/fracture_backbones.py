@@ -30,15 +30,15 @@ from cspine_kit.core.paths import RunPaths
 from cspine_kit.core.runs import publish, read_json
 from cspine_kit.core.tables import FRACTURE_COLUMNS, VERTEBRA_COLUMNS
 from cspine_kit.data.stages import run_fine
-from cspine_kit.vision.backbones import cross_validated, milliseconds
-from cspine_kit.vision.borrow import borrow_models
-from cspine_kit.vision.chain import FoldChain
 from cspine_kit.vision.check import check_config
-from cspine_kit.vision.inputs import open_inputs
+from cspine_kit.vision.compare.backbones import cross_validated, milliseconds
+from cspine_kit.vision.inputs.tables import open_inputs
 from cspine_kit.vision.nets.backbone import OWN
 from cspine_kit.vision.nets.store import load_model
-from cspine_kit.vision.oof import make_levels
-from cspine_kit.vision.steps import make_fracture
+from cspine_kit.vision.oof.borrow import borrow_models
+from cspine_kit.vision.oof.chain import FoldChain
+from cspine_kit.vision.oof.run import make_levels
+from cspine_kit.vision.oof.steps import make_fracture
 
 FOUR = ("basic_cnn", "inception_v3", "resnet50", "tf_efficientnet_b5")
 """What source document C compared, by the names of the kit, timm and torchvision."""

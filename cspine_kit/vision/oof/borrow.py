@@ -3,7 +3,7 @@
 In: a config, its run folder, another run folder, and what the run starts from. Out: models and
 their rows, as links. Example::
 
-    from cspine_kit.vision.inputs import open_inputs
+    from cspine_kit.vision.inputs.tables import open_inputs
 
     borrow_models(config, RunPaths(Path("oof/other")), paths, open_inputs(paths))
 
@@ -18,8 +18,8 @@ from pathlib import Path
 from cspine_kit.core.config import Config
 from cspine_kit.core.paths import RunPaths
 from cspine_kit.core.runs import publish
-from cspine_kit.vision.chain import FoldChain
-from cspine_kit.vision.inputs import Inputs
+from cspine_kit.vision.inputs.tables import Inputs
+from cspine_kit.vision.oof.chain import FoldChain
 
 
 def link(source: Path | str, target: Path | str) -> None:

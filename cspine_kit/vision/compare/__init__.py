@@ -1,0 +1,1 @@
+"""What is worth what: backbones of both stages, detection of boxes, this machine's speed."""

@@ -144,3 +144,34 @@ def bootstrap_interval(
         values = loss[draws].sum(axis=1) / total[draws].sum(axis=1)
     low, high = np.quantile(values, [0.025, 0.975])
     return float(low), float(high)
+
+
+def level_auc(labels: NDArray[np.generic], probs: NDArray[np.generic]) -> float:
+    """AUC of all vertebrae of all studies at once, from (n, 8) labels and probs."""
+    levels = len(LEVELS)
+    return auc(np.asarray(labels)[:, :levels].ravel(), np.asarray(probs)[:, :levels].ravel())
+
+
+def level_auc_interval(
+    labels: NDArray[np.generic],
+    probs: NDArray[np.generic],
+    others: NDArray[np.generic],
+    *,
+    repeats: int = 1000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """95 % percentile bootstrap interval over studies of level_auc(probs) - level_auc(others), its
+    mean where there are several predictions of the same studies, (k, n, 8)."""
+    y = np.asarray(labels)
+    draws = np.random.default_rng(seed).integers(0, len(y), size=(repeats, len(y)))
+    values = [
+        np.mean(
+            [
+                level_auc(y[d], p[d]) - level_auc(y[d], o[d])
+                for p, o in zip(probs, others, strict=True)
+            ]
+        )
+        for d in draws
+    ]
+    low, high = np.nanquantile(values, [0.025, 0.975])
+    return float(low), float(high)

@@ -10,6 +10,8 @@ from cspine_kit.core.metric import (
     best_constant,
     bootstrap_interval,
     evaluate,
+    level_auc,
+    level_auc_interval,
     metric,
     row_weights,
     weights,
@@ -100,3 +102,24 @@ def test_golden_figures_of_the_real_labels(real_data):
     assert constant(best_constant(labels, "per_exam"), "per_exam") == 0.5573
     assert constant(best_constant(labels, "global"), "global") == 0.5668
     assert best_constant(labels, "global") == pytest.approx(scaled, rel=1e-9)
+
+
+def test_the_auc_of_all_vertebrae_at_once_by_hand():
+    labels = np.zeros((2, 8))
+    labels[0, 0] = labels[1, 3] = 1
+    probs = np.full((2, 8), 0.2)
+    probs[:, 7] = [0.9, 0.1]  # the eighth is no vertebra
+    probs[0, 0], probs[1, 3], probs[1, 4] = 0.8, 0.3, 0.5
+    # of 2 x 12 pairs of a broken and a whole vertebra one is the wrong way round
+    assert level_auc(labels, probs) == pytest.approx(23 / 24)
+
+
+def test_the_interval_of_a_gain_in_auc_holds_the_gain_and_leaves_zero_where_it_is_large():
+    rng = np.random.default_rng(3)
+    labels = (rng.random((120, 8)) < 0.2).astype(float)
+    knows, guesses = labels + rng.normal(0, 1, labels.shape), rng.random(labels.shape)
+    better, worse = knows[None], guesses[None]
+    gain = level_auc(labels, knows) - level_auc(labels, guesses)
+    low, high = level_auc_interval(labels, better, worse, repeats=200)
+    assert 0 < low < gain < high
+    assert level_auc_interval(labels, worse, worse, repeats=20) == (0.0, 0.0)

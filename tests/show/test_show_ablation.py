@@ -151,6 +151,10 @@ def test_rows_share_what_they_do_not_change_and_go_on_where_they_were(desk, monk
     for row in table.iloc[1:].itertuples():
         assert row.gain_low <= row.gain <= row.gain_high
         assert row.gain == pytest.approx(row.A - table.loc[BASE, "A"])
+        assert row.members_auc_low <= row.members_auc_gain <= row.members_auc_high
+    same = [BASE, "wider clip"]  # no network is another
+    assert (table.loc[same, "members_auc_gain"] == 0).all()
+    assert table.loc["slower resnet", "members_auc"] != table.loc[BASE, "members_auc"]
     own = paths.ablation / "grid" / "slower_resnet"
     changed = {p.parts[1] for p, t in stamps(own).items() if t != stamps(paths.root)[p]}
     assert changed == {"resnet"}

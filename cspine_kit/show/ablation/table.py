@@ -15,7 +15,13 @@ import numpy as np
 import pandas as pd
 
 from cspine_kit.core.anatomy import N_LEVELS, TARGETS
-from cspine_kit.core.metric import auc, bootstrap_interval, metric
+from cspine_kit.core.metric import (
+    auc,
+    bootstrap_interval,
+    level_auc,
+    level_auc_interval,
+    metric,
+)
 from cspine_kit.core.numbers import FloatArray
 from cspine_kit.core.paths import RunPaths
 from cspine_kit.core.runs import read_json
@@ -47,12 +53,15 @@ def compared(
         row's A minus the config's (below 0 is better), with gain_low and gain_high, its paired 95 %
         bootstrap interval over studies; members_A, of the plain mean of the members; weighted_A, of
         the mean of slices weighted by what they show (documents A and B); auc_levels (mean of
-        seven) and auc_overall; all of these means over seeds. gains, that of each seed, in words;
+        seven) and auc_overall; members_auc, AUC of all vertebrae at once by the plain mean of the
+        members, which tells what networks know where the stack cannot use it yet, and
+        members_auc_gain, the row's minus the config's (above 0 is better); all of these means over
+        seeds. members_auc_low and members_auc_high, as of gain; gains, that of each seed, in words;
         training_s, of all networks of a seed together; trained, how many fold models were trained
         for this row alone; fault, empty.
     """
     labels, shipped, usual = _answers(runs, bases, SHIPPED)
-    _, mean, _ = _answers(runs, bases, MEAN_OF_MEMBERS)
+    _, mean, usual_mean = _answers(runs, bases, MEAN_OF_MEMBERS)
     _, weighted, _ = _answers(runs, bases, WEIGHTED_MEAN)
     scores = [
         {
@@ -63,10 +72,13 @@ def compared(
             "weighted_A": metric(labels, weighted[k]),
             "auc_levels": np.mean([auc(labels[:, j], own[:, j]) for j in range(N_LEVELS)]),
             "auc_overall": auc(labels[:, N_LEVELS], own[:, N_LEVELS]),
+            "members_auc": level_auc(labels, mean[k]),
+            "members_auc_gain": level_auc(labels, mean[k]) - level_auc(labels, usual_mean[k]),
         }
         for k, (own, other) in enumerate(zip(shipped, usual, strict=True))
     ]
     low, high = bootstrap_interval(labels, shipped, others=usual)
+    auc_low, auc_high = level_auc_interval(labels, mean, usual_mean)
     seconds = [_training_seconds(run) for run in runs]
     borrowed = [_training_seconds(base) for base in bases]
     return {
@@ -76,6 +88,8 @@ def compared(
         **{name: float(np.mean([score[name] for score in scores])) for name in scores[0]},
         "gain_low": low,
         "gain_high": high,
+        "members_auc_low": auc_low,
+        "members_auc_high": auc_high,
         "gains": " ".join(f"{score['gain']:+.4f}" for score in scores),
         "training_s": float(np.mean([sum(own.values()) for own in seconds])),
         "trained": sum(
@@ -94,22 +108,25 @@ def render(table: pd.DataFrame) -> str:
     """The table as text, the better rows marked."""
     lines = [
         f"{'row':32s} {'A':>7s} {'gain':>8s} {'paired 95 %':>18s} {'members':>8s} {'slices':>8s} "
-        f"{'s':>7s}"
+        f"{'AUC':>6s} {'gain':>7s} {'s':>7s}"
     ]
     for row in table.to_dict("records"):
         if row["fault"]:
             lines.append(f"{row['row']:32s} failed: {row['fault']}")
             continue
         sure = " *" if row["gain_high"] < 0 or row["gain_low"] > 0 else ""
+        known = "*" if row["members_auc_high"] < 0 or row["members_auc_low"] > 0 else " "
         lines.append(
             f"{row['row']:32s} {row['A']:7.4f} {row['gain']:+8.4f} {row['gain_low']:+8.4f} to "
             f"{row['gain_high']:+7.4f} {row['members_A']:8.4f} {row['weighted_A']:8.4f} "
+            f"{row['members_auc']:6.3f} {row['members_auc_gain']:+7.3f}{known} "
             f"{row['training_s']:7.0f}{sure}"
         )
     lines += [
         "A of what ships, out-of-fold; gain below 0: better than the config; * the interval is",
         "wholly on one side. members: A of their plain mean; slices: of the mean of slices",
-        "weighted by what they show. s: training of all networks",
+        "weighted by what they show. AUC: of all vertebrae at once, by the members' plain mean,",
+        "with its gain (above 0: better). s: training of all networks",
     ]
     return "\n".join(lines)
 

@@ -26,4 +26,7 @@ def check_config(config: Config) -> None:
         else:
             check_backbone(network, place)
         if network.weights_file is not None and not network.weights_file.exists():
-            raise ConfigError(f"{place}.weights: {network.weights_file} is not there")
+            raise ConfigError(
+                f"{place}.weights: {network.weights_file} is not there; where it is another run's "
+                "(oof/<name>/models/...), make that run first"
+            )

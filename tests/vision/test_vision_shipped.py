@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from made_elsewhere import made_elsewhere
 from torch.utils.data import default_collate
 
 from cspine_kit.core.config import LevelsConfig, ModelConfig, load_config
+from cspine_kit.core.errors import ConfigError
 from cspine_kit.vision.check import check_config
 from cspine_kit.vision.compare.measure import MadeUp
 from cspine_kit.vision.inputs.dataset import StackDataset
@@ -40,8 +42,17 @@ def networks() -> dict[str, ModelConfig]:
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_a_shipped_config_can_be_built(path):
-    check_config(load_config(path))
+def test_a_shipped_config_can_be_built(path, tmp_path, monkeypatch):
+    config = load_config(path)
+    made_elsewhere(config, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    check_config(config)
+
+
+def test_weights_of_a_run_that_was_not_made_are_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"members.seven.weights: oof/demo/.*make that run first"):
+        check_config(load_config(FOLDER / "hard.yaml"))
 
 
 @pytest.mark.parametrize(("name", "config"), networks().items(), ids=networks())

@@ -9,7 +9,7 @@ CSPINE = $(VENV)/bin/cspine
 READY = $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: sources notebooks help demo test oof stack kernel rehearse push train-kaggle score report leaderboard info lint backbones ablate finder bench viewer
+.PHONY: sources notebooks help demo test test-all oof stack kernel rehearse push train-kaggle score report leaderboard info lint backbones ablate finder bench viewer
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -29,6 +29,9 @@ demo: $(READY)  ## the whole chain on the phantom competition: write it, train, 
 	$(CSPINE) report --config configs/demo.yaml
 
 test: $(READY) lint  ## lint, types, unit tests and a tiny end-to-end run
+	$(VENV)/bin/python -m pytest -m "not slow"
+
+test-all: $(READY) lint  ## these and the slow ones: kills, faults, a whole rehearsal; what CI runs
 	$(VENV)/bin/python -m pytest
 
 lint: $(READY)  ## ruff and mypy

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 from chain import CHAIN, CONFIG, folder_of
 
 from cspine_kit.cli import main
@@ -101,6 +102,7 @@ def test_a_second_run_finds_everything_done(run, monkeypatch):
     assert stamps(run) == before
 
 
+@pytest.mark.slow
 def test_a_killed_run_side_by_side_ends_as_one_in_turn(run, tmp_path):
     """Interrupted and killed in three places, two processes make the bytes that one made."""
     folder = side_by_side(folder_of(tmp_path / "clone"))

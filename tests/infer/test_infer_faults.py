@@ -11,6 +11,8 @@ import faults
 import pytest
 from matrix import KINDS, MATRIX, STAGES
 
+pytestmark = pytest.mark.slow
+
 MOUNTS = ["unshare", "--mount", "--propagation", "private", "sh", "-c", "mount -t tmpfs x /mnt"]
 
 SHORT = [

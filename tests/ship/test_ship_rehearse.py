@@ -165,6 +165,7 @@ def test_a_wrong_outcome_is_found(inputs, tmp_path, defect, change, said):
         assert "WRONG" in render_page(result)
 
 
+@pytest.mark.slow
 def test_a_whole_rehearsal_of_the_tiny_bundle(inputs, run, tmp_path):
     """In this environment instead of Kaggle's; everything else is as in `make rehearse`."""
     sandbox = Sandbox(tmp_path / "sandbox", best_isolation(), 29.0)

@@ -133,6 +133,7 @@ def stamps(folder):
     }
 
 
+@pytest.mark.slow
 def test_rows_share_what_they_do_not_change_and_go_on_where_they_were(desk, monkeypatch, capsys):
     monkeypatch.chdir(desk)
     Path("grid.yaml").write_text(

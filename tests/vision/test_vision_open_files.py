@@ -11,6 +11,8 @@ from run_folder import write_run
 
 from cspine_kit.vision.names import WEIGHTS_FILE
 
+pytestmark = pytest.mark.slow
+
 LIMIT, LEARNED = 256, 300
 
 RUN = """

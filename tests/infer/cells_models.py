@@ -29,7 +29,7 @@ from safetensors.torch import load_file, save_file
 
 from cspine_kit.core.runs import file_hash, read_json, write_json
 from cspine_kit.infer import manifest
-from cspine_kit.infer.chains import ensemble
+from cspine_kit.infer.chains import ensemble, loaded
 from cspine_kit.infer.manifest import COPY, MANIFEST
 from cspine_kit.stack.model.stack import Stack
 from cspine_kit.vision import predict
@@ -176,7 +176,7 @@ def two_devices(
     try:
         with (
             mock.patch.object(predict, "devices", lambda: list(GPUS)),
-            mock.patch.object(ensemble, "_load_on", load_on),
+            mock.patch.object(loaded, "_load_on", load_on),
         ):
             yield
     finally:

@@ -163,7 +163,8 @@ class Run:
         self, root: Path, config: Config, survey: Survey, limit_s: float
     ) -> Iterator[Answer]:
         try:
-            from cspine_kit.infer.chains.ensemble import Ensemble, chains_at
+            from cspine_kit.infer.chains.ensemble import Ensemble
+            from cspine_kit.infer.chains.loaded import chains_at
             from cspine_kit.infer.studies.devices import Devices
             from cspine_kit.infer.studies.worker import Worker
 

@@ -122,7 +122,18 @@ def intervals(
         xlabel: what the values are.
     """
     sheet = canvas(height_in=bars_height(max(1, len(rows))))
-    axes = sheet.subplots()
+    draw_intervals(sheet.subplots(), rows, names, colors, xlabel)
+    return sheet
+
+
+def draw_intervals(
+    axes: Any,
+    rows: Sequence[tuple[float, float, float]],
+    names: Sequence[str],
+    colors: Sequence[str],
+    xlabel: str,
+) -> None:
+    """The same on axes of a sheet; a row of NaN stays empty."""
     for i, ((low, value, high), color) in enumerate(zip(rows, colors, strict=True)):
         axes.plot([low, high], [i, i], color=color, lw=3, solid_capstyle="butt")
         axes.plot(value, i, "o", color=color, ms=7)
@@ -130,7 +141,6 @@ def intervals(
     axes.axvline(0.0, color="black", lw=0.8)
     axes.set(ylim=(-0.6, len(rows) - 0.4), xlabel=xlabel)
     axes.grid(axis="x")
-    return sheet
 
 
 def drawn(sheet: "Sheet", caption: str, *, pixels: bool = False) -> Figure:

@@ -29,6 +29,9 @@ from cspine_kit.core.numbers import FloatArray, log_losses
 
 Form = Literal["per_exam", "global"]
 
+DRAWN_AT_ONCE = 100
+"""Bootstrap draws of an AUC that are held in memory together."""
+
 _NEGATIVE_WEIGHTS = np.array([LEVEL_WEIGHT] * len(LEVELS) + [OVERALL_WEIGHT])
 
 
@@ -152,6 +155,41 @@ def level_auc(labels: NDArray[np.generic], probs: NDArray[np.generic]) -> float:
     return auc(np.asarray(labels)[:, :levels].ravel(), np.asarray(probs)[:, :levels].ravel())
 
 
+def auc_draws(
+    labels: NDArray[np.generic],
+    scores: NDArray[np.generic],
+    *,
+    repeats: int = 1000,
+    seed: int = 0,
+) -> FloatArray:
+    """AUC of (n, k) scores on each of `repeats` draws of n studies, (repeats,); unknown scores
+    (NaN) count nowhere, a draw in which all labels are alike gives NaN.
+
+    A draw is a weight of each study; AUC with weights needs the scores sorted but once. The same
+    seed draws the same studies: differences of two predictions are paired.
+    """
+    held = np.isfinite(scores)
+    study = np.broadcast_to(np.arange(len(scores))[:, None], scores.shape)[held]
+    values, group = np.unique(scores[held], return_inverse=True)
+    order = np.argsort(group, kind="stable")
+    starts = np.searchsorted(group[order], np.arange(len(values)))
+    broken = (np.asarray(labels, dtype=np.float64)[held] > 0.5)[order]
+    rng, found = np.random.default_rng(seed), []
+    for start in range(0, repeats, DRAWN_AT_ONCE):
+        size = (min(DRAWN_AT_ONCE, repeats - start), len(scores))
+        drawn = rng.integers(0, len(scores), size)
+        weight = np.stack([np.bincount(d, minlength=len(scores)) for d in drawn])[:, study[order]]
+        hurt, sound = (
+            np.add.reduceat(weight * own, starts, axis=1).astype(np.float64)
+            for own in (broken, ~broken)
+        )
+        below = np.cumsum(sound, axis=1) - sound / 2
+        pairs = hurt.sum(axis=1) * sound.sum(axis=1)
+        ranked = (hurt * below).sum(axis=1)
+        found.append(np.divide(ranked, pairs, out=np.full(len(pairs), np.nan), where=pairs > 0))
+    return np.concatenate(found)
+
+
 def level_auc_interval(
     labels: NDArray[np.generic],
     probs: NDArray[np.generic],
@@ -162,16 +200,16 @@ def level_auc_interval(
 ) -> tuple[float, float]:
     """95 % percentile bootstrap interval over studies of level_auc(probs) - level_auc(others), its
     mean where there are several predictions of the same studies, (k, n, 8)."""
-    y = np.asarray(labels)
-    draws = np.random.default_rng(seed).integers(0, len(y), size=(repeats, len(y)))
-    values = [
+    levels = len(LEVELS)
+    own, other = (
         np.mean(
             [
-                level_auc(y[d], p[d]) - level_auc(y[d], o[d])
-                for p, o in zip(probs, others, strict=True)
-            ]
+                auc_draws(labels[:, :levels], one[:, :levels], repeats=repeats, seed=seed)
+                for one in said
+            ],
+            axis=0,
         )
-        for d in draws
-    ]
-    low, high = np.nanquantile(values, [0.025, 0.975])
+        for said in (probs, others)
+    )
+    low, high = np.nanquantile(own - other, [0.025, 0.975])
     return float(low), float(high)

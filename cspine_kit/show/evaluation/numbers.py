@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from cspine_kit.core.anatomy import LEVELS, OVERALL, TARGETS
-from cspine_kit.core.metric import auc, evaluate
+from cspine_kit.core.metric import auc, auc_draws, evaluate
 from cspine_kit.core.numbers import BoolArray, FloatArray
 from cspine_kit.show.evaluation.cases import Cases
 from cspine_kit.show.report.checks_scores import slope_of
@@ -28,7 +28,7 @@ from cspine_kit.stack.scores.operating import confusion
 from cspine_kit.stack.scores.table import calibration_error
 
 VERTEBRAE = "all vertebrae"
-REPEATS, PART, SEED = 1000, 100, 0
+REPEATS, SEED = 1000, 0
 FEWEST = 10
 """Studies below which a subgroup is only counted, and fractures below which no slope is told."""
 
@@ -44,28 +44,9 @@ NAMES = (short(OVERALL), VERTEBRAE, *LEVELS)
 
 
 def _auc_interval(truth: FloatArray, probs: FloatArray) -> tuple[float, float]:
-    """95 % bootstrap interval of the AUC of (n, k) truths and probabilities, studies drawn anew.
-
-    A draw is a weight of each study; AUC with weights needs the scores sorted but once.
-    """
-    held = np.isfinite(probs)
-    study = np.broadcast_to(np.arange(len(probs))[:, None], probs.shape)[held]
-    scores, group = np.unique(probs[held], return_inverse=True)
-    order = np.argsort(group, kind="stable")
-    starts = np.searchsorted(group[order], np.arange(len(scores)))
-    broken = (truth[held] > 0.5)[order]
-    rng, found = np.random.default_rng(SEED), []
-    for _ in range(REPEATS // PART):
-        drawn = rng.integers(0, len(probs), (PART, len(probs)))
-        weight = np.stack([np.bincount(d, minlength=len(probs)) for d in drawn])[:, study[order]]
-        hurt, sound = (
-            np.add.reduceat(weight * own, starts, axis=1).astype(np.float64)
-            for own in (broken, ~broken)
-        )
-        below = np.cumsum(sound, axis=1) - sound / 2
-        pairs = hurt.sum(axis=1) * sound.sum(axis=1)
-        found.append((hurt * below).sum(axis=1)[pairs > 0] / pairs[pairs > 0])
-    kept = np.concatenate(found)
+    """95 % bootstrap interval of the AUC of (n, k) truths and probabilities, studies drawn anew."""
+    found = auc_draws(truth, probs, repeats=REPEATS, seed=SEED)
+    kept = found[np.isfinite(found)]
     if len(kept) < REPEATS // 2:
         return float("nan"), float("nan")
     low, high = np.quantile(kept, [0.025, 0.975])

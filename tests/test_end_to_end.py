@@ -24,6 +24,7 @@ from cspine_kit.infer.manifest import open_bundle
 from cspine_kit.infer.run import run_kernel
 
 ROOT = Path(__file__).resolve().parents[1]
+MEMBERS = ("resnet", "efficientnet", "seven")
 OUT_OF_FOLD = ("oof_slices", "oof_levels", "oof_studies")
 HEARING = """
 import signal, sys
@@ -56,7 +57,7 @@ def stamps(folder: Path) -> dict[str, int]:
 def test_the_chain_leaves_what_the_contracts_say(run):
     tables = run / "oof" / "tiny" / "tables"
     oof = read_table(tables / "oof_slices.parquet", "oof_slices")
-    assert set(oof["member"]) == {"resnet", "efficientnet", "seven"}
+    assert set(oof["member"]) == set(MEMBERS)
     assert oof["study_uid"].nunique() == 14
     levels = read_table(tables / "levels.parquet", "levels")
     assert (levels.groupby(["study_uid", "model_fold"]).size() == 7).all()
@@ -124,13 +125,15 @@ def test_a_killed_run_side_by_side_ends_as_one_in_turn(run, tmp_path):
             time.sleep(0.02)
         oof.send_signal(signal.SIGKILL if attempt % 2 else signal.SIGINT)
         assert oof.wait(60) != 0
-    command = [sys.executable, "-m", "cspine_kit", "oof", *CONFIG]
-    subprocess.run(command, cwd=folder, env=env, check=True, capture_output=True)
-    ours, theirs = folder / "oof" / "tiny", run / "oof" / "tiny"
-    made = [p.relative_to(theirs) for p in theirs.glob("models/*/fold_*/weights.safetensors")]
-    made += [Path("tables") / f"{name}.parquet" for name in ("levels", *OUT_OF_FOLD)]
-    assert len(made) == 12
-    assert [p for p in made if (ours / p).read_bytes() != (theirs / p).read_bytes()] == []
+    for verb in CHAIN[:4]:
+        command = [sys.executable, "-m", "cspine_kit", verb, *CONFIG]
+        subprocess.run(command, cwd=folder, env=env, check=True, capture_output=True)
+    networks, files = ("vertebra", *MEMBERS), ("weights.safetensors", "slices.parquet")
+    models = Path("oof/tiny/models")
+    made = [models / n / f"fold_{k}" / file for n in networks for k in (0, 1) for file in files]
+    made += [Path(f"oof/tiny/tables/{name}.parquet") for name in ("levels", *OUT_OF_FOLD)]
+    made.append(Path("submissions/tiny/submission.csv"))
+    assert [p for p in made if (folder / p).read_bytes() != (run / p).read_bytes()] == []
 
 
 def kernel_on(

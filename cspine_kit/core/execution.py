@@ -73,12 +73,12 @@ def measure_gflops(side: int = 2048, seconds: float = 0.5) -> float:
 
 
 def tune_process() -> None:
-    """Prepare this process for networks on a CPU; call it before torch starts.
+    """Prepare this process for networks and large arrays on a CPU; call it before torch starts.
 
-    glibc keeps large blocks instead of returning them after each layer, which stops page faults on
-    activations (up to 2x). One arena serves all threads: the heaps of others end at 64 MB, and what
-    is larger would be mapped anew each time. OpenMP threads that wait sleep instead of spinning: on
-    a busy machine spinning threads steal the core from the one they wait for.
+    glibc keeps large blocks instead of returning them after each use, which stops page faults on
+    activations (up to 2x) and volumes. One arena serves all threads: the heaps of others end at
+    64 MB, and what is larger would be mapped anew each time. OpenMP threads that wait sleep instead
+    of spinning: on a busy machine spinning threads steal the core from the one they wait for.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     m_trim_threshold, m_mmap_threshold, m_arena_max = -1, -3, -8  # malloc.h
@@ -113,9 +113,9 @@ def _local(function: Callable[[Any], Any], items: Mapping[str, Any], jobs: int) 
 
     jobs = min(jobs or usable_cores(), max(1, len(items)))
     folder = str(Path.cwd())
-    stream: Iterator[Answer] = Parallel(n_jobs=jobs, return_as="generator")(
-        delayed(_guarded_from)(folder, function, pair) for pair in items.items()
-    )
+    stream: Iterator[Answer] = Parallel(
+        n_jobs=jobs, return_as="generator", initializer=tune_process
+    )(delayed(_guarded_from)(folder, function, pair) for pair in items.items())
     return stream
 
 

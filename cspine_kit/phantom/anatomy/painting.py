@@ -43,11 +43,6 @@ def _melt(a: Array, b: Array, blend: float) -> Array:
     return np.minimum(a, b) - h * h * (0.25 / blend)
 
 
-def _corners(low: NDArray[np.float64], high: NDArray[np.float64]) -> NDArray[np.float64]:
-    picks = np.array([[i >> k & 1 for k in range(3)] for i in range(8)])
-    return np.where(picks, high, low)
-
-
 @dataclass(frozen=True)
 class DistanceField:
     """Signed distance of a fragment on a window of the grid, and how to reach its own frame."""
@@ -71,19 +66,17 @@ def distance_field(bone: Bone, fragment: Fragment, grid: Grid, margin: float) ->
     pivot = np.array(fragment.pivot)
     matrix = pose @ moved
     origin = np.array(bone.position) + pose @ (pivot + np.array(fragment.shift) - moved @ pivot)
-    boxes = []
-    for part in bone.parts:
-        low, high = part.bounds()
-        corners = _corners(low - margin, high + margin) @ matrix.T + origin
-        boxes.append((corners.min(0), corners.max(0)))
-    solid = [box for box, part in zip(boxes, bone.parts, strict=True) if not part.hole]
-    low, high = np.min([b[0] for b in solid], 0), np.max([b[1] for b in solid], 0)
-    window = grid.window((low + high) / 2, (high - low) / 2)
+    bounds = np.array([part.bounds() for part in bone.parts])
+    middle = bounds.mean(axis=1) @ matrix.T + origin
+    half = (0.5 * (bounds[:, 1] - bounds[:, 0]) + margin) @ np.abs(matrix).T
+    low, high = middle - half, middle + half
+    solid = [not part.hole for part in bone.parts]
+    (window,) = grid.windows(low[solid].min(0, keepdims=True), high[solid].max(0, keepdims=True))
     sub = Grid(grid.z[window[0]], grid.y[window[1]], grid.x[window[2]])
     field = DistanceField(window, sub, np.full(sub.shape, FAR_MM, np.float32), matrix, origin)
+    inners = sub.windows(low, high)
     for holes in (False, True):
-        for part, (low, high) in zip(bone.parts, boxes, strict=True):
-            inner = sub.window((low + high) / 2, (high - low) / 2)
+        for part, inner in zip(bone.parts, inners, strict=True):
             old = field.distance[inner]
             if part.hole == holes and old.size:
                 d = part.distance(field.points(inner))
@@ -124,31 +117,43 @@ def paint(
         field = distance_field(bone, fragment, grid, margin=softness_mm + 2.0)
         if field.distance.size == 0:
             continue
-        window = field.window
-        inside = _cover(field.distance, softness_mm)
-        core = _cover(field.distance + bone.cortex_mm, softness_mm)
-        keep = np.ones_like(inside)
-        broken = np.zeros(inside.shape, bool)
+        near = field.distance < 0.5 * softness_mm  # beyond, a voxel holds nothing of the bone
+        distance = field.distance[near]
+        inside = _cover(distance, softness_mm)
+        core = _cover(distance + bone.cortex_mm, softness_mm)
         regions = [(region, -1) for region in fragment.without]
         if fragment.region is not None:
             regions.append((fragment.region, 1))
-        points = field.points() if regions or fragment.slits else None
-        if points is not None:
+        background = hu[field.window][near]
+        bright = core * bone.marrow_hu + (inside - core) * bone.cortex_hu
+        mixed = bright + (1.0 - inside) * background
+        solid = inside
+        if regions or fragment.slits:
+            x, y, z = (np.broadcast_to(axis, near.shape)[near] for axis in field.points())
+            keep, broken = np.ones_like(inside), np.zeros(inside.shape, bool)
             for region, side in regions:
-                face = side * region_distance(region, points)
+                face = side * region_distance(region, (x, y, z))
                 keep = np.minimum(keep, _cover(face, softness_mm))
                 broken |= np.abs(face) < DAMAGE_MM
             for slit in fragment.slits:
-                face = slit.distance(points)
+                face = slit.distance((x, y, z))
                 keep *= 1.0 - slit.strength * _thin_cover(face, slit.gap_mm, softness_mm)
                 broken |= face < DAMAGE_MM
-            damage[window][broken & (field.distance < 0)] = bone.label
-        background = hu[window]
-        bright = core * bone.marrow_hu + (inside - core) * bone.cortex_hu
-        mixed = keep * (bright + (1.0 - inside) * background) + (1.0 - keep) * background
-        np.maximum(background, mixed, out=background)
+            _put(damage[field.window], near, broken & (distance < 0), bone.label)
+            mixed = keep * mixed + (1.0 - keep) * background
+            solid = inside * keep
+        hu[field.window][near] = np.maximum(background, mixed)
         if bone.label:
-            labels[window][inside * keep > 0.5] = bone.label
+            _put(labels[field.window], near, solid > 0.5, bone.label)
+
+
+def _put(
+    array: NDArray[np.uint8], near: NDArray[np.bool_], chosen: NDArray[np.bool_], label: int
+) -> None:
+    """Set the chosen ones of the voxels that are `near` to a label, in place."""
+    where = np.zeros_like(near)
+    where[near] = chosen
+    array[where] = label
 
 
 def fill(space: Space, grid: Grid, hu: Array, *, softness_mm: float) -> None:
@@ -156,5 +161,7 @@ def fill(space: Space, grid: Grid, hu: Array, *, softness_mm: float) -> None:
     bone = Bone("", [space.part], space.position, space.turn)
     field = distance_field(bone, Fragment(), grid, margin=softness_mm)
     if field.distance.size:
-        inside = _cover(field.distance, softness_mm)
-        hu[field.window] += inside * (np.float32(space.hu) - hu[field.window])
+        near = field.distance < 0.5 * softness_mm
+        background = hu[field.window][near]
+        inside = _cover(field.distance[near], softness_mm)
+        hu[field.window][near] = background + inside * (np.float32(space.hu) - background)

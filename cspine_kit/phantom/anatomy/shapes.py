@@ -33,22 +33,26 @@ class Grid:
     @staticmethod
     def make(shape: tuple[int, int, int], spacing: Vector, top: Vector) -> "Grid":
         """A grid of `shape` (z, y, x) whose first voxel center lies at `top` (z, y, x) mm."""
-        z, y, x = (np.arange(n, dtype=np.float32) for n in shape)
-        return Grid(top[0] - z * spacing[0], top[1] + y * spacing[1], top[2] + x * spacing[2])
+        z, y, x = (
+            np.float32(first) + np.float32(step) * np.arange(n, dtype=np.float32)
+            for n, first, step in zip(shape, top, (-spacing[0], *spacing[1:]), strict=True)
+        )
+        return Grid(z, y, x)
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(z, y, x)."""
         return len(self.z), len(self.y), len(self.x)
 
-    def window(self, center: NDArray[np.float64], half: NDArray[np.float64]) -> tuple[slice, ...]:
-        """Index window (z, y, x) of the box `center` +- `half`, both (x, y, z) mm."""
-        (x0, y0, z0), (x1, y1, z1) = center - half, center + half
-        return (
-            slice(*np.searchsorted(-self.z, (-z1, -z0))),
-            slice(*np.searchsorted(self.y, (y0, y1))),
-            slice(*np.searchsorted(self.x, (x0, x1))),
-        )
+    def windows(
+        self, low: NDArray[np.float64], high: NDArray[np.float64]
+    ) -> list[tuple[slice, ...]]:
+        """Index windows (z, y, x) of n boxes from corner `low` to `high`, (n, 3) mm of x, y, z."""
+        z0, y0, x0 = low.T[::-1]
+        z1, y1, x1 = high.T[::-1]
+        axes = (-self.z, -z1, -z0), (self.y, y0, y1), (self.x, x0, x1)
+        ends = [np.searchsorted(axis, (first, last)).T.tolist() for axis, first, last in axes]
+        return [tuple(slice(*pair) for pair in box) for box in zip(*ends, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -72,8 +76,9 @@ class Bar:
     def distance(self, p: tuple[Array, Array, Array]) -> Array:
         """Signed distance in mm (negative inside) at points (x, y, z)."""
         s = [float(v) for v in self.squash]
-        a = [v / k for v, k in zip(self.a, s, strict=True)]
-        d = [v / k - w for v, k, w in zip(self.b, s, a, strict=True)]
+        # numpy's own scalars would turn every array here into float64
+        a = [float(v) / k for v, k in zip(self.a, s, strict=True)]
+        d = [float(v) / k - w for v, k, w in zip(self.b, s, a, strict=True)]
         q = [v / k - w for v, k, w in zip(p, s, a, strict=True)]
         length = sum(v * v for v in d)
         radius: Array | np.float32 = np.float32(self.ra)

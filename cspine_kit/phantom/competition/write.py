@@ -50,7 +50,7 @@ UID_ROOT = "1.2.826.0.1.3680043"
 UID_NUMBERS = 32_000
 """RenderedStudy numbers in the real competition lie below this."""
 
-GENERATOR = 11
+GENERATOR = 12
 """Changes whenever the same spec gives other bytes."""
 
 

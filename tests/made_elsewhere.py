@@ -1,6 +1,6 @@
 """Files that a shipped config takes from another run, which a test has not made.
 
-In: a config, a folder. Out: an empty file in every such place below it. Example::
+In: a config, a folder. Out: untrained weights in every such place below it. Example::
 
     made_elsewhere(load_config(CONFIGS / "hard.yaml"), tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -8,7 +8,11 @@ In: a config, a folder. Out: an empty file in every such place below it. Example
 
 from pathlib import Path
 
+from safetensors.torch import save_file
+
 from cspine_kit.core.config import Config
+from cspine_kit.vision.nets.kinds import build_net
+from cspine_kit.vision.tasks.kinds import task_of
 
 
 def made_elsewhere(config: Config, folder: Path) -> None:
@@ -17,4 +21,5 @@ def made_elsewhere(config: Config, folder: Path) -> None:
         file = network.weights_file
         if file is not None and not file.is_absolute():
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
-            (folder / file).touch()
+            net = build_net(network, task_of(network).outputs, pretrained=False)
+            save_file(net.state_dict(), folder / file)

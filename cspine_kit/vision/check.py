@@ -3,11 +3,16 @@
 In: a config. Out: nothing, or an error. Example: `check_config(config)`.
 """
 
-from cspine_kit.core.config import Config, VolumeConfig
-from cspine_kit.core.errors import ConfigError
+from pathlib import Path
+
+from cspine_kit.core.config import Config, ModelConfig, VolumeConfig
+from cspine_kit.core.errors import ArtifactError, ConfigError
 from cspine_kit.vision.names import VERTEBRA
 from cspine_kit.vision.nets.backbone import check_backbone
+from cspine_kit.vision.nets.kinds import build_net
+from cspine_kit.vision.nets.store import take_weights
 from cspine_kit.vision.nets.volume3d import check_volume
+from cspine_kit.vision.tasks.kinds import task_of
 from cspine_kit.vision.training.settings import check_training
 
 
@@ -25,8 +30,18 @@ def check_config(config: Config) -> None:
             check_volume(network, place)
         else:
             check_backbone(network, place)
-        if network.weights_file is not None and not network.weights_file.exists():
-            raise ConfigError(
-                f"{place}.weights: {network.weights_file} is not there; where it is another run's "
-                "(oof/<name>/models/...), make that run first"
-            )
+        if network.weights_file is not None:
+            _check_weights(network, network.weights_file, f"{place}.weights")
+
+
+def _check_weights(network: ModelConfig, file: Path, place: str) -> None:
+    """Refuse weights to start from that are not there or fit another network."""
+    if not file.exists():
+        raise ConfigError(
+            f"{place}: {file} is not there; where it is another run's "
+            "(oof/<name>/models/...), make that run first"
+        )
+    try:
+        take_weights(build_net(network, task_of(network).outputs, pretrained=False), file)
+    except ArtifactError as error:
+        raise ConfigError(f"{place}: {error}") from error

@@ -7,7 +7,7 @@ import torch
 import torchvision
 from safetensors.torch import load_file, save_file
 
-from cspine_kit.core.config import parse_config, read_config
+from cspine_kit.core.config import load_config, parse_config, read_config
 from cspine_kit.core.config.changes import apply_changes
 from cspine_kit.core.errors import ArtifactError, ConfigError, DataError
 from cspine_kit.vision.check import check_config
@@ -92,6 +92,15 @@ def test_a_whole_config_is_checked(config, tmp_path):
     lost = config.vertebra.model_copy(update={"weights": tmp_path / "no.safetensors"})
     with pytest.raises(ConfigError, match=r"vertebra\.weights: .*no\.safetensors is not there"):
         check_config(config.model_copy(update={"vertebra": lost}))
+
+
+def test_weights_of_another_backbone_are_told_before_any_work(tiny, tmp_path):
+    save_model(SliceModel(tiny, SlicesTask.heads, pretrained=False), tmp_path)
+    config = load_config(CONFIGS / "demo.yaml")
+    own = {"weights": tmp_path / WEIGHTS_FILE, "backbone": "tiny_cnn"}
+    vertebra = config.vertebra.model_copy(update=own)
+    with pytest.raises(ConfigError, match=r"vertebra\.weights: .* no tensor fits tiny_cnn"):
+        check_config(config.model_copy(update={"vertebra": vertebra}))
 
 
 def test_pretrained_weights_that_cannot_be_had_are_an_error_with_a_way_out(tiny, monkeypatch):

@@ -51,8 +51,10 @@ def _roughen(hu: Array, grid: Grid, texture: Array, strength: float) -> None:
         np.floor(axis / TEXTURE_MM).astype(int) % TEXTURE_SIDE for axis in (grid.z, grid.y, grid.x)
     )
     strength *= min(1.0, TEXTURE_MM / float(grid.x[1] - grid.x[0]))
-    amount = strength * np.clip((hu - 120.0) * 0.4, 0.0, 90.0)
-    hu += amount * texture[z][:, y][:, :, x]
+    k, j, i = np.nonzero(hu > 120.0)
+    bone = hu[k, j, i]
+    amount = strength * np.minimum((bone - 120.0) * 0.4, 90.0)
+    hu[k, j, i] = bone + amount * texture[z[k], y[j], x[i]]
 
 
 def render(

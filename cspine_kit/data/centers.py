@@ -21,11 +21,12 @@ and a level that looks like the next one is placed by counting.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
 from cspine_kit.core.anatomy import LEVELS
-from cspine_kit.core.numbers import FloatArray
+from cspine_kit.core.numbers import BoolArray, FloatArray
 
 LEVEL_PITCH_MM: FloatArray = np.array([12.2, 23.2, 15.6, 15.1, 14.6, 14.8])
 LEVEL_EXTENT_MM: FloatArray = np.array([26.0, 43.0, 26.0, 27.1, 29.0, 29.0, 31.2])
@@ -81,6 +82,9 @@ ends are its thin parts. Or where it fills half of a scan that is shorter than t
 LEAST_PITCH_MM = 4.0
 """No two centers lie closer together."""
 
+TINY = float(np.finfo(float).tiny)
+"""Divides where nothing is left."""
+
 HALF_VERTEBRA_MM = 7.5
 """Half the distance of two levels: a center that is off by more may be that of the next one."""
 
@@ -109,7 +113,8 @@ class Centers:
     upside_down: bool
 
 
-def _pitch_kernels(size: float) -> list[FloatArray]:
+@lru_cache(maxsize=64)
+def _pitch_kernels(size: float) -> tuple[FloatArray, ...]:
     """Probability of each distance 0, 1, ... grid steps from a level to the next, six arrays."""
     reach = LEVEL_PITCH_MM * size * np.exp(3.5 * PITCH_SPREAD)
     kernels = []
@@ -117,7 +122,7 @@ def _pitch_kernels(size: float) -> list[FloatArray]:
         distance = np.arange(1, int(longest / GRID_MM) + 2) * GRID_MM
         density = np.exp(-0.5 * (np.log(distance / pitch) / spread) ** 2) / distance
         kernels.append(np.concatenate([[0.0], density / density.sum()]))
-    return kernels
+    return tuple(kernels)
 
 
 @dataclass(frozen=True)
@@ -150,67 +155,89 @@ class _Field:
         return cls(np.vstack([np.zeros(len(LEVELS)), evidence.cumsum(axis=0)]), covered, cost)
 
     def window(self, summed: FloatArray, half: FloatArray) -> FloatArray:
-        """(n, 7) sums over windows of each level's length around every place."""
+        """(n, 7) sums over windows of each level's length around every place, of (n + 1,) alike for
+        all levels or (n + 1, 7)."""
         n = len(self.cost)
         at = np.arange(n)[:, None]
-        columns = summed if summed.ndim == 2 else np.tile(summed[:, None], (1, len(LEVELS)))
+        last, first = np.minimum(at + half + 1, n), np.maximum(at - half, 0)
+        if summed.ndim == 1:
+            return np.asarray(summed[last] - summed[first])
         level = np.arange(len(LEVELS))
-        upper = columns[np.minimum(at + half + 1, n), level]
-        return np.asarray(upper - columns[np.maximum(at - half, 0), level])
+        return np.asarray(summed[last, level] - summed[first, level])
 
 
-def _chain_of_size(field: _Field, size: float) -> tuple[FloatArray, FloatArray, float]:
-    """Distribution of each center over the grid (n, 7), whether each place lets the level be seen
-    (n, 7), and the log weight of its evidence."""
-    half = np.rint(LEVEL_EXTENT_MM * size / (2.0 * GRID_MM)).astype(int)
-    evidence = field.window(field.cumulated, half) - field.cost
-    needed = SHOWN_SHARE * (2 * half + 1) * GRID_MM
-    needed = np.minimum(needed, field.covered[-1] / 2)
-    inside = field.window(field.covered, half)
-    n, best = len(evidence), evidence.max(axis=0)
-    shown = np.exp(evidence - best)
-    kernels, tiny = _pitch_kernels(size), np.finfo(float).tiny
-    log_weight = float(best.sum())
-    down = [shown[:, 0]]
-    for kernel, own in zip(kernels, shown[:, 1:].T, strict=True):
-        reached = np.convolve(down[-1], kernel)[:n] * own
-        top = max(float(reached.max()), tiny)
-        log_weight += np.log(top)
-        down.append(reached / top)
-    up = [np.ones(n)]
-    for kernel, own in zip(kernels[::-1], shown[:, :0:-1].T, strict=True):
-        reached = np.convolve((up[-1] * own)[::-1], kernel)[:n][::-1]
-        up.append(reached / max(float(reached.max()), tiny))
-    marginal = np.stack(down, axis=1) * np.stack(up[::-1], axis=1)
-    log_weight += np.log(max(float(down[-1].sum()), tiny))
-    return marginal / np.maximum(marginal.sum(axis=0), tiny), inside >= needed, log_weight
+class _Chain:
+    """All chains of a neck of one size: the sums from C1 down, and what only a chain that is chosen
+    needs besides.
+
+    Attributes:
+        log_weight: of its evidence.
+    """
+
+    def __init__(self, field: _Field, size: float) -> None:
+        self._field, self._size = field, size
+        self._half = np.rint(LEVEL_EXTENT_MM * size / (2.0 * GRID_MM)).astype(int)
+        evidence = field.window(field.cumulated, self._half) - field.cost
+        best = evidence.max(axis=0)
+        self._shown = np.exp(evidence - best).T.copy()
+        self.log_weight = float(best.sum())
+        self._down = [self._shown[0]]
+        for kernel, own in zip(_pitch_kernels(size), self._shown[1:], strict=True):
+            reached = np.convolve(self._down[-1], kernel)[: len(own)] * own
+            top = max(float(reached.max()), TINY)
+            self.log_weight += np.log(top)
+            self._down.append(reached / top)
+        self.log_weight += np.log(max(float(self._down[-1].sum()), TINY))
+
+    @property
+    def places(self) -> int:
+        """Length of the grid."""
+        return len(self._field.cost)
+
+    def marginal(self) -> FloatArray:
+        """(n, 7) distribution of each center over the grid."""
+        n = self.places
+        up = [np.ones(n)]
+        for kernel, own in zip(_pitch_kernels(self._size)[::-1], self._shown[:0:-1], strict=True):
+            reached = np.convolve((up[-1] * own)[::-1], kernel)[:n][::-1]
+            up.append(reached / max(float(reached.max()), TINY))
+        marginal = np.stack(self._down, axis=1) * np.stack(up[::-1], axis=1)
+        return np.asarray(marginal / np.maximum(marginal.sum(axis=0), TINY))
+
+    def seen(self) -> BoolArray:
+        """(n, 7) whether a center at each place lets its level be seen."""
+        needed = SHOWN_SHARE * (2 * self._half + 1) * GRID_MM
+        needed = np.minimum(needed, self._field.covered[-1] / 2)
+        return np.asarray(self._field.window(self._field.covered, self._half) >= needed)
 
 
 @dataclass(frozen=True)
 class _Way:
-    """One way round: marginals (n, 7) of centers, the part of them that is shown, log weight."""
+    """One way round: the chains of each size, how much each counts, and the log weight of all."""
 
-    marginal: FloatArray
-    shown: FloatArray
+    chains: tuple[_Chain, ...]
+    weight: FloatArray
     size: float
     log_weight: float
 
     @classmethod
     def of(cls, field: _Field, sizes: FloatArray, spread: float) -> "_Way":
-        parts = [_chain_of_size(field, float(size)) for size in sizes]
-        logs = np.array([log_weight for *_, log_weight in parts])
+        chains = tuple(_Chain(field, float(size)) for size in sizes)
+        logs = np.array([chain.log_weight for chain in chains])
         logs -= 0.5 * (np.log(sizes) / spread) ** 2
         weight = np.exp(logs - logs.max())
         total = float(weight.sum())
         weight /= total
-        marginal = sum(w * m for w, (m, *_) in zip(weight, parts, strict=True))
-        shown = sum(w * m * s for w, (m, s, _) in zip(weight, parts, strict=True))
-        size = float(weight @ sizes)
-        return cls(np.asarray(marginal), np.asarray(shown), size, float(logs.max() + np.log(total)))
+        return cls(chains, weight, float(weight @ sizes), float(logs.max() + np.log(total)))
 
-    def turned(self) -> "_Way":
-        """The same on the grid from its other end."""
-        return _Way(self.marginal[::-1], self.shown[::-1], self.size, self.log_weight)
+    def distributions(self) -> tuple[FloatArray, FloatArray]:
+        """Marginals (n, 7) of centers, and the part of them that is shown."""
+        marginal, shown = np.zeros((2, self.chains[0].places, len(LEVELS)))
+        for weight, chain in zip(self.weight, self.chains, strict=True):
+            own = weight * chain.marginal()
+            marginal += own
+            shown += own * chain.seen()
+        return marginal, shown
 
 
 def _weight(plain: _Way, other: _Way) -> float:
@@ -241,10 +268,13 @@ def place_centers(z_mm: FloatArray, logits: FloatArray) -> Centers:
             plain, other = wide, wide_other
     gain = other.log_weight - UPSIDE_DOWN_COST - plain.log_weight
     upside_down = gain > 0
-    way = other.turned() if upside_down else plain
+    way = other if upside_down else plain
+    marginal, shown = way.distributions()
+    if upside_down:  # its grid runs from the other end
+        marginal, shown = marginal[::-1], shown[::-1]
     belief = 1.0 / (1.0 + np.exp(-min(abs(gain), 50.0)))
-    mean, spread = _moments(grid, way.marginal)
-    center = _settled(grid, way.marginal)
+    mean, spread = _moments(grid, marginal)
+    center = _settled(grid, marginal)
     steps = np.diff(center) if upside_down else -np.diff(center)
     if not (steps > LEAST_PITCH_MM).all():  # stretches of different chains: their mean is in order
         center = mean
@@ -252,20 +282,20 @@ def place_centers(z_mm: FloatArray, logits: FloatArray) -> Centers:
     return Centers(
         center_mm=center,
         spread_mm=spread,
-        shown=way.shown.sum(axis=0),
-        sure=belief * (way.shown * near).sum(axis=0),
-        visible=_visible(z_mm, grid, way),
+        shown=shown.sum(axis=0),
+        sure=belief * (shown * near).sum(axis=0),
+        visible=_visible(z_mm, grid, marginal, way.size),
         size=way.size,
         upside_down=upside_down,
     )
 
 
-def _visible(z_mm: FloatArray, grid: FloatArray, way: _Way) -> FloatArray:
+def _visible(z_mm: FloatArray, grid: FloatArray, marginal: FloatArray, size: float) -> FloatArray:
     """See `Centers.visible`."""
-    half = np.rint(LEVEL_EXTENT_MM * way.size / (2.0 * GRID_MM)).astype(int)
+    half = np.rint(LEVEL_EXTENT_MM * size / (2.0 * GRID_MM)).astype(int)
     columns = [
         np.interp(-z_mm, -grid, np.convolve(own, np.ones(2 * reach + 1), mode="same"))
-        for own, reach in zip(way.marginal.T, half, strict=True)
+        for own, reach in zip(marginal.T, half, strict=True)
     ]
     return np.clip(np.stack(columns, axis=1), 0.0, 1.0)
 

@@ -13,7 +13,9 @@ Vertebra model k also labels the slices of its own training studies that have no
 never in its training set, and nothing of fold k's studies reaches their labels.
 """
 
+import math
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -41,6 +43,10 @@ from cspine_kit.vision.training.state import CHECKPOINT
 
 TRAINING_THREADS = 1
 """Of a network on a CPU: small ones train faster as several processes of one thread each."""
+
+HELD_BYTES = 256 << 20
+"""Volumes of a training that are no more than this together are unpacked once, not for every patch:
+those of a phantom competition. The real ones stay in their files."""
 
 Rows = dict[str, pd.DataFrame]
 """Of a study, by table."""
@@ -274,13 +280,25 @@ def _views(
     chain: FoldChain, name: str, studies: list[str], build: Build
 ) -> tuple[list[StudyView], list[Failure]]:
     """What a model learns from, and the studies that it cannot learn from."""
-    found, failures = list[StudyView](), list[Failure]()
-    for uid in studies:
-        try:
-            found.append(build(uid))
-        except Exception as error:  # noqa: BLE001 - one bad study must cost only itself
-            failures.append(_failure(chain, name, uid, error))
-    return found, failures
+    failures = list[Failure]()
+
+    def made(of: Iterable[str], make: Build) -> dict[str, StudyView]:
+        found = dict[str, StudyView]()
+        for uid in of:
+            try:
+                found[uid] = make(uid)
+            except Exception as error:  # noqa: BLE001 - one bad study must cost only itself
+                failures.append(_failure(chain, name, uid, error))
+        return found
+
+    views = made(studies, build)
+    if sum(math.prod(view.volume.voxels.shape) for view in views.values()) <= HELD_BYTES:
+
+        def hold(uid: str) -> StudyView:
+            return replace(views[uid], volume=in_memory(views[uid].volume))
+
+        views = made(views, hold)
+    return list(views.values()), failures
 
 
 def _failure(chain: FoldChain, name: str, uid: str, error: Exception) -> Failure:

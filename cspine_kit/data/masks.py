@@ -40,6 +40,9 @@ BETTER_HU = 60.0
 """A flip must beat the header's own orientation by this much to be believed."""
 SAMPLED_VOXELS = 60_000
 
+PARALLEL_VOXELS = 1e-3
+"""Axes of mask and study that part by less than this over the whole scan are parallel."""
+
 MOST_EXTENT_MM = 75.0
 """No cervical vertebra is so tall in z, its processes included (90 % of C2: below 51)."""
 
@@ -80,10 +83,36 @@ def _sample(
     return np.where(inside, labels[tuple(index)], 0).astype(np.uint8)
 
 
+def _parallel_axes(
+    starts: NDArray[np.float64], steps: NDArray[np.float64], shape: tuple[int, int]
+) -> tuple[int, int, int] | None:
+    """The array axes along the study's slices, rows and columns; None where they are oblique."""
+    ends = np.array(shape)[:, None] - 1
+    moved = np.vstack([np.ptp(starts, axis=0), np.abs(steps) * ends]) > PARALLEL_VOXELS
+    if not ((moved.sum(axis=0) == 1).all() and (moved.sum(axis=1) == 1).all()):
+        return None
+    along = moved.argmax(axis=1)
+    return int(along[0]), int(along[1]), int(along[2])
+
+
 def place_mask(labels: MaskArray, affine: NDArray[np.float64], study: Study) -> MaskArray:
     """Labels of a NIfTI array on the study's grid (z, y, x), by the affine alone."""
     starts, steps = grid_to_array(study, affine)
-    return np.stack([_sample(labels, start, steps, study.shape) for start in starts])
+    axes = _parallel_axes(starts, steps, study.shape)
+    if axes is None:
+        return np.stack([_sample(labels, start, steps, study.shape) for start in starts])
+    z, row, column = axes
+    along = (
+        starts[:, z],
+        starts[0, row] + np.arange(study.shape[0]) * steps[0, row],
+        starts[0, column] + np.arange(study.shape[1]) * steps[1, column],
+    )
+    found = np.zeros((len(starts), *study.shape), np.uint8)
+    at = [np.rint(places).astype(np.int64) for places in along]
+    inside = [(k >= 0) & (k < labels.shape[axis]) for k, axis in zip(at, axes, strict=True)]
+    picked = np.ix_(*(k[own] for k, own in zip(at, inside, strict=True)))
+    found[np.ix_(*inside)] = labels.transpose(axes)[picked]
+    return found
 
 
 def mean_hu_by_flip(mask: MaskArray, study: Study) -> dict[tuple[int, ...], float]:
@@ -182,7 +211,9 @@ def _whole_labels(values: NDArray[Any]) -> MaskArray:
     """
     if values.ndim < 3 or values.size != np.prod(values.shape[:3]):
         raise ValueError(f"it has shape {values.shape}, not three axes")
-    whole = (values >= 0) & (values <= MOST_LABEL) & (values == np.rint(values))
+    whole = (values >= 0) & (values <= MOST_LABEL)
+    if not np.issubdtype(values.dtype, np.integer):
+        whole &= values == np.rint(values)
     if not whole.all():
         raise ValueError(f"it holds {values[~whole][0]}, labels are 0..{MOST_LABEL}")
     return values.reshape(values.shape[:3]).astype(np.uint8)

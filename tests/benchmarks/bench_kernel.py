@@ -34,7 +34,7 @@ from cspine_kit.infer.studies.devices import Devices
 from cspine_kit.infer.studies.reading import ReadAhead
 from cspine_kit.infer.studies.worker import Worker
 from cspine_kit.vision.nets.heads import Network
-from cspine_kit.vision.predict import PLAIN, forward, run_model
+from cspine_kit.vision.passes import PLAIN, forward, run_model
 
 PURE_BATCHES = 6
 

@@ -14,6 +14,7 @@ from cspine_kit.data.volumes.curve import HuCurve
 from cspine_kit.data.volumes.lattice import Lattice
 from cspine_kit.data.volumes.volume import Held, Volume, Volumes
 from cspine_kit.infer.answer import Answer
+from cspine_kit.infer.chains.asking import alone
 from cspine_kit.infer.chains.ensemble import Ensemble
 from cspine_kit.infer.chains.governor import Costs, Effort, Governor
 from cspine_kit.infer.chains.prediction import Prediction, Trace
@@ -128,6 +129,7 @@ def ensemble_of(
 ) -> Ensemble:
     """An ensemble of two members whose networks are names; those of `vertebra` find no neck."""
     from cspine_kit.core.tables import FRACTURE_COLUMNS, VERTEBRA_COLUMNS
+    from cspine_kit.infer.chains import asking
     from cspine_kit.infer.chains import ensemble as module
     from cspine_kit.stack.fallback.imputer import Imputer
     from cspine_kit.vision.predict import Said
@@ -145,15 +147,15 @@ def ensemble_of(
         tables = {} if scores is None else {"oof_levels": scores}
         return Said(rows.assign(**place), None, 0.0, tables)
 
-    def predict(models, volume, levels, batch, *, views=(False,), stride=1):
-        return {name: say(model, levels) for name, model in models.items()}
+    def predict_all(models, studies, batch, *, views=(False,), stride=1):
+        return [{n: say(model, levels) for n, model in models.items()} for _, levels in studies]
 
     def levels_of(source):
         return pd.DataFrame(
             {"level": ["C1"], "z_top_mm": [2.0], "z_bottom_mm": [0.0], "source": source}
         ).assign(present=True, confidence=0.9)
 
-    monkeypatch.setattr(module, "predict", predict)
+    monkeypatch.setattr(asking, "predict_all", predict_all)
     monkeypatch.setattr(module, "decode_study", levels_of)
     made = Ensemble.__new__(Ensemble)
     made.calibrations = dict.fromkeys(range(folds), PLAIN)
@@ -179,7 +181,7 @@ def ensemble_of(
 
 def run_tables(made, effort):
     trace = Trace()
-    slices, levels, _ = made.tables(bare(), None, effort, trace)
+    slices, levels, _ = alone(made.tables(bare(), None, effort, trace), 4)
     return slices.groupby(["model_fold", "member"]).size(), levels, trace
 
 
@@ -195,7 +197,7 @@ def test_a_member_that_fails_in_one_fold_is_imputed_there(monkeypatch):
 
 def test_what_members_say_of_levels_stays_with_its_fold_and_is_not_imputed(monkeypatch):
     made = ensemble_of(monkeypatch, member="b1")
-    scores = made.tables(bare(), None, Effort(1, 2, BOTH), Trace())[2]
+    scores = alone(made.tables(bare(), None, Effort(1, 2, BOTH), Trace()), 4)[2]
     assert scores.levels[["member", "model_fold", "fold"]].values.tolist() == [["b", 0, -1]]
     assert scores.studies is None and scores.boxes is None
 

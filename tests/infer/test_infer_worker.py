@@ -1,5 +1,6 @@
 """Graded fallback: what each study is given when something under it gives way."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -31,9 +32,11 @@ class FakeEnsemble:
     def __init__(self, image=None, source="image"):
         self.ships, self.image, self.source = "stack", image, source
 
-    def predict(self, volume, folder, effort):
-        if self.image is not None:
-            raise self.image
+    def predict_all(self, questions):
+        return [self.image or self.found for _ in questions]
+
+    @property
+    def found(self):
         rows = [(m, UID, t, p, -1) for m, p in (("stack", 0.3), ("mean", 0.9)) for t in TARGETS]
         table = pd.DataFrame(rows, columns=["model", "study_uid", "target", "prob", "fold"])
         faults = {} if self.source == "image" else {"vertebra fold 0": "no neck"}
@@ -61,8 +64,7 @@ def _make(tmp_path):
             folders={UID: tmp_path}, files={UID: 3}, fallback=lambda uid: fallback
         )
         worker = Worker(FakeEnsemble(**changes), governor, studies)
-        worker.left = lambda: (governor.files, governor.studies)
-        return worker if reading is None else worker.answer(reading)
+        return worker if reading is None else worker.answers([reading])[0]
 
     make.read = read
     return make
@@ -84,11 +86,16 @@ def test_levels_from_headers_are_said(make):
 
 
 @pytest.mark.parametrize("error", [StudyError(UID, "NaN"), MemoryError("no"), KeyError("x")])
-def test_networks_that_fail_say_so_and_the_study_counts_as_left(make, error):
-    worker = make(None, image=error)
-    with pytest.raises(type(error)):
-        worker.answer(make.read)
-    assert worker.left() == (3, 1)
+def test_networks_that_fail_say_so(make, error):
+    assert make(image=error) is error
+
+
+def test_each_of_several_studies_is_answered_for_itself(make):
+    lost = replace(make.read, files=())
+    dead = Reading(UID, 0.1, cause="the reading process died")
+    found, failed, unread = make(None).answers([make.read, lost, dead])
+    assert (found.source, unread.source) == ("image", "header")
+    assert isinstance(failed, ValueError), "its voxels are gone"
 
 
 def test_pixels_that_cannot_be_read_leave_it_to_headers(make):

@@ -19,6 +19,7 @@ from cspine_kit.cli import main
 from cspine_kit.core.anatomy import LEVELS, TARGETS
 from cspine_kit.core.tables import read_table
 from cspine_kit.data.volumes.read import read_both
+from cspine_kit.infer.chains.asking import alone
 from cspine_kit.infer.chains.ensemble import Ensemble
 from cspine_kit.infer.manifest import open_bundle
 from cspine_kit.infer.run import run_kernel
@@ -234,7 +235,8 @@ def test_kernel_and_out_of_fold_run_agree(run, bundle, tmp_path):
     ensemble = Ensemble(open_bundle(bundle, tmp_path))
     folder = run / "competition" / "train_images" / uid
     volumes, _ = read_both(folder, ensemble.config.volumes, uid)
-    slices, _, found = ensemble.tables(volumes, folder)
+    batch = ensemble.config.kernel.batch_size
+    slices, _, found = alone(ensemble.tables(volumes, folder), batch)
     fold = expected["fold"].iloc[0]
     slices = slices[slices["model_fold"] == fold]
     slices = slices.sort_values(["member", "position"], ignore_index=True)

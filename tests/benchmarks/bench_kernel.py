@@ -34,7 +34,7 @@ from cspine_kit.infer.studies.devices import Devices
 from cspine_kit.infer.studies.reading import ReadAhead
 from cspine_kit.infer.studies.worker import Worker
 from cspine_kit.vision.nets.heads import Network
-from cspine_kit.vision.predict import PLAIN, forward, run_model
+from cspine_kit.vision.passes import PLAIN, forward, run_model
 
 PURE_BATCHES = 6
 
@@ -100,9 +100,12 @@ def kernel_seconds(
     ):
         studies = SimpleNamespace(folders=folders, files=files)
         workers = {str(k): Worker(each, governor, studies) for k, each in enumerate(ensembles)}
-        pool = Devices(list(workers), workers.__getitem__, readings, governor, studies)
+        at_once = ensemble.config.kernel.studies_at_once if torch.cuda.is_available() else 1
+        names = list(workers), workers.__getitem__
+        pool = Devices(*names, readings, governor, studies, at_once=at_once)
         stream = pool.answers(list(folders))
-        next(stream)  # the readers have started
+        for _ in range(at_once):
+            next(stream)  # the readers have started
         start = time.perf_counter()
         rest = list(stream)
         seconds = time.perf_counter() - start

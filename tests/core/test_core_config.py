@@ -54,6 +54,7 @@ def test_members_inherit_the_model_section():
         (lambda raw: raw["model"].update(in_chans=4), "in_chans must be odd"),
         (lambda raw: raw["model"].update(windows=[[400, 400]]), "must lie below"),
         (lambda raw: raw["kernel"].update(views="fold"), "should be 1, 2 or 'folds'"),
+        (lambda raw: raw["kernel"].update(studies_at_once=0), "kernel.studies_at_once"),
         (lambda raw: raw["model"].update(windows=["minmaks"]), "should be 'minmax'"),
         (lambda raw: raw["model"].update(background="zeros"), "should be 'keep' or 'zero'"),
         (lambda raw: raw["vertebra"].update(background="zero"), "for kind 'vertebra', only for"),

@@ -30,6 +30,7 @@ from safetensors.torch import load_file, save_file
 from cspine_kit.core.runs import file_hash, read_json, write_json
 from cspine_kit.infer import manifest
 from cspine_kit.infer.chains import ensemble, loaded
+from cspine_kit.infer.chains.asking import Asking
 from cspine_kit.infer.manifest import COPY, MANIFEST
 from cspine_kit.stack.model.stack import Stack
 from cspine_kit.vision import predict
@@ -266,8 +267,8 @@ def no_neck(ground: Ground) -> Count:
     competition = ground.competition("no_neck", FEW)
     real, hit = ensemble.Ensemble.levels, []
 
-    def levels(self: ensemble.Ensemble, volume: object, folds: list[int], stride: int = 1) -> dict:
-        found = real(self, volume, folds, stride)
+    def levels(self: ensemble.Ensemble, volume: object, folds: list[int], *how: object) -> Asking:
+        found = yield from real(self, volume, folds, *how)
         if 0 in found:
             hit.append(0)
             found[0] = ValueError("no slice shows a cervical level")

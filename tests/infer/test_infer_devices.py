@@ -53,9 +53,15 @@ class FakeWorker:
     def __init__(self, name, does, check):
         self.name, self.does, self._check = name, does, check
 
-    def answer(self, reading):
-        missing = self.does(reading.study_uid) or {}
-        return Answer(reading.study_uid, "image", faults=missing, details={"device": self.name})
+    def answers(self, readings):
+        uids = [reading.study_uid for reading in readings]
+        return [self.answer(uid, {"device": self.name, "together": uids}) for uid in uids]
+
+    def answer(self, uid, details):
+        try:
+            return Answer(uid, "image", faults=self.does(uid) or {}, details=details)
+        except Exception as error:  # noqa: BLE001 - as a worker does
+            return error
 
     def check(self):
         self._check()
@@ -81,7 +87,7 @@ def unloadable():
 def _answer_all():
     """Runs a pool of fake devices {name: (what answering does, what checking does, load)}."""
 
-    def run(count, devices, *, spares=("cpu",), hours_s=60.0, patience=FAST, every_one=False):
+    def run(count, devices, *, spares=("cpu",), hours_s=60.0, patience=FAST, **options):
         uids = [f"1.{i}" for i in range(count)]
         deadline = time.monotonic() + hours_s
         governor = Governor([EFFORT], deadline_s=deadline, files=count, studies=count, networks=2)
@@ -99,7 +105,7 @@ def _answer_all():
             spares=spares,
             patience=patience,
             note=lambda event, **details: notes.append((event, details)),
-            every_one=every_one,
+            **options,
         )
         start = time.monotonic()
         found = list(pool.answers(uids))
@@ -268,3 +274,89 @@ def test_the_deadline_ends_everything_whatever_hangs(answer_all):
 def test_a_check_that_hangs_is_a_hang(answer_all):
     found, notes, seconds, _ = answer_all(20, {"gpu0": (fails, hangs), "gpu1": (fine,)})
     assert not by_headers(found) and "hangs" in lost(notes)["gpu0"] and seconds < 5.0
+
+
+def together(found):
+    """The groups of studies that were asked together."""
+    return sorted({tuple(a.details["together"]) for a in found.values()}, key=len)
+
+
+def test_a_device_takes_what_lies_read_up_to_a_few_and_the_cpu_one(answer_all):
+    found, notes, _, _ = answer_all(20, {"gpu0": (fine,)}, at_once=4)
+    assert not by_headers(found) and not lost(notes)
+    assert [len(group) for group in together(found)] == [4] * 5
+    found, _, _, _ = answer_all(6, {"cpu": (fine,)}, at_once=4)
+    assert [len(group) for group in together(found)] == [1] * 6
+
+
+def test_a_study_that_fails_costs_no_other_of_its_group_and_is_asked_alone_elsewhere(answer_all):
+    def bad(uid):
+        time.sleep(0.002)
+        if uid == "1.1":
+            raise StudyError(uid, "the networks gave NaN")
+
+    slow = (fine, fine, lambda: time.sleep(0.1))
+    found, notes, _, governor = answer_all(12, {"gpu0": (bad,), "gpu1": slow}, at_once=4)
+    assert not by_headers(found) and not lost(notes)
+    assert found["1.1"].details == {"device": "gpu1", "together": ["1.1"]}
+    assert found["1.0"].details == {"device": "gpu0", "together": ["1.0", "1.1", "1.2", "1.3"]}
+    assert governor.studies == 12 + 1, "what is asked again counts as left again"
+
+
+def test_a_device_that_breaks_gives_its_unanswered_studies_to_another(answer_all):
+    broken = []
+
+    def breaks(uid):
+        if uid == "1.2" or broken:
+            broken.append(uid)
+            fails()
+
+    def check():
+        if broken:
+            fails()
+
+    slow = (fine, fine, lambda: time.sleep(0.1))
+    devices = {"gpu0": (breaks, check), "gpu1": slow}
+    found, notes, _, governor = answer_all(8, devices, at_once=4)
+    assert not by_headers(found) and list(lost(notes)) == ["gpu0"]
+    assert broken == ["1.2", "1.3"] and governor.studies == 8 + 2
+    devices = [found[f"1.{k}"].details["device"] for k in range(4)]
+    assert devices == ["gpu0", "gpu0", "gpu1", "gpu1"]
+
+
+def test_a_group_that_hangs_goes_last_and_alone(answer_all):
+    """One study hangs every GPU: the others of its group are answered, whoever was with it."""
+    asked = []
+
+    def deadly(uid):
+        asked.append(uid)
+        if uid == "1.1":
+            hangs()
+
+    devices = {f"gpu{k}": (deadly,) for k in range(3)}
+    found, notes, seconds, _ = answer_all(20, devices, spares=(), hours_s=20.0, at_once=4)
+    assert [a.study_uid for a in by_headers(found)] == ["1.1"] and seconds < 15.0
+    assert len(lost(notes)) == 3
+    for uid in ("1.0", "1.2", "1.3"):
+        assert found[uid].details["together"] == [uid]
+    assert set(asked[:17]).isdisjoint({"1.2", "1.3"}), "after all others"
+
+
+def test_patience_grows_with_the_studies_that_are_asked_together(answer_all):
+    slow = lambda uid: time.sleep(0.25)  # noqa: E731 - a second for four, of 0.4 s for one
+    found, notes, _, _ = answer_all(8, {"gpu0": (slow,)}, at_once=4)
+    assert not by_headers(found) and not lost(notes)
+
+
+def test_a_study_that_its_hanging_device_answers_after_all_is_asked_no_more(answer_all):
+    asked = []
+
+    def slow(uid):
+        asked.append(uid)
+        time.sleep(1.8 if uid == "1.0" else 0.3)
+
+    patience = replace(FAST, network_s=1.0)
+    devices = {"gpu0": (slow,), "cpu": (slow,)}
+    found, notes, _, _ = answer_all(8, devices, patience=patience)
+    assert not by_headers(found) and "hangs" in lost(notes)["gpu0"]
+    assert found["1.0"].details["device"] == "gpu0" and sorted(asked) == sorted(found)

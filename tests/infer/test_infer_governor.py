@@ -31,8 +31,10 @@ def cost(effort: Effort, length: float) -> Costs:
     return Costs(READ_S * length, VERTEBRA_S * share, members, STACK_S)
 
 
-def drive(config, budget_share: float, studies: int = 200, seed: int = 0, drift: float = 1.0):
-    """Run a whole test set on a turned clock; efforts, studies left to headers, time left."""
+def drive(config, budget_share: float, drift: float = 1.0, together: int = 1):
+    """Run a whole test set on a turned clock, so many studies at once; efforts, studies left to
+    headers, time left."""
+    studies, seed = 200, 0
     rng = np.random.default_rng(seed)
     lengths = rng.uniform(0.4, 2.0, studies)
     now = [0.0]
@@ -46,17 +48,19 @@ def drive(config, budget_share: float, studies: int = 200, seed: int = 0, drift:
         efforts, deadline_s=deadline, files=sum(files), studies=studies, clock=lambda: now[0]
     )
     chosen, headers = [], 0
-    for i, (length, n) in enumerate(zip(lengths, files, strict=True)):
-        effort = governor.choose(n)
+    for i in range(0, studies, together):
+        group = slice(i, i + together)
+        given = governor.choose(files[group])
         slow = 1.0 + (drift - 1.0) * i / studies
-        if effort is not None:
+        for effort, length, n in zip(given, lengths[group], files[group], strict=True):
+            if effort is None:
+                headers += 1
+                continue
             costs = cost(effort, length * slow * rng.uniform(0.8, 1.25))
             compute = costs.vertebra_s + sum(costs.members_s.values()) + costs.stack_s
             now[0] += max(compute, costs.read_s)
             governor.measured(effort, n, costs)
             chosen.append(effort)
-        else:
-            headers += 1
     return chosen, headers, deadline - now[0]
 
 
@@ -91,14 +95,16 @@ def test_enough_time_means_full_effort_for_everyone(config):
 
 @pytest.mark.parametrize("share", [0.9, 0.5, 1 / 3, 0.12])
 @pytest.mark.parametrize("drift", [1.0, 1.6])
-def test_less_time_means_less_effort_but_networks_for_everyone(config, share, drift):
-    chosen, headers, left = drive(config, share, drift=drift)
+@pytest.mark.parametrize("together", [1, 4])
+def test_less_time_means_less_effort_but_networks_for_everyone(config, share, drift, together):
+    chosen, headers, left = drive(config, share, drift, together)
     assert len(chosen) == 200 and headers == 0
     assert len(set(chosen)) > 1 and left > 0
 
 
-def test_hardly_any_time_leaves_headers_for_the_rest(config):
-    chosen, headers, left = drive(config, 0.04)
+@pytest.mark.parametrize("together", [1, 4])
+def test_hardly_any_time_leaves_headers_for_the_rest(config, together):
+    chosen, headers, left = drive(config, 0.04, together=together)
     assert chosen and headers
     assert len(chosen) + headers == 200 and left >= 0
 
@@ -106,7 +112,7 @@ def test_hardly_any_time_leaves_headers_for_the_rest(config):
 def test_no_time_at_all_leaves_the_priors(config):
     efforts = ladder(config)
     governor = Governor(efforts, deadline_s=-1.0, files=100, studies=1, clock=lambda: 0.0)
-    assert governor.choose(100) is None and governor.left_s < 0
+    assert governor.choose([100]) == [None] and governor.left_s < 0
 
 
 def test_two_devices_halve_the_time_that_networks_take(config):
@@ -136,3 +142,15 @@ def test_reading_bounds_the_time_where_the_networks_are_fast(config):
     governor = Governor(efforts, deadline_s=1e9, files=300, studies=1)
     governor.measured(efforts[0], 300, Costs(read_s=30.0, vertebra_s=1.0, stack_s=0.1))
     assert governor.seconds(efforts[-1], 300, 1) == governor.seconds(efforts[0], 300, 1) > 30.0
+
+
+def test_studies_chosen_for_together_share_the_time_that_is_left(config):
+    efforts, now = ladder(config), [0.0]
+    governor = Governor(efforts, deadline_s=10.0, files=1200, studies=4, clock=lambda: now[0])
+    governor.measured(efforts[0], 300, cost(efforts[0], 1.0))
+    least, one_s = efforts[-1], governor.seconds(efforts[-1], 300, 1)
+    now[0] = 10.0 - 2.5 * one_s
+    assert governor.choose([300] * 4) == [least, least, None, None]
+    assert (governor.files, governor.studies, governor.latest) == (0, 0, None)
+    governor.again(300)
+    assert governor.choose([300]) != [None]

@@ -6,8 +6,9 @@ import time
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 import pytest
-from cells_models import flip
+from cells_models import GPUS, flip, two_devices
 from faults import IMAGE, Ground, Result, read_result
 
 from cspine_kit.infer import manifest
@@ -116,15 +117,34 @@ def test_a_driver_that_hangs_leaves_the_cpu(ground):
     assert "no answer within" in faults_of(result)["devices"]
 
 
+def test_a_gpu_takes_several_studies_and_each_gets_its_rows(ground, monkeypatch):
+    """Two GPUs that are the CPU: while they are at their first study others are read."""
+    expected = go(ground, ground.bundle, 8)
+    real, sizes = Ensemble.predict_all, []
+
+    def slow(self, questions):
+        sizes.append(len(questions))
+        if len(sizes) <= len(GPUS):
+            time.sleep(2.0)
+        return real(self, questions)
+
+    monkeypatch.setattr(Ensemble, "predict_all", slow)
+    with two_devices():
+        result = go(ground, ground.bundle, 8)
+    assert max(sizes) > 1 and sum(sizes) == 8
+    assert set(result.sources().values()) == {IMAGE}
+    np.testing.assert_allclose(result.rows, expected.rows, atol=1e-5)
+
+
 def test_after_the_deadline_nothing_is_read_any_more(ground, monkeypatch):
     """Headers speak for all studies; the run ends within seconds of its limit."""
-    real = Ensemble.predict
+    real = Ensemble.predict_all
 
-    def slow(self, *arguments):
+    def slow(self, questions):
         time.sleep(0.2)  # 60 studies take longer than the limit on any machine
-        return real(self, *arguments)
+        return real(self, questions)
 
-    monkeypatch.setattr(Ensemble, "predict", slow)
+    monkeypatch.setattr(Ensemble, "predict_all", slow)
     start = time.monotonic()
     result = go(ground, ground.bundle, 60, hours=4.0 / 3600)
     assert time.monotonic() - start < 20.0

@@ -1,5 +1,6 @@
 """Graded fallback: what each study is given when something under it gives way."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,6 +15,7 @@ from cspine_kit.data.volumes.curve import HuCurve
 from cspine_kit.data.volumes.lattice import Lattice
 from cspine_kit.data.volumes.volume import Held, Volume, Volumes
 from cspine_kit.infer.answer import Answer
+from cspine_kit.infer.chains.asking import alone
 from cspine_kit.infer.chains.ensemble import Ensemble
 from cspine_kit.infer.chains.governor import Costs, Effort, Governor
 from cspine_kit.infer.chains.prediction import Prediction, Trace
@@ -30,9 +32,11 @@ class FakeEnsemble:
     def __init__(self, image=None, source="image"):
         self.ships, self.image, self.source = "stack", image, source
 
-    def predict(self, volume, folder, effort):
-        if self.image is not None:
-            raise self.image
+    def predict_all(self, questions):
+        return [self.image or self.found for _ in questions]
+
+    @property
+    def found(self):
         rows = [(m, UID, t, p, -1) for m, p in (("stack", 0.3), ("mean", 0.9)) for t in TARGETS]
         table = pd.DataFrame(rows, columns=["model", "study_uid", "target", "prob", "fold"])
         faults = {} if self.source == "image" else {"vertebra fold 0": "no neck"}
@@ -60,8 +64,7 @@ def _make(tmp_path):
             folders={UID: tmp_path}, files={UID: 3}, fallback=lambda uid: fallback
         )
         worker = Worker(FakeEnsemble(**changes), governor, studies)
-        worker.left = lambda: (governor.files, governor.studies)
-        return worker if reading is None else worker.answer(reading)
+        return worker if reading is None else worker.answers([reading])[0]
 
     make.read = read
     return make
@@ -83,11 +86,16 @@ def test_levels_from_headers_are_said(make):
 
 
 @pytest.mark.parametrize("error", [StudyError(UID, "NaN"), MemoryError("no"), KeyError("x")])
-def test_networks_that_fail_say_so_and_the_study_counts_as_left(make, error):
-    worker = make(None, image=error)
-    with pytest.raises(type(error)):
-        worker.answer(make.read)
-    assert worker.left() == (3, 1)
+def test_networks_that_fail_say_so(make, error):
+    assert make(image=error) is error
+
+
+def test_each_of_several_studies_is_answered_for_itself(make):
+    lost = replace(make.read, files=())
+    dead = Reading(UID, 0.1, cause="the reading process died")
+    found, failed, unread = make(None).answers([make.read, lost, dead])
+    assert (found.source, unread.source) == ("image", "header")
+    assert isinstance(failed, ValueError), "its voxels are gone"
 
 
 def test_pixels_that_cannot_be_read_leave_it_to_headers(make):
@@ -128,6 +136,7 @@ def ensemble_of(
 ) -> Ensemble:
     """An ensemble of two members whose networks are names; those of `vertebra` find no neck."""
     from cspine_kit.core.tables import FRACTURE_COLUMNS, VERTEBRA_COLUMNS
+    from cspine_kit.infer.chains import asking
     from cspine_kit.infer.chains import ensemble as module
     from cspine_kit.stack.fallback.imputer import Imputer
     from cspine_kit.vision.predict import Said
@@ -145,15 +154,15 @@ def ensemble_of(
         tables = {} if scores is None else {"oof_levels": scores}
         return Said(rows.assign(**place), None, 0.0, tables)
 
-    def predict(models, volume, levels, batch, *, views=(False,), stride=1):
-        return {name: say(model, levels) for name, model in models.items()}
+    def predict_all(models, studies, batch, *, views=(False,), stride=1):
+        return [{n: say(model, levels) for n, model in models.items()} for _, levels in studies]
 
     def levels_of(source):
         return pd.DataFrame(
             {"level": ["C1"], "z_top_mm": [2.0], "z_bottom_mm": [0.0], "source": source}
         ).assign(present=True, confidence=0.9)
 
-    monkeypatch.setattr(module, "predict", predict)
+    monkeypatch.setattr(asking, "predict_all", predict_all)
     monkeypatch.setattr(module, "decode_study", levels_of)
     made = Ensemble.__new__(Ensemble)
     made.calibrations = dict.fromkeys(range(folds), PLAIN)
@@ -179,7 +188,7 @@ def ensemble_of(
 
 def run_tables(made, effort):
     trace = Trace()
-    slices, levels, _ = made.tables(bare(), None, effort, trace)
+    slices, levels, _ = alone(made.tables(bare(), None, effort, trace), 4)
     return slices.groupby(["model_fold", "member"]).size(), levels, trace
 
 
@@ -195,7 +204,7 @@ def test_a_member_that_fails_in_one_fold_is_imputed_there(monkeypatch):
 
 def test_what_members_say_of_levels_stays_with_its_fold_and_is_not_imputed(monkeypatch):
     made = ensemble_of(monkeypatch, member="b1")
-    scores = made.tables(bare(), None, Effort(1, 2, BOTH), Trace())[2]
+    scores = alone(made.tables(bare(), None, Effort(1, 2, BOTH), Trace()), 4)[2]
     assert scores.levels[["member", "model_fold", "fold"]].values.tolist() == [["b", 0, -1]]
     assert scores.studies is None and scores.boxes is None
 

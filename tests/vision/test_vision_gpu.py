@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from cspine_kit.vision.names import WEIGHTS_FILE
 from cspine_kit.vision.nets.heads import SliceModel
-from cspine_kit.vision.predict import predict
+from cspine_kit.vision.predict import predict, predict_all
 from cspine_kit.vision.tasks.vertebra import VertebraTask
 from cspine_kit.vision.training.loop import train_model
 from cspine_kit.vision.training.settings import precision
@@ -90,3 +90,12 @@ def test_filled_up_batches_change_no_row(tiny, make_volume):
         rows = predict({0: model}, volume, None, size)[0].require()
         assert len(rows) == len(whole)
         np.testing.assert_allclose(rows, whole, atol=0.05)
+
+
+def test_studies_that_share_batches_get_their_own_rows(tiny, make_volume):
+    model = SliceModel(tiny, VertebraTask.heads, pretrained=False).eval().cuda()
+    volumes = [make_volume(k, n) for k, n in enumerate((25, 33, 40))]
+    said = predict_all({0: model}, [(volume, None) for volume in volumes], 16)
+    for volume, own in zip(volumes, said, strict=True):
+        alone = predict({0: model}, volume, None, 16)[0].require()
+        np.testing.assert_allclose(own[0].require(), alone, atol=0.05)

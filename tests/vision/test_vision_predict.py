@@ -8,7 +8,8 @@ from cspine_kit.core.errors import StudyError
 from cspine_kit.vision.inputs import views
 from cspine_kit.vision.inputs.views import StudyView
 from cspine_kit.vision.nets.heads import SliceModel
-from cspine_kit.vision.predict import Drawn, forward, predict, run_model, visible_gpus
+from cspine_kit.vision.passes import Drawn, forward, run_model
+from cspine_kit.vision.predict import predict, visible_gpus
 from cspine_kit.vision.tasks.slices import SlicesTask
 from cspine_kit.vision.tasks.vertebra import VertebraTask
 
@@ -25,7 +26,7 @@ def _view(make_volume, tiny):
 
 
 def run(model, view, batch_size, **how):
-    return run_model(model, Drawn(view, model.config.windows, batch_size, "cpu"), **how)
+    return run_model(model, Drawn([view], model.config.windows, batch_size, "cpu"), **how)
 
 
 def same(a, b):

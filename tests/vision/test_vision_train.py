@@ -14,7 +14,7 @@ from cspine_kit.vision.inputs.dataset import StackDataset
 from cspine_kit.vision.names import WEIGHTS_FILE
 from cspine_kit.vision.nets.heads import SliceModel
 from cspine_kit.vision.nets.store import load_model
-from cspine_kit.vision.predict import Drawn, run_model
+from cspine_kit.vision.passes import Drawn, run_model
 from cspine_kit.vision.tasks.slices import SlicesTask
 from cspine_kit.vision.tasks.vertebra import VertebraTask
 from cspine_kit.vision.training import loop
@@ -78,7 +78,7 @@ def test_the_network_learns_where_the_disk_is(data, tiny, config, tmp_path):
     fit(data, tiny.model_copy(update={"epochs": 6}), tmp_path, config.training)
     model = load_model(tmp_path)
     view = data.views[0]
-    logit = run_model(model, Drawn(view, tiny.windows, 16, "cpu"))["visible"][:, 3]
+    logit = run_model(model, Drawn([view], tiny.windows, 16, "cpu"))["visible"][:, 3]
     truth = view.targets["visible"][:, 3] > 0
     assert ((logit > 0) == truth).mean() > 0.9
 

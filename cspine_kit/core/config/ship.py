@@ -37,6 +37,7 @@ class KernelConfig(Section):
     reserve_minutes: NotNegative
     batch_size: Count
     views: Literal[1, 2, "folds"]
+    studies_at_once: Count = 4
     readers: Annotated[int, Field(ge=0)]
     degrade: tuple[Literal["views", "folds", "members", "stride"], ...]
 

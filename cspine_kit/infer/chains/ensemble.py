@@ -1,4 +1,4 @@
-"""Every fold chain of a bundle on one study: vertebra k -> levels k -> members k -> stack k.
+"""Every fold chain of a bundle on a study: vertebra k -> levels k -> members k -> stack k.
 
 In: a bundle laid out by `open_bundle` or `lay_out`, `Volumes`. Out: a `Prediction`. Example::
 
@@ -8,10 +8,13 @@ In: a bundle laid out by `open_bundle` or `lay_out`, `Volumes`. Out: a `Predicti
     prediction = ensemble.predict(volumes, folder)
     prediction.table                      # contract `predictions`: what ships, and every baseline
 
-The out-of-fold run calls the same `predict`, `decode_study` and
+The out-of-fold run calls the same `vision.predict`, `decode_study` and
 `aggregate`. What fails on the way is replaced by the next best thing and named in `faults`: a
 member by rows imputed from another, a vertebra model by another fold's levels and then by levels
 from headers alone, a chain by the chains that are left, the stack by the plain mean of the members.
+
+All of this is written for one study, as generators that yield what they ask of the networks
+(`Asking`): studies that are predicted together share batches where they ask the same.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,37 +28,39 @@ from cspine_kit.data.levels import by_finder
 from cspine_kit.data.reader.dicom import read_geometry
 from cspine_kit.data.volumes.volume import Volume, Volumes
 from cspine_kit.infer.answer import cause_of
+from cspine_kit.infer.chains.asking import Ask, Asking, alone, answered
 from cspine_kit.infer.chains.governor import Costs, Effort
 from cspine_kit.infer.chains.loaded import Loaded
-from cspine_kit.infer.chains.prediction import Prediction, Trace
+from cspine_kit.infer.chains.prediction import Prediction, Question, Trace
 from cspine_kit.stack.features.aggregate import aggregate
 from cspine_kit.stack.features.scores import MemberScores
 from cspine_kit.stack.scores.baselines import all_predictions, formulas
 from cspine_kit.vision.names import SLICES, VERTEBRA
-from cspine_kit.vision.predict import predict
 from cspine_kit.vision.tasks.vertebra import combined, decode_study
 
 
 class Ensemble(Loaded):
-    """The models of a bundle, and what they say of a study."""
+    """The models of a bundle, and what they say of studies."""
 
     def levels(
-        self, volume: Volume, folds: Sequence[int], stride: int = 1
-    ) -> dict[int, pd.DataFrame | Exception]:
+        self, volume: Volume, folds: Sequence[int], stride: int, trace: Trace
+    ) -> Asking[dict[int, pd.DataFrame | Exception]]:
         """The seven ordered levels of a coarse volume by the vertebra model of each of these folds,
-        or why there are none."""
-        batch = self.config.kernel.batch_size
-        said = predict(self.stage(folds), volume, None, batch, stride=stride)
+        or why there are none; `trace` gets the seconds."""
+        said = yield Ask(self.stage(folds), volume, None, stride=stride)
+        trace.spent(VERTEBRA, sum(one.seconds for one in said.values()))
         found: dict[int, pd.DataFrame | Exception] = {}
-        for fold in folds:
-            own = [one for (_, k), one in said.items() if k == fold]
-            try:
-                # Of several networks those that speak are enough.
-                spoken = [one.rows for one in own if one.rows is not None] or [own[0].require()]
-                decoded = self.calibrations[fold].applied(decode_study(combined(spoken)))
-                found[fold] = by_finder(decoded) if self._synthetic([fold]) else decoded
-            except Exception as error:  # noqa: BLE001 - another fold's levels will do
-                found[fold] = error
+        with trace.stage(VERTEBRA):
+            for fold in folds:
+                own = [one for (_, k), one in said.items() if k == fold]
+                try:
+                    # Of several networks those that speak are enough.
+                    spoken = [one.rows for one in own if one.rows is not None]
+                    rows = combined(spoken or [own[0].require()])
+                    decoded = self.calibrations[fold].applied(decode_study(rows))
+                    found[fold] = by_finder(decoded) if self._synthetic([fold]) else decoded
+                except Exception as error:  # noqa: BLE001 - another fold's levels will do
+                    found[fold] = error
         return found
 
     def header_levels(self, volume: Volume, folder: Path) -> pd.DataFrame:
@@ -76,25 +81,24 @@ class Ensemble(Loaded):
 
     def _levels_by_fold(
         self, volume: Volume, folder: Path, effort: Effort, trace: Trace
-    ) -> Callable[[int], pd.DataFrame]:
+    ) -> Callable[[int], Asking[pd.DataFrame]]:
         """Levels for a fold: its own, else those of the best other fold, else from headers."""
         found: dict[int, pd.DataFrame | Exception] = {}
 
-        def look(folds: Sequence[int]) -> None:
+        def look(folds: Sequence[int]) -> Asking[None]:
             new = [k for k in folds if k not in found and self.stage([k])]
             if new:
-                with trace.stage(VERTEBRA):
-                    found.update(self.levels(volume, new, effort.stride))
+                found.update((yield from self.levels(volume, new, effort.stride, trace)))
                 trace.faults |= {
                     f"{VERTEBRA} fold {k}": cause_of(found[k])
                     for k in new
                     if isinstance(found[k], Exception)
                 }
 
-        def levels(fold: int) -> pd.DataFrame:
-            look(self.chains[: effort.folds])
+        def levels(fold: int) -> Asking[pd.DataFrame]:
+            yield from look(self.chains[: effort.folds])
             for k in (fold, *(k for k in self.chains if k != fold)):
-                look([k])
+                yield from look([k])
                 mine = found.get(k)
                 if isinstance(mine, pd.DataFrame):
                     return mine
@@ -105,21 +109,20 @@ class Ensemble(Loaded):
 
     def _fold_rows(
         self, volume: Volume, levels: pd.DataFrame, *, fold: int, effort: Effort, trace: Trace
-    ) -> dict[str, list[pd.DataFrame]]:
+    ) -> Asking[dict[str, list[pd.DataFrame]]]:
         """Rows by table of every member of one fold: slices of those that did not run are imputed,
         their scores are left to the stack's stand-ins.
 
         Empty where no member gave anything: the other folds may.
         """
-        kernel = self.config.kernel
         found: dict[str, pd.DataFrame] = {}
         tables: dict[str, list[pd.DataFrame]] = {}
         here = [name for name in self.config.members if (name, fold) in self.models]
         # Members that time would give up speak where those it would keep are not there.
         chosen = [name for name in here if name in effort.members] or here
         models = {name: self.models[name, fold] for name in chosen}
-        views = kernel.views_of(fold)[: effort.views]
-        said = predict(models, volume, levels, kernel.batch_size, views=views, stride=effort.stride)
+        views = self.config.kernel.views_of(fold)[: effort.views]
+        said = yield Ask(models, volume, levels, views, effort.stride)
         for name, one in said.items():
             trace.spent(name, one.seconds)
             if one.rows is not None:
@@ -141,7 +144,7 @@ class Ensemble(Loaded):
         folder: Path,
         effort: Effort | None = None,
         trace: Trace | None = None,
-    ) -> tuple[pd.DataFrame, pd.DataFrame, MemberScores]:
+    ) -> Asking[tuple[pd.DataFrame, pd.DataFrame, MemberScores]]:
         """Slice rows of all members, the levels, and what members say of more than slices, of one
         study (fold -1).
 
@@ -164,8 +167,10 @@ class Ensemble(Loaded):
             if len(levels) == effort.folds:
                 break
             try:
-                found = levels_of(fold)
-                rows = self._fold_rows(volumes.fine, found, fold=fold, effort=effort, trace=trace)
+                found = yield from levels_of(fold)
+                rows = yield from self._fold_rows(
+                    volumes.fine, found, fold=fold, effort=effort, trace=trace
+                )
             except Exception as error:  # noqa: BLE001 - the other chains must still speak
                 trace.faults[f"chain {fold}"] = cause_of(error)
                 continue
@@ -194,8 +199,19 @@ class Ensemble(Loaded):
         Raises:
             StudyError: nothing but headers can speak for this study.
         """
-        trace = Trace()
-        slices, levels, scores = self.tables(volumes, folder, effort, trace)
+        asking = self._prediction(Question(volumes, folder, effort or self.efforts[0]))
+        return alone(asking, self.config.kernel.batch_size)
+
+    def predict_all(self, questions: Sequence[Question]) -> list[Prediction | Exception]:
+        """`predict` of several studies that share batches: for each what it gives or raises."""
+        askings = [self._prediction(question) for question in questions]
+        return answered(askings, self.config.kernel.batch_size)
+
+    def _prediction(self, question: Question) -> Asking[Prediction]:
+        volumes, trace = question.volumes, Trace()
+        slices, levels, scores = yield from self.tables(
+            volumes, question.folder, question.effort, trace
+        )
         with trace.stage("stack"):
             features = aggregate(slices, levels, scores)
             if self.extras is not None:

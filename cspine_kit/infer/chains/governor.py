@@ -5,11 +5,11 @@ study. Example::
 
     >>> end = time.monotonic() + 60.0
     >>> governor = Governor(ladder(config), deadline_s=end, files=700, studies=2)
-    >>> effort = governor.choose(files=300)      # None: no time for networks
+    >>> [effort] = governor.choose([300])        # None: no time for networks
     >>> slow = dict.fromkeys(config.members, 90.0)
     >>> governor.measured(effort, 300, Costs(vertebra_s=90.0, members_s=slow))
-    >>> governor.choose(files=400) is None
-    True
+    >>> governor.choose([400])
+    [None]
 
 The richest effort is chosen that, by the speeds measured so far, ends before the deadline when it
 is kept up for everything left; before anything is measured that is the full one. Speeds are
@@ -144,26 +144,32 @@ class Governor:
         reading = files * rate("read", 0.0)
         return MARGIN * max(compute / self.networks, reading / self.readers)
 
-    def choose(self, files: int) -> Effort | None:
-        """The effort for a study of `files` files; None where its header prediction must do.
+    def choose(self, files: Sequence[int]) -> list[Effort | None]:
+        """The effort for each of the studies that come next, together; None where its header
+        prediction must do. They are no longer counted as left.
 
-        The study is no longer counted as left.
+        Args:
+            files: of each of them, at least one.
         """
         with self._lock:
-            left_files, left_studies = self.files, self.studies
-            self.files, self.studies = left_files - files, left_studies - 1
-            self.latest = self._richest(files, left_files, left_studies)
-            return self.latest
+            chosen = self._richest(files)
+            self.files, self.studies = self.files - sum(files), self.studies - len(files)
+            self.latest = chosen[-1]
+            return chosen
 
-    def _richest(self, files: int, left_files: int, left_studies: int) -> Effort | None:
+    def _richest(self, files: Sequence[int]) -> list[Effort | None]:
         time_left = self.left_s
         for effort in self.efforts:
-            if self.seconds(effort, left_files, left_studies) <= time_left:
-                return effort
-        # Not all can have networks: this one may.
-        least = self.efforts[-1]
-        fits = self.seconds(least, files, 1) <= time_left
-        return least if fits and self._rates else None
+            if self.seconds(effort, self.files, self.studies) <= time_left:
+                return [effort] * len(files)
+        # Not all can have networks: these may, as long as there is time for one more.
+        least, chosen, given = self.efforts[-1], list[Effort | None](), list[int]()
+        for own in files:
+            mine = [*given, own]
+            fits = self._rates and self.seconds(least, sum(mine), len(mine)) <= time_left
+            given = mine if fits else given
+            chosen.append(least if fits else None)
+        return chosen
 
     def again(self, files: int) -> None:
         """A study that was chosen for is still to be predicted: its device failed."""

@@ -1,10 +1,10 @@
-"""What the networks say about one study, and what it cost.
+"""What the networks are asked about one study, what they say, and what it cost.
 
 In: seconds and faults as they happen. Out: a `Prediction`. Example::
 
     trace = Trace()
     with trace.stage("vertebra"):
-        levels = ensemble.levels(volume, [0])[0]
+        levels = ensemble.finder.levels(volume)
     trace.seconds["vertebra"], trace.faults
 """
 
@@ -12,10 +12,21 @@ import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pandas as pd
 
-from cspine_kit.infer.chains.governor import Costs
+from cspine_kit.data.volumes.volume import Volumes
+from cspine_kit.infer.chains.governor import Costs, Effort
+
+
+@dataclass(frozen=True)
+class Question:
+    """A study, the folder of its files, and what it may cost."""
+
+    volumes: Volumes
+    folder: Path
+    effort: Effort
 
 
 @dataclass

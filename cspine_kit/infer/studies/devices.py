@@ -15,11 +15,14 @@ they are done. Example::
 Each device loads, checks and uses its networks in a daemon thread of its own; the caller's thread
 decides and never waits for any of them longer than the deadline:
 
-- a device that does not load, or hangs, is retired, and its study goes to another;
+- a device takes one study, on a GPU whatever else lies read up to a few, and they share batches;
+- a device that does not load, or hangs, is retired, and its studies go to another;
 - after a failed study its networks are run on noise: a device on which none works is retired;
 - so is one whose two studies in a row another device could answer;
 - a study that failed, or was answered with something missing, is asked of another device once,
   where there is one, and the answer that misses less is taken;
+- a study that is asked of another device is asked alone there, so that one that breaks devices
+  takes others with it once at most;
 - with no device left, a spare takes over (the CPU); without a spare, headers answer for the rest;
 - past the deadline nothing is read or asked any more.
 """
@@ -29,12 +32,11 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
 
-from cspine_kit.infer.answer import Answer, cause_of
+from cspine_kit.infer.answer import Answer
 from cspine_kit.infer.chains.governor import Governor
 from cspine_kit.infer.patience import CPU_FACTOR, Patience
+from cspine_kit.infer.studies.device import Device, Event, serve
 from cspine_kit.infer.studies.reading import ReadAhead, Reading
 from cspine_kit.infer.studies.worker import Studies, Worker
 
@@ -51,7 +53,8 @@ USELESS = 3
 """Studies that miss as much on another device, after which only failed ones are asked again."""
 
 SLOW = 10.0
-"""A study that takes so many times the slowest one before it hangs."""
+"""A study that takes so many times the slowest one before it hangs; of several that are asked
+together each may."""
 
 FAREWELL_S = 1.0
 """An idle device's thread is waited for so long at the end: one that ends while the interpreter
@@ -59,30 +62,6 @@ shuts down can abort the process."""
 
 SPARES = ("cpu", "cpu")
 """Taken over by one after the other when no device is left."""
-
-
-@dataclass
-class Device:
-    """One device and what it is at."""
-
-    name: str
-    state: Literal["loading", "ready", "retired"] = "loading"
-    since_s: float = field(default_factory=time.monotonic)
-    """When it began what it is at."""
-    reading: Reading | None = None
-    strikes: int = 0
-    thread: threading.Thread | None = None
-
-
-@dataclass(frozen=True)
-class _Event:
-    """What a device's thread has to tell."""
-
-    device: Device
-    kind: Literal["ready", "lost", "answer", "failed"]
-    reading: Reading | None = None
-    answer: Answer | None = None
-    cause: str = ""
 
 
 class Devices:
@@ -98,6 +77,8 @@ class Devices:
         patience: what counts as hanging.
         note: told what happens to devices: event and details.
         every_one: go on until the last device has loaded, though all studies are answered.
+        at_once: studies that a device takes at most; the CPU takes one, where batches of several
+            save nothing.
     """
 
     def __init__(
@@ -112,11 +93,13 @@ class Devices:
         patience: Patience | None = None,
         note: Callable[..., object] = lambda *_, **__: None,
         every_one: bool = False,
+        at_once: int = 1,
     ) -> None:
+        self._at_once = at_once
         self._build, self._readings, self._governor = build, readings, governor
         self._studies, self._patience, self._note = studies, patience or Patience(), note
         self._spares, self._every_one = list(spares), every_one
-        self._events: queue.SimpleQueue[_Event] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._again: list[Reading] = []
         self._last: list[Reading] = []
         self._tried: dict[str, list[Device]] = {}
@@ -131,52 +114,25 @@ class Devices:
 
     def _start(self, name: str) -> Device:
         device = Device(name)
-        device.thread = threading.Thread(target=self._serve, args=(device,), daemon=True)
+        hands = device, self._build, self._next, self._events.put
+        device.thread = threading.Thread(target=serve, args=hands, daemon=True)
         device.thread.start()
         return device
 
-    # ---- in the device's own thread --------------------------------------------------------------
-
-    def _serve(self, device: Device) -> None:
-        try:
-            worker = self._build(device.name)
-        except Exception as error:  # noqa: BLE001 - the other devices go on
-            self._events.put(_Event(device, "lost", cause=cause_of(error)))
-            return
-        self._events.put(_Event(device, "ready"))
-        while not (self._over.is_set() or device.state == "retired"):
-            reading = self._next(device)
-            if reading is None:
-                continue
-            device.since_s, device.reading = time.monotonic(), reading
-            try:
-                answer = worker.answer(reading)
-                event = _Event(device, "answer", reading, answer)
-            except Exception as error:  # noqa: BLE001 - another device may answer
-                event = _Event(device, "failed", reading, cause=cause_of(error))
-            broken = None
-            if event.answer is None or event.answer.faults:
-                device.since_s = time.monotonic()
-                try:
-                    worker.check()
-                except Exception as error:  # noqa: BLE001 - nothing works here any more
-                    broken = _Event(device, "lost", cause=cause_of(error))
-            if broken is None:
-                device.reading = None
-            self._events.put(event)
-            if broken is not None:
-                self._events.put(broken)
-                return
-
-    def _next(self, device: Device) -> Reading | None:
-        """A study that failed elsewhere, else the next one read."""
+    def _next(self, device: Device) -> list[Reading] | None:
+        """In a device's thread: a study that failed elsewhere, alone; else the next one read, and
+        what else lies read."""
+        if self._over.is_set() or device.state == "retired":
+            return None
         with self._lock:
             for i, reading in enumerate(self._again):
                 if device not in self._tried.get(reading.study_uid, ()):
-                    return self._again.pop(i)
-        return self._readings.take(TICK_S)
-
-    # ---- in the caller's thread ------------------------------------------------------------------
+                    return [self._again.pop(i)]
+        most = 1 if device.name == "cpu" else self._at_once
+        found = [self._readings.take(TICK_S)]
+        while len(found) < most and found[-1] is not None:
+            found.append(self._readings.take(0.0))
+        return [reading for reading in found if reading is not None]
 
     def answers(self, uids: Sequence[str]) -> Iterator[Answer]:
         """One answer for each of these studies, as they are done; never later than the deadline."""
@@ -193,7 +149,7 @@ class Devices:
             self._over.set()
             self._readings.stop()
             for device in self._alive():
-                if device.reading is None and device.thread is not None:
+                if not device.readings and device.thread is not None:
                     device.thread.join(FAREWELL_S)
         cause = f"no time for the networks: {self._governor.left_s:.1f} s left"
         if self._governor.left_s > 0:
@@ -208,7 +164,7 @@ class Devices:
     def _alive(self) -> list[Device]:
         return [device for device in self.devices if device.state != "retired"]
 
-    def _settle(self, event: _Event) -> Iterator[Answer]:
+    def _settle(self, event: Event) -> Iterator[Answer]:
         """Take note of an event; yields the answer that settles a study, if it brings one."""
         device, reading = event.device, event.reading
         if event.kind == "ready" and device.state == "loading":
@@ -218,24 +174,24 @@ class Devices:
             self._retire(device, event.cause)
         elif reading is None or reading.study_uid not in self._pending:
             return
-        elif event.answer is not None and not event.answer.faults:
-            self._judge(device, reading)
+        elif event.answer is not None and event.whole:
+            self._judge(event, reading)
             yield self._done(reading, event.answer)
         else:
             yield from self._settle_partly(event, reading)
 
-    def _settle_partly(self, event: _Event, reading: Reading) -> Iterator[Answer]:
+    def _settle_partly(self, event: Event, reading: Reading) -> Iterator[Answer]:
         """A study that failed, or was answered with something missing: another device is asked."""
         uid, answer, device = reading.study_uid, event.answer, event.device
         if answer is None:
             self._note("fault", study_uid=uid, stage=device.name, cause=event.cause)
         elif uid not in self._partial or len(answer.faults) < len(self._partial[uid].faults):
             if uid in self._partial:
-                self._judge(device, reading)
+                self._judge(event, reading)
             self._partial[uid] = answer
         elif answer.faults.keys() == self._partial[uid].faults.keys():
             self._useless += 1
-        if device.reading is reading:
+        if any(held is reading for held in device.readings):
             return  # its device is broken: the study goes to another one
         with self._lock:
             self._tried.setdefault(uid, []).append(device)
@@ -244,19 +200,20 @@ class Devices:
             again = bool(others) and worth and len(self._tried[uid]) < TRIES
             if again:
                 self._again.append(reading)
-        if again and answer is not None:
+        if again:
             self._governor.again(self._studies.files[uid])
-        if not again:
+        else:
             yield self._done(reading, self._best(uid, event.cause))
 
     def _best(self, uid: str, cause: str) -> Answer:
         """What some device could say in part, else what headers say."""
         return self._partial.get(uid) or self._studies.fallback(uid).because(cause)
 
-    def _judge(self, device: Device, reading: Reading) -> None:
+    def _judge(self, event: Event, reading: Reading) -> None:
         """A study that this device answers and others could not is their fault."""
+        device = event.device
         device.strikes = 0
-        self._slowest_s = max(self._slowest_s, time.monotonic() - device.since_s)
+        self._slowest_s = max(self._slowest_s, event.seconds)
         for other in self._tried.get(reading.study_uid, []):
             other.strikes += 1
             if other.strikes >= STRIKES and other.state != "retired" and len(self._alive()) > 1:
@@ -266,7 +223,8 @@ class Devices:
     def _done(self, reading: Reading, answer: Answer) -> Answer:
         del self._pending[reading.study_uid]
         with self._lock:
-            self._again = [r for r in self._again if r.study_uid != reading.study_uid]
+            for left in (self._again, self._last):
+                left[:] = [r for r in left if r.study_uid != reading.study_uid]
         reading.close()
         return answer
 
@@ -285,16 +243,17 @@ class Devices:
         now, patience = time.monotonic(), self._patience
         self._looked_s = now
         for device in self._alive():
+            held = len(device.readings)
             factor = CPU_FACTOR if device.name == "cpu" else 1.0
             limit = factor * patience.load_s
             if device.state == "ready":
                 limit = max(factor * patience.network_s, SLOW * self._slowest_s)
-            busy = device.state == "loading" or device.reading is not None
-            if busy and now - device.since_s > limit:
+                limit *= held
+            if (device.state == "loading" or held) and now - device.since_s > limit:
                 self._retire(device, f"hangs for {now - device.since_s:.1f} s", hangs=True)
 
     def _retire(self, device: Device, cause: str, *, hangs: bool = False) -> None:
-        """Use a device no more; its study goes to another: at once, or last where it may hang."""
+        """Use a device no more; its studies go to another: at once, or last where one may hang."""
         if device.state == "retired":
             return
         useless = device.state == "loading" and device.name == "cpu"
@@ -306,8 +265,8 @@ class Devices:
             self._note("device_spare", device=spare)
             self.devices.append(self._start(spare))
         self._governor.networks = max(1, len(self._alive()))
-        reading = device.reading
-        if reading is not None and reading.study_uid in self._pending:
+        for reading in [r for r in device.readings if r.study_uid in self._pending]:
+            self._governor.again(self._studies.files[reading.study_uid])
             with self._lock:
                 self._tried.setdefault(reading.study_uid, []).append(device)
                 (self._last if hangs else self._again).append(reading)

@@ -192,7 +192,8 @@ class _Process:
 
 
 class ReadAhead:
-    """Reads studies in `readers` processes; at most twice as many are being read, wait or are used.
+    """Reads studies in `readers` processes; at most twice as many are being read or wait, beside
+    those that were taken.
 
     Several threads may take at once, each study goes to one of them.
     """

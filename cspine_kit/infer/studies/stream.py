@@ -217,6 +217,7 @@ class Run:
                 patience=self.patience,
                 note=self.log.write,
                 every_one=self.every_device,
+                at_once=config.kernel.studies_at_once,
             )
             yield from _noting_effort(pool.answers(list(folders)), governor, self.log)
             if not pool.ever_ready:

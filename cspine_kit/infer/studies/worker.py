@@ -1,6 +1,6 @@
-"""What one device says about one study that was read.
+"""What one device says about studies that were read.
 
-In: a `Reading`, an `Ensemble`, a `Governor`, a `Survey`. Out: an `Answer`. Example::
+In: `Reading`s, an `Ensemble`, a `Governor`, a `Survey`. Out: `Answer`s. Example::
 
     from cspine_kit.infer.studies.listing import Survey
 
@@ -8,7 +8,8 @@ In: a `Reading`, an `Ensemble`, a `Governor`, a `Survey`. Out: an `Answer`. Exam
     survey.look(wait_s=60.0, patience_s=10.0)
     governor = Governor(ensemble.efforts, deadline_s=float("inf"), files=300, studies=4)
     worker = Worker(ensemble, governor, survey)
-    worker.answer(Reading(next(iter(survey.folders)), 0.1, cause="no pixels")).source   # "header"
+    unread = Reading(next(iter(survey.folders)), 0.1, cause="no pixels")
+    worker.answers([unread])[0].source               # "header"
 
 A study falls back from the image chain (whose vertebra levels may come from headers) to the
 prediction from headers alone, made for all before any network, to nothing: then the priors stand.
@@ -21,7 +22,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from cspine_kit.data.reader.problems import explain, falls_back
 from cspine_kit.infer.answer import Answer
-from cspine_kit.infer.chains.governor import Costs, Effort, Governor
+from cspine_kit.infer.chains.governor import Governor
+from cspine_kit.infer.chains.prediction import Prediction, Question
 from cspine_kit.infer.studies.reading import Reading
 
 if TYPE_CHECKING:
@@ -70,44 +72,56 @@ class Worker:
         """
         self.ensemble.check()
 
-    def answer(self, reading: Reading) -> Answer:
-        """The best that can be said about one study in the time there is.
-
-        Raises:
-            Exception: the networks failed; another device may be asked.
+    def answers(self, readings: Sequence[Reading]) -> list[Answer | Exception]:
+        """The best that can be said about each of these studies in the time there is, or why the
+        networks failed: another device may be asked. They share batches (`Ensemble.predict_all`).
         """
-        uid = reading.study_uid
-        effort = self.governor.choose(self._files[uid])
-        cause = reading.cause or refusal(reading.problems)
-        if cause is None and effort is None:
-            cause = f"no time for the networks: {self.governor.left_s:.1f} s left"
-        if cause is not None or effort is None:
-            return self.studies.fallback(uid).because(str(cause))
-        try:
-            return self._from_image(reading, effort)
-        except Exception:
-            self.governor.again(self._files[uid])
-            raise
+        efforts = self.governor.choose([self._files[r.study_uid] for r in readings])
+        said: dict[int, Answer | Exception] = {}
+        asked: dict[int, Question] = {}
+        for k, (reading, effort) in enumerate(zip(readings, efforts, strict=True)):
+            cause = reading.cause or refusal(reading.problems)
+            if cause is None and effort is None:
+                cause = f"no time for the networks: {self.governor.left_s:.1f} s left"
+            try:
+                if cause is not None or effort is None:
+                    said[k] = self.studies.fallback(reading.study_uid).because(str(cause))
+                else:
+                    folder = self._folders[reading.study_uid]
+                    asked[k] = Question(reading.open(), folder, effort)
+            except Exception as error:  # noqa: BLE001 - the other studies are asked
+                said[k] = error
+        found = self.ensemble.predict_all(list(asked.values()))
+        for (k, question), one in zip(asked.items(), found, strict=True):
+            said[k] = self._answer(readings[k], question, one)
+        return [said[k] for k in range(len(readings))]
 
-    def _from_image(self, reading: Reading, effort: Effort) -> Answer:
-        uid, volumes = reading.study_uid, reading.open()
-        found = self.ensemble.predict(volumes, self._folders[uid], effort)
-        costs = Costs(
-            reading.seconds, found.costs.vertebra_s, found.costs.members_s, found.costs.stack_s
-        )
-        self.governor.measured(replace(effort, folds=found.chains), self._files[uid], costs)
-        shipped = found.table[found.table["model"] == self.ensemble.ships]
+    def _answer(
+        self, reading: Reading, asked: Question, said: Prediction | Exception
+    ) -> Answer | Exception:
+        if isinstance(said, Exception):
+            return said
+        try:
+            return self._from_image(reading, asked, said)
+        except Exception as error:  # noqa: BLE001 - the other studies are answered
+            return error
+
+    def _from_image(self, reading: Reading, asked: Question, said: Prediction) -> Answer:
+        uid, effort = reading.study_uid, asked.effort
+        costs = replace(said.costs, read_s=reading.seconds)
+        self.governor.measured(replace(effort, folds=said.chains), self._files[uid], costs)
+        shipped = said.table[said.table["model"] == self.ensemble.ships]
         return Answer(
             uid,
-            found.levels_from,
+            said.levels_from,
             probs=shipped.set_index("target")["prob"],
-            table=found.table,
-            features=found.features,
-            cause=None if found.levels_from == "image" else next(iter(found.faults.values())),
-            faults=found.faults,
+            table=said.table,
+            features=said.features,
+            cause=None if said.levels_from == "image" else next(iter(said.faults.values())),
+            faults=said.faults,
             details={
                 "problems": reading.problems,
-                "slices": len(volumes.fine.z_mm),
+                "slices": len(asked.volumes.fine.z_mm),
                 "files": self._files[uid],
                 "effort": str(effort),
                 "decode_s": round(costs.read_s, 4),

@@ -43,7 +43,8 @@ from cspine_kit.vision.nets.heads import Network, asks_headers
 from cspine_kit.vision.nets.store import load_model
 from cspine_kit.vision.oof.chain import FoldChain
 from cspine_kit.vision.oof.steps import train_vertebra
-from cspine_kit.vision.predict import forward, predict
+from cspine_kit.vision.passes import forward
+from cspine_kit.vision.predict import predict
 
 FOURTEEN = (
     *("alexnet", "vgg16_bn", "resnet50", "resnext50_32x4d", "googlenet", "inception_v3"),

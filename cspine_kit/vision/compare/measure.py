@@ -30,7 +30,8 @@ from cspine_kit.data.volumes.lattice import Lattice
 from cspine_kit.data.volumes.volume import Held, Volume
 from cspine_kit.vision.inputs.dataset import StackDataset
 from cspine_kit.vision.nets.kinds import build_net
-from cspine_kit.vision.predict import Drawn, devices, run_model
+from cspine_kit.vision.passes import Drawn, run_model
+from cspine_kit.vision.predict import devices
 from cspine_kit.vision.tasks.kinds import task_of
 from cspine_kit.vision.tasks.task import Lesson
 from cspine_kit.vision.training.optimizer import optimizer_of
@@ -157,7 +158,7 @@ def _speed(
     trained = steps * len(items) * view.per_unit / (time.perf_counter() - start)
     model.eval()
     start = time.perf_counter()
-    run_model(model, Drawn(view, config.windows, batch_size, devices()[0]))
+    run_model(model, Drawn([view], config.windows, batch_size, devices()[0]))
     return Speed(trained, len(view.patches) / (time.perf_counter() - start))
 
 

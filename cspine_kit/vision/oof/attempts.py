@@ -24,7 +24,7 @@ from cspine_kit.core.errors import DataError, Unfinished
 from cspine_kit.core.failures import FILES, Failure, read_failures, write_failures
 from cspine_kit.core.runs import fingerprint, is_fresh, publish, read_json, write_json
 from cspine_kit.core.tasks import is_worker, report
-from cspine_kit.vision.predict import is_out_of_memory
+from cspine_kit.vision.passes import is_out_of_memory
 
 log = logging.getLogger(__name__)
 

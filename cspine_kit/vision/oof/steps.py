@@ -33,7 +33,8 @@ from cspine_kit.vision.nets.store import load_model
 from cspine_kit.vision.oof.attempts import failure_of
 from cspine_kit.vision.oof.chain import FoldChain, by_study
 from cspine_kit.vision.oof.lineage import read_lineage, seal_model, write_lineage
-from cspine_kit.vision.predict import PLAIN, predict, set_device_threads
+from cspine_kit.vision.passes import PLAIN
+from cspine_kit.vision.predict import predict, set_device_threads
 from cspine_kit.vision.tasks.kinds import task_of
 from cspine_kit.vision.tasks.task import Lesson
 from cspine_kit.vision.tasks.vertebra import decode_study

@@ -26,7 +26,7 @@ from accelerate import Accelerator
 from cspine_kit.core.config import ModelConfig
 from cspine_kit.vision.inputs.augment import augment_batch
 from cspine_kit.vision.nets.heads import inputs_of
-from cspine_kit.vision.predict import is_out_of_memory
+from cspine_kit.vision.passes import is_out_of_memory
 from cspine_kit.vision.tasks.task import Batch, Task
 from cspine_kit.vision.training.losses import Weights, batch_weights, loss_of
 from cspine_kit.vision.training.processes import add_up

@@ -7,7 +7,7 @@ import torch
 import torchvision
 from safetensors.torch import load_file, save_file
 
-from cspine_kit.core.config import parse_config, read_config
+from cspine_kit.core.config import load_config, parse_config, read_config
 from cspine_kit.core.config.changes import apply_changes
 from cspine_kit.core.errors import ArtifactError, ConfigError, DataError
 from cspine_kit.vision.check import check_config

@@ -145,9 +145,9 @@ def test_weights_of_the_kit_and_of_a_bare_backbone_are_taken(tiny, tmp_path):
 
 
 def test_a_stem_for_other_channels_is_fitted(tiny, tmp_path):
-    save_model(SliceModel(tiny, VertebraTask.heads, pretrained=False), tmp_path)
+    narrow, wide = (tiny.model_copy(update={"in_chans": count}) for count in (3, 5))
+    save_model(SliceModel(narrow, VertebraTask.heads, pretrained=False), tmp_path)
     source = load_model(tmp_path)
-    wide = tiny.model_copy(update={"in_chans": 5})
     model = SliceModel(wide, SlicesTask.heads, pretrained=False)
     take_weights(model, tmp_path / WEIGHTS_FILE)
     name = next(n for n, v in source.state_dict().items() if v.ndim == 4)

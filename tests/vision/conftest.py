@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from whole_view import whole_view
 
 from cspine_kit.core.anatomy import LEVELS, N_LEVELS
@@ -13,6 +14,8 @@ from cspine_kit.data.volumes.curve import HuCurve
 from cspine_kit.data.volumes.lattice import Lattice
 from cspine_kit.data.volumes.volume import Held, Volume
 from cspine_kit.vision.inputs.dataset import StackDataset
+from cspine_kit.vision.nets.heads import SliceModel
+from cspine_kit.vision.tasks.vertebra import VertebraTask
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -32,6 +35,16 @@ def tiny(config) -> ModelConfig:
     return next(iter(config.members.values())).model_copy(
         update=changes | {"size_px": 32, "field_mm": 76.8, "lr": 0.005}
     )
+
+
+@pytest.fixture()
+def models(config) -> dict[str, SliceModel]:
+    """Three vertebra networks, untrained; the first two see the same patches."""
+    small = {"backbone": "test_resnet", "size_px": 32}
+    configs = [config.vertebra.model_copy(update=small | {"field_mm": f}) for f in (96, 96, 64)]
+    torch.manual_seed(1)
+    nets = [SliceModel(c, VertebraTask.heads, pretrained=False).eval() for c in configs]
+    return dict(zip("abc", nets, strict=True))
 
 
 def make_volume(seed: int, n_slices: int = 40, side: int = 64) -> Volume:

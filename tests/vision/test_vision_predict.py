@@ -97,17 +97,7 @@ def test_every_second_fold_may_see_patches_mirrored(model, view, config):
     assert not np.allclose(plain, mirror, atol=1e-6)
 
 
-@pytest.fixture(name="vertebra")
-def _vertebra(config):
-    """Three vertebra networks, the first two of which see the same patches."""
-    small = {"backbone": "test_resnet", "size_px": 32}
-    configs = [config.vertebra.model_copy(update=small | {"field_mm": f}) for f in (96, 96, 64)]
-    torch.manual_seed(1)
-    nets = [SliceModel(c, VertebraTask.heads, pretrained=False).eval() for c in configs]
-    return dict(zip("abc", nets, strict=True))
-
-
-def test_networks_that_see_the_same_patches_share_them(vertebra, make_volume, monkeypatch):
+def test_networks_that_see_the_same_patches_share_them(models, make_volume, monkeypatch):
     volume, drawn = make_volume(0), []
     real = views.draw
 
@@ -116,19 +106,19 @@ def test_networks_that_see_the_same_patches_share_them(vertebra, make_volume, mo
         return real(*arguments)
 
     monkeypatch.setattr(views, "draw", counted)
-    together = predict(vertebra, volume, None, 8)
+    together = predict(models, volume, None, 8)
     n = len(together["a"].require())
     assert len(drawn) == 2 * n, "a and b share theirs, c sees others"
     assert list(together) == ["a", "b", "c"]
-    for name, model in vertebra.items():
+    for name, model in models.items():
         alone = predict({name: model}, volume, None, 8)[name].require()
         assert np.array_equal(alone, together[name].require())
     assert not np.allclose(together["a"].require(), together["b"].require())
 
 
-def test_a_network_that_fails_costs_no_other(vertebra, make_volume):
-    torch.nn.init.constant_(vertebra["a"].heads["box"].bias, float("nan"))
-    said = predict(vertebra, make_volume(0), None, 8)
+def test_a_network_that_fails_costs_no_other(models, make_volume):
+    torch.nn.init.constant_(models["a"].heads["box"].bias, float("nan"))
+    said = predict(models, make_volume(0), None, 8)
     assert isinstance(said["a"].error, StudyError) and said["a"].rows is None
     with pytest.raises(StudyError, match=r"1\.0.*test_resnet gave NaN in 'box'"):
         said["a"].require()
@@ -141,8 +131,8 @@ def test_without_levels_a_member_says_why(tiny, make_volume):
     assert said.rows is None and "no levels" in str(said.error)
 
 
-def test_a_stride_leaves_out_slices_and_changes_none(vertebra, make_volume):
-    volume, one = make_volume(0), {"a": vertebra["a"]}
+def test_a_stride_leaves_out_slices_and_changes_none(models, make_volume):
+    volume, one = make_volume(0), {"a": models["a"]}
     every = predict(one, volume, None, 8)["a"].require().set_index("position")
     second = predict(one, volume, None, 8, stride=2)["a"].require().set_index("position")
     assert len(second) == -(-len(every) // 2)

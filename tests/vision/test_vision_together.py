@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 from cspine_kit.core.errors import StudyError
 from cspine_kit.data.volumes.volume import Held
@@ -28,16 +27,6 @@ def _volumes(make_volume):
     low, bright, high = (make_volume(k, n) for k, n in enumerate((25, 33, 40)))
     white = Held(np.full((33, 64, 64), 250, np.uint8))
     return [low, replace(bright, voxels=white), high]
-
-
-@pytest.fixture(name="models")
-def _models(config):
-    """Two vertebra networks that see the same patches, and one that sees others."""
-    small = {"backbone": "test_resnet", "size_px": 32}
-    configs = [config.vertebra.model_copy(update=small | {"field_mm": f}) for f in (96, 96, 64)]
-    torch.manual_seed(1)
-    nets = [SliceModel(c, VertebraTask.heads, pretrained=False).eval() for c in configs]
-    return dict(zip("abc", nets, strict=True))
 
 
 def ask(models, volumes, **options):

@@ -34,6 +34,7 @@ from cspine_kit.stack.external.read import (
 )
 from cspine_kit.stack.fallback.headers import Headers, read_headers
 from cspine_kit.stack.fallback.imputer import Imputer, fit_imputer
+from cspine_kit.stack.fallback.lying import Lying
 from cspine_kit.stack.features.aggregate import aggregate
 from cspine_kit.stack.features.names import RAW, SITE, own_members, score_columns_of, signal_of
 from cspine_kit.stack.features.scores import MemberScores
@@ -178,6 +179,12 @@ def read_inputs(config: StackConfig, paths: RunPaths) -> Inputs:
             log.warning("%s", line)
     columns = None if config.columns is None else read_columns(config.columns)
     imputer = fit_imputer(slices)
-    complete, imputed = imputer.complete(slices)
+
+    def lying(study_uid: str, model_fold: int) -> Lying:
+        own = (levels["study_uid"] == study_uid) & (levels["model_fold"] == model_fold)
+        z_mm = headers[study_uid].z_mm
+        return Lying(np.arange(len(z_mm)), z_mm, levels[own])
+
+    complete, imputed = imputer.complete(slices, lying)
     scores = MemberScores(*(_read_some(paths, name) for name in SCORE_TABLES))
     return Inputs(labels, complete, levels, scores, headers, imputer, given, columns, imputed)

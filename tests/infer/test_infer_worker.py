@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cspine_kit.core.anatomy import TARGETS
+from cspine_kit.core.anatomy import LEVELS, TARGETS
 from cspine_kit.core.errors import StudyError
 from cspine_kit.data.confidence import PLAIN
 from cspine_kit.data.reader.problems import PROBLEMS, WORST
@@ -21,6 +21,7 @@ from cspine_kit.infer.chains.governor import Costs, Effort, Governor
 from cspine_kit.infer.chains.prediction import Prediction, Trace
 from cspine_kit.infer.studies.reading import Reading
 from cspine_kit.infer.studies.worker import Worker
+from cspine_kit.stack.features.aggregate import aggregate
 
 UID = "1.2.3"
 EFFORT = Effort(1, 1, ("a",))
@@ -125,6 +126,9 @@ def test_a_problem_under_which_pixels_mean_nothing_leaves_it_to_headers(make, mo
     assert answer.cause.startswith("not usable as an image: gap: a distance between neighbors")
 
 
+BOTH = ("a", "b")
+
+
 class Named(str):
     """A network that is no more than its name."""
 
@@ -132,9 +136,10 @@ class Named(str):
 
 
 def ensemble_of(
-    monkeypatch, *, vertebra=(), member=None, folds=2, losses=None, missing=()
+    monkeypatch, *, vertebra=(), member=None, folds=2, losses=None, missing=(), standing=()
 ) -> Ensemble:
-    """An ensemble of two members whose networks are names; those of `vertebra` find no neck."""
+    """An ensemble of two members whose networks are names; those of `vertebra` find no neck, those
+    of `standing` see a single sagittal plane."""
     from cspine_kit.core.tables import FRACTURE_COLUMNS, VERTEBRA_COLUMNS
     from cspine_kit.infer.chains import asking
     from cspine_kit.infer.chains import ensemble as module
@@ -150,7 +155,10 @@ def ensemble_of(
             return Said(model, None, 0.0)
         rows = pd.DataFrame(0.5, range(2), [*VERTEBRA_COLUMNS, *FRACTURE_COLUMNS])
         place = {"plane": "axial", "position": [0, 2], "slice_idx": [0, 2], "at_mm": [2.0, 0.0]}
-        scores = pd.DataFrame({"level": ["C1"], "fracture": [0.5]}) if model[0] == "b" else None
+        if model[0] in standing:
+            rows = rows.head(1)
+            place = {"plane": "sagittal", "position": [0], "slice_idx": pd.NA, "at_mm": [0.0]}
+        scores = pd.DataFrame({"level": LEVELS, "fracture": 0.5}) if model[0] == "b" else None
         tables = {} if scores is None else {"oof_levels": scores}
         return Said(rows.assign(**place), None, 0.0, tables)
 
@@ -158,9 +166,9 @@ def ensemble_of(
         return [{n: say(model, levels) for n, model in models.items()} for _, levels in studies]
 
     def levels_of(source):
-        return pd.DataFrame(
-            {"level": ["C1"], "z_top_mm": [2.0], "z_bottom_mm": [0.0], "source": source}
-        ).assign(present=True, confidence=0.9)
+        ends = {"z_top_mm": 2.0, "z_bottom_mm": 0.0, "center_z_mm": 1.0}
+        rows = pd.DataFrame({"level": LEVELS, "present": True, **ends, "confidence": 0.9})
+        return rows.assign(source=source)
 
     monkeypatch.setattr(asking, "predict_all", predict_all)
     monkeypatch.setattr(module, "decode_study", levels_of)
@@ -169,7 +177,10 @@ def ensemble_of(
     made.config = SimpleNamespace(
         kernel=SimpleNamespace(batch_size=4, views_of=lambda fold: (False,)),
         folds=SimpleNamespace(n=folds),
-        members={"a": None, "b": None},
+        members={
+            name: SimpleNamespace(plane="sagittal" if name in standing else "axial")
+            for name in BOTH
+        },
         stage={"vertebra": None},
     )
     made.models = {
@@ -189,10 +200,8 @@ def ensemble_of(
 def run_tables(made, effort):
     trace = Trace()
     slices, levels, _ = alone(made.tables(bare(), None, effort, trace), 4)
-    return slices.groupby(["model_fold", "member"]).size(), levels, trace
-
-
-BOTH = ("a", "b")
+    top = levels[levels["level"] == "C1"]
+    return slices.groupby(["model_fold", "member"]).size(), top, trace
 
 
 def test_a_member_that_fails_in_one_fold_is_imputed_there(monkeypatch):
@@ -202,10 +211,24 @@ def test_a_member_that_fails_in_one_fold_is_imputed_there(monkeypatch):
     assert trace.faults == {"b fold 1": f"study {UID}: b1 gave NaN"}
 
 
+def test_members_of_which_only_a_standing_one_speaks_leave_the_stack_all_its_columns(monkeypatch):
+    made = ensemble_of(monkeypatch, standing=("b",), folds=1)
+
+    def columns(effort):
+        return set(aggregate(*alone(made.tables(bare(), None, effort, Trace()), 4)))
+
+    whole = columns(Effort(1, 1, BOTH))
+    assert {"all__study__slices", "all__site__step"} <= whole
+    assert columns(Effort(1, 1, ("b",))) == whole
+    del made.models["a", 0]
+    assert columns(Effort(1, 1, BOTH)) == whole
+
+
 def test_what_members_say_of_levels_stays_with_its_fold_and_is_not_imputed(monkeypatch):
     made = ensemble_of(monkeypatch, member="b1")
     scores = alone(made.tables(bare(), None, Effort(1, 2, BOTH), Trace()), 4)[2]
-    assert scores.levels[["member", "model_fold", "fold"]].values.tolist() == [["b", 0, -1]]
+    own = scores.levels[["member", "model_fold", "fold"]]
+    assert len(own) == 7 and own.drop_duplicates().values.tolist() == [["b", 0, -1]]
     assert scores.studies is None and scores.boxes is None
 
 

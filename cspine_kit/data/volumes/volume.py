@@ -89,6 +89,11 @@ class Volume:
         return self.step_mm, *self.lattice.spacing_mm
 
     @property
+    def slice_idx(self) -> IntArray:
+        """(nz,) native index of each slice (of the first one where several were averaged)."""
+        return self.first_slice + self.group * np.arange(len(self.z_mm))
+
+    @property
     def box(self) -> Box:
         """The part of the lattice that the voxels fill."""
         _, ny, nx = self.voxels.shape

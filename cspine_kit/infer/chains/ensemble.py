@@ -22,6 +22,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from cspine_kit.core.anatomy import AXIAL
 from cspine_kit.core.errors import StudyError
 from cspine_kit.core.tables import SPINE_BOX_COLUMNS, VERTEBRA_COLUMNS
 from cspine_kit.data.levels import by_finder
@@ -32,6 +33,7 @@ from cspine_kit.infer.chains.asking import Ask, Asking, alone, answered
 from cspine_kit.infer.chains.governor import Costs, Effort
 from cspine_kit.infer.chains.loaded import Loaded
 from cspine_kit.infer.chains.prediction import Prediction, Question, Trace
+from cspine_kit.stack.fallback.lying import Lying
 from cspine_kit.stack.features.aggregate import aggregate
 from cspine_kit.stack.features.scores import MemberScores
 from cspine_kit.stack.scores.baselines import all_predictions, formulas
@@ -133,9 +135,14 @@ class Ensemble(Loaded):
                 trace.faults[f"{name} fold {fold}"] = cause_of(one.error)
         if not found:
             return {}
-        missing = [name for name in self.config.members if name not in found]
-        rows = {**found, **{name: self.imputer.rows(name, found) for name in missing}}
-        slices = [rows[name].assign(member=name) for name in self.config.members]
+        lying = Lying(volume.slice_idx, volume.z_mm, levels)
+        rows = {
+            name: found[name]
+            if name in found
+            else self.imputer.rows(name, found, lying if member.plane == AXIAL else None)
+            for name, member in self.config.members.items()
+        }
+        slices = [own.assign(member=name) for name, own in rows.items()]
         return {SLICES: slices, **tables}
 
     def tables(

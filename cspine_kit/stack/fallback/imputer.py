@@ -6,14 +6,14 @@ In: the out-of-fold slice table. Out: an `Imputer`, saved as JSON. Example::
     a, b = list(config.members)[:2]
     rows_of_a = oof_slices[oof_slices["member"] == a]
     rows = imputer.rows(b, {a: rows_of_a})               # b's rows as far as a's can tell
-    table, counts = imputer.complete(oof_slices)         # no member lacks a study any more
+    table, counts = imputer.complete(oof_slices, lying)  # no member lacks a study any more
 
 The stack's heads read statistics of every member, so a member that is left out (no time, no memory,
 NaN) must not leave holes: another member's logits, mapped by least squares on out-of-fold slices,
-take its place.
+take its place. An axial member that only standing planes can replace gets axial rows all the same.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import permutations
 from typing import Any, NamedTuple
@@ -21,8 +21,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from cspine_kit.core.anatomy import AXIAL
 from cspine_kit.core.errors import TableError
 from cspine_kit.core.tables import FRACTURE_COLUMNS, VERTEBRA_COLUMNS
+from cspine_kit.stack.fallback.lying import Lying, lay_down
 
 FILE = "imputer.json"
 """Its file in the stack's folder."""
@@ -51,13 +53,17 @@ class Imputer:
     lines: dict[str, dict[str, dict[str, Line]]]
     order: tuple[str, ...] = ()
 
-    def rows(self, missing: str, present: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    def rows(
+        self, missing: str, present: Mapping[str, pd.DataFrame], lying: Lying | None = None
+    ) -> pd.DataFrame:
         """Slice rows of a member that did not run.
 
         Args:
             missing: its name.
             present: rows of the members that ran, at least one; the one whose fractures correlate
                 best with the missing member's takes its place.
+            lying: where the missing member's rows lie, if it is axial; axial members take its place
+                before others, whose rows are laid down.
 
         Raises:
             TableError: no member ran.
@@ -66,15 +72,28 @@ class Imputer:
             raise TableError(f"no member ran from which {missing!r} could be imputed")
         known = self.lines.get(missing, {})
         plain = {head: Line() for head in LOGIT_COLUMNS}
-        best = max(present, key=lambda name: (known.get(name, plain)["fracture"].r, name))
+        axial = {name: bool((own["plane"] == AXIAL).all()) for name, own in present.items()}
+
+        def fitness(name: str) -> tuple[bool, float, str]:
+            return lying is not None and axial[name], known.get(name, plain)["fracture"].r, name
+
+        best = max(present, key=fitness)
         rows = present[best].copy()
+        if lying is not None and not axial[best]:
+            rows = lay_down(rows, lying)
         for head, columns in LOGIT_COLUMNS.items():
             line = known.get(best, plain)[head]
             rows[list(columns)] = line.start + line.slope * rows[list(columns)]
         return rows.assign(member=missing) if "member" in rows else rows
 
-    def complete(self, slices: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
+    def complete(
+        self, slices: pd.DataFrame, lying: Callable[[str, int], Lying]
+    ) -> tuple[pd.DataFrame, dict[str, int]]:
         """The slice table with rows of every member for every study and fold model in it.
+
+        Args:
+            slices: rows of contract `oof_slices`.
+            lying: where the axial slices of a study lie, and the levels of this fold model in it.
 
         Returns:
             The table, and the number of imputed studies by member (only where there are some).
@@ -86,9 +105,11 @@ class Imputer:
             seen = slices.loc[slices["member"] == name, unit].drop_duplicates()
             joined = units.merge(seen, on=unit, how="left", indicator=True)
             lost = joined.loc[joined["_merge"] == "left_only", unit]
-            for _, rows in slices.merge(lost, on=unit).groupby(unit):
+            own_plane = slices.loc[slices["member"] == name, "plane"]
+            for (uid, fold), rows in slices.merge(lost, on=unit).groupby(unit):
                 present = {str(m): own for m, own in rows.groupby("member")}
-                parts.append(self.rows(str(name), present))
+                axial = lying(str(uid), int(fold)) if (own_plane == AXIAL).all() else None
+                parts.append(self.rows(str(name), present, axial))
             if len(lost):
                 counts[str(name)] = len(lost)
         return pd.concat(parts, ignore_index=True) if counts else slices, counts

@@ -90,7 +90,7 @@ class StudyView:
     @property
     def slice_idx(self) -> IntArray:
         """Native index of the chosen slices (of the first one where several were averaged)."""
-        return self.volume.first_slice + self.volume.group * self.indices
+        return self.volume.slice_idx[self.indices]
 
     @property
     def plane(self) -> Plane:

@@ -28,6 +28,7 @@ from cspine_kit.data.volumes.volume import Volume
 from cspine_kit.phantom.competition.write import write_competition
 from cspine_kit.vision.nets.heads import SliceModel
 from cspine_kit.vision.tasks.kinds import task_of
+from cspine_kit.vision.training.optimizer import optimizer_of
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 STACKS, TURNS = 200, 5
@@ -86,7 +87,7 @@ def train_step(config: Config) -> Callable[[], object]:
     member = next(iter(config.members.values()))
     task = task_of(member)
     model = SliceModel(member, task.heads, pretrained=False)
-    optimizer = torch.optim.AdamW(model.parameters())
+    optimizer, _ = optimizer_of(model, member, steps=STACKS)
     size = (member.batch_size, 1, member.channels, member.size_px, member.size_px)
     stack = torch.randint(0, 256, size, dtype=torch.uint8)
     levels = torch.randint(0, 2, (member.batch_size, 7)).float()

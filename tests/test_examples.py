@@ -21,6 +21,15 @@ OPTIONAL = {
 }
 """Packages without which a module's example cannot run."""
 
+LONG = {
+    "phantom.competition.hostile",
+    "ship.kaggle.push",
+    "ship.rehearsal.environment",
+    "show.report.page",
+    "stack.external.run",
+}
+"""Examples that take ten seconds or more."""
+
 
 LINKED_BYTES = 100_000
 """Larger files are linked into the desk: the kit replaces files, it does not write into them."""
@@ -77,7 +86,13 @@ def _names(finished, tmp_path, monkeypatch):
         assert service.count("CONNECT") == 0, "an example asked for the network"
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=str)
+def marked(example):
+    return pytest.param(
+        example, id=str(example), marks=[pytest.mark.slow] if str(example) in LONG else []
+    )
+
+
+@pytest.mark.parametrize("example", map(marked, EXAMPLES))
 def test_example_runs(example, names):
     if example.module in OPTIONAL:
         pytest.importorskip(OPTIONAL[example.module])

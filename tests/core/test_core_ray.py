@@ -66,6 +66,7 @@ def nodes(log: Path) -> set[str]:
     return {line.split()[2] for line in lines(log, "begun")}
 
 
+@pytest.mark.slow
 def test_a_dead_node_costs_its_work_once(cluster, tmp_path):
     log = tmp_path / "log"
 

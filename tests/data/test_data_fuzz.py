@@ -6,11 +6,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from test_data_pixels import GDCM_SYNTAX, NATIVE, frame_of, write_compressed, write_native
 
 COUNT, LIMIT_S = 10_000, 240
 
 
+@pytest.mark.slow
 def test_mutated_files_never_crash_hang_or_grow(tmp_path):
     """In a process of its own, so that even a crash of a C decoder is seen."""
     (tmp_path / "seeds").mkdir()

@@ -119,6 +119,7 @@ def test_a_process_that_hangs_is_replaced(folders, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_reader_has_its_share_of_memory_and_no_more(folders, tmp_path):
     assert reader_memory(1) >= reader_memory(64) == 2 << 30
     code = (

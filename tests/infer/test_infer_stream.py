@@ -107,6 +107,7 @@ def test_headers_speak_where_no_network_is_sound(ground):
     assert "no chain" in result.events.first("models_unusable")["cause"]
 
 
+@pytest.mark.slow
 def test_a_driver_that_hangs_leaves_the_cpu(ground):
     hang = threading.Event()
     real = predict.devices

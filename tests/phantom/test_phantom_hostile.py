@@ -63,6 +63,7 @@ def test_tables_list_what_the_manifest_says(hostile, manifest):
     assert pd.read_csv(hostile.sample_submission_csv).row_id.is_unique
 
 
+@pytest.mark.slow
 def test_same_seed_same_bytes(hostile, tmp_path):
     def digest(root):
         files = sorted(p for p in root.rglob("*") if p.is_file())

@@ -43,6 +43,7 @@ def test_a_notebook_is_what_its_source_says(source):
     assert not any(cell.get("outputs") for cell in there.cells)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "layout"),
     [("eda", "old"), ("eda", "new"), ("infer", "old"), ("infer", "new"), ("train", "train")],

@@ -139,6 +139,7 @@ def test_a_kernel_saved_without_its_dataset_is_an_error(uploaded, server):
         go(uploaded)
 
 
+@pytest.mark.slow
 def test_a_file_that_did_not_arrive_is_sent_again_in_a_version(run, server, only_upload):
     server.faults["PUT priors.json"] = Fault((400, {}))
     go(run)
@@ -150,6 +151,7 @@ def test_a_file_that_did_not_arrive_is_sent_again_in_a_version(run, server, only
     )
 
 
+@pytest.mark.slow
 def test_a_dataset_that_never_gets_whole_stops_before_the_kernel(run, server):
     server.faults["PUT priors.json"] = Fault((400, {}), times=10)
     with pytest.raises(ServiceError, match=r"not complete after 2 attempts; missing: priors\.json"):
@@ -167,6 +169,7 @@ def test_wrong_credentials_are_named_and_not_shown(run, server, monkeypatch, cap
     assert server.datasets == {} and len(server.requests) == 1
 
 
+@pytest.mark.slow
 def test_a_dataset_that_is_not_ready_in_time_is_waited_for_by_the_next_push(
     run, server, only_upload
 ):
@@ -270,6 +273,7 @@ def test_a_local_listing_of_the_competition_decides_the_rows(tmp_path):
         check_output(config, tmp_path / "submission.csv")
 
 
+@pytest.mark.slow
 def test_a_network_that_drops_costs_nothing_twice(run, server):
     """Cut off: a status, an upload, and the requests that must never be served twice."""
     server.faults = {
@@ -290,6 +294,7 @@ def test_a_network_that_drops_costs_nothing_twice(run, server):
     assert len(server.submissions) == 1
 
 
+@pytest.mark.slow
 def test_a_session_that_ended_unseen_after_a_lost_answer_is_recognized(uploaded, server):
     """The service shows COMPLETE before and after: another log tells that there was a session."""
     server.kernels[KERNEL] = [{}]
@@ -298,6 +303,7 @@ def test_a_session_that_ended_unseen_after_a_lost_answer_is_recognized(uploaded,
     assert server.count("SaveKernel") == 1
 
 
+@pytest.mark.slow
 def test_a_push_cut_off_before_it_was_served_is_sent_again(uploaded, server):
     server.faults["SaveKernel"] = Fault(CUT_BEFORE)
     go(uploaded)
@@ -330,12 +336,14 @@ def kill_at(rpc: str, run: Run, server: KaggleServer) -> None:
     assert server.count(rpc) == 1 and server.count("SaveKernel") == 0
 
 
+@pytest.mark.slow
 def test_a_push_killed_while_its_dataset_was_made_does_not_make_it_twice(run, server, only_upload):
     kill_at("CreateDataset", run, server)
     assert "is ready (version 1)" in go(run)
     assert len(server.datasets[DATASET]) == 1
 
 
+@pytest.mark.slow
 def test_a_push_killed_between_dataset_and_kernel_goes_on_with_the_kernel(uploaded, server):
     kill_at("GetKernelSessionStatus", uploaded, server)
     told = go(uploaded)

@@ -147,6 +147,7 @@ def test_a_missing_mount_is_named(tmp_path):
         run(tmp_path, "guard", {"datasets/me/bundle": tmp_path / "absent"}, "")
 
 
+@pytest.mark.slow
 def test_environments_are_built_once_for_each_constraints(tmp_path):
     """With no pins: what is tested is the folder, not the package index."""
     constraints = tmp_path / "constraints.txt"

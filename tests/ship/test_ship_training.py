@@ -49,6 +49,7 @@ def weights_of(place: Place) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.slow
 def test_a_training_cut_by_its_time_ends_in_the_same_weights(config, whole, tmp_path):
     cut = Place(tmp_path, config)
     cut.cached(6)
@@ -107,6 +108,7 @@ def test_a_run_that_lacks_volumes_asks_for_a_cache_session(config, tmp_path):
     assert not report.fault and len(list(place.outputs[1].rglob("weights.safetensors"))) == 2
 
 
+@pytest.mark.slow
 def test_sessions_with_little_room_train_one_fold_model_each_to_the_same_weights(
     config, whole, tmp_path
 ):

@@ -150,6 +150,7 @@ def test_a_training_goes_on_from_session_to_session(server, paths, tmp_path):
     assert sessions.saved[-1]["kernelDataSources"] == slugs
 
 
+@pytest.mark.slow
 def test_a_save_without_an_answer_is_not_sent_again(server, uploaded):
     server.work = Sessions(server, CACHE, WHOLE)
     server.faults["SaveKernel"] = Fault(CUT_AFTER)
@@ -158,6 +159,7 @@ def test_a_save_without_an_answer_is_not_sent_again(server, uploaded):
     assert server.count("SaveKernel") == 2
 
 
+@pytest.mark.slow
 def test_an_output_that_arrives_damaged_is_fetched_anew_and_nothing_of_it_kept(server, uploaded):
     server.work = Sessions(server, CACHE, WHOLE)
     go_on = server.outputs
@@ -176,6 +178,7 @@ def test_an_output_that_arrives_damaged_is_fetched_anew_and_nothing_of_it_kept(s
     assert len(server.datasets[DATASET]) == 2
 
 
+@pytest.mark.slow
 def test_a_session_with_an_error_keeps_what_it_did_and_is_sent_again(server, uploaded):
     broken = {**CUT, "report": {"fault": "DataError: the loss is nan"}}
     sessions = server.work = Sessions(server, CACHE, broken, WHOLE)
@@ -187,6 +190,7 @@ def test_a_session_with_an_error_keeps_what_it_did_and_is_sent_again(server, upl
     assert "me/cspine-tiny-train-2" in sessions.saved[-1]["kernelDataSources"]
 
 
+@pytest.mark.slow
 def test_a_failed_session_is_told_with_its_log_and_sent_again(server, uploaded):
     sessions = server.work = Sessions(server, {}, {"report": {"next": None}})
     server.session, server.failure = ("ERROR",), "the image is gone"
@@ -213,6 +217,7 @@ def test_a_foreign_report_is_refused(server, uploaded, change, said):
         go(uploaded)
 
 
+@pytest.mark.slow
 def test_sessions_that_make_nothing_come_to_an_end(server, uploaded):
     idle = {"report": {"next": "cache", "left": "9 volumes"}}
     server.work = Sessions(server, *[idle] * 5)

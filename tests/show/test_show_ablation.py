@@ -189,6 +189,7 @@ def test_rows_share_what_they_do_not_change_and_go_on_where_they_were(desk, monk
     ]
 
 
+@pytest.mark.slow
 def test_a_row_that_fails_costs_itself(desk, monkeypatch, capsys):
     monkeypatch.chdir(desk)
     Path("broken.yaml").write_text(

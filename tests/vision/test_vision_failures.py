@@ -130,6 +130,7 @@ def rubbish(path):
     path.write_bytes(b"rubbish")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_volume_that_breaks_under_a_training_costs_its_study(paths, workers):
     """Flipped bits in the middle: nobody sees them before its slices are looked at."""
@@ -149,6 +150,7 @@ def test_a_volume_that_breaks_under_a_training_costs_its_study(paths, workers):
     assert len(set(read_table(paths.table("oof_slices"), "oof_slices")["study_uid"])) == 7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [dead_link, cut, rubbish])
 def test_one_bad_coarse_volume_costs_itself_and_comes_back_when_mended(paths, damage):
     volume = paths.cache / "coarse" / f"{BAD}.arrow"

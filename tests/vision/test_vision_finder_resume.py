@@ -63,6 +63,7 @@ def dying(original, at):
     return killed
 
 
+@pytest.mark.slow
 def test_a_finder_killed_twice_is_the_one_that_was_not(make_it, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert make_it(whole) == 0

@@ -42,6 +42,7 @@ def test_backbones_that_timm_has_not_give_features_of_any_number_of_channels(tin
     assert not torch.equal(out["visible"], model(stack.roll(1, dims=2))["visible"])
 
 
+@pytest.mark.slow
 def test_every_classifier_of_torchvision_is_built_or_refused_with_a_reason(tiny):
     names = torchvision_names()
     assert {"alexnet", "googlenet", "swin_t"} <= set(names) and "resnet50" not in names

@@ -55,6 +55,7 @@ def test_weights_of_a_run_that_was_not_made_are_named(tmp_path, monkeypatch):
         check_config(load_config(FOLDER / "hard.yaml"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "config"), networks().items(), ids=networks())
 def test_one_step_forward_and_backward(name, config):
     torch.manual_seed(0)

@@ -161,6 +161,7 @@ for parts in (1, 2):
 """
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_weights_of_one_and_the_main_one_tells(whole, tmp_path):
     said = on_two(FIT.format(folder=str(tmp_path)))
     assert gap(whole, tmp_path / "1") < 1e-6
@@ -185,6 +186,7 @@ fit(dataset(make_volume), Path({folder!r}))
 """
 
 
+@pytest.mark.slow
 def test_a_process_short_of_memory_halves_the_parts_of_both(whole, tmp_path):
     said = on_two(SHORT.format(folder=str(tmp_path)))
     assert gap(whole, tmp_path) < 1e-6
@@ -212,6 +214,7 @@ except Exception as error:
 """
 
 
+@pytest.mark.slow
 def test_two_processes_train_a_member_and_what_it_stands_on(tmp_path):
     paths = write_run(tmp_path / "run", 8)
     said = on_two(TRAIN.format(folder=str(paths.root)))

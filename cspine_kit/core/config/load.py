@@ -31,6 +31,9 @@ HOLDERS: dict[str, Mapping[str, type[ModelConfig]]] = {
 }
 """Sections that hold networks by name, and the kinds these may have."""
 
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""libyaml's, where PyYAML was built with it, takes a tenth of the time."""
+
 
 def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """Deep-merge two mappings; values of `changes` win. networks by name are replaced."""
@@ -52,7 +55,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         nearby = sorted(str(p) for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
         raise ConfigError(f"config {path} not found" + (f"; there are {nearby}" if nearby else ""))
     try:
-        raw = yaml.safe_load(path.read_text())
+        raw = yaml.load(path.read_text(), LOADER)
     except yaml.YAMLError as error:
         raise ConfigError(f"config {path} is not YAML: {error}") from error
     if not isinstance(raw, dict):

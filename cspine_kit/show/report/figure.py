@@ -151,6 +151,11 @@ def drawn(sheet: "Sheet", caption: str, *, pixels: bool = False) -> Figure:
         caption: what to see.
         pixels: PNG instead of SVG, for pictures and thousands of points.
     """
+    engine = sheet.get_layout_engine()
+    if engine is not None:
+        # Left to the file's writer, layout costs a whole drawing that nobody sees.
+        engine.execute(sheet)
+        sheet.set_layout_engine(None)
     buffer, width = io.BytesIO(), round(sheet.get_figwidth() * PX_PER_IN)
     if pixels:
         sheet.savefig(buffer, format="png", dpi=SHARP * PX_PER_IN)

@@ -10,6 +10,7 @@ import difflib
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import timm
@@ -151,7 +152,7 @@ def check_backbone(config: ModelConfig, place: str) -> None:
         _check_maps(config, key, shape)
         return
     try:
-        features, width = _features(config, shape)
+        features, width = _features(name, shape)
     except Exception as error:
         raise ConfigError(
             f"{key}: {name!r} cannot take {' x '.join(map(str, shape[1:]))} px: {error}"
@@ -203,13 +204,14 @@ def _check_map(config: ModelConfig, key: str, shape: tuple[int, ...]) -> None:
         )
 
 
-def _features(config: ModelConfig, shape: tuple[int, ...]) -> tuple[tuple[int, ...], int]:
+@cache
+def _features(name: str, shape: tuple[int, ...]) -> tuple[tuple[int, ...], int]:
     """Shape of the features of a batch, and the width they should have; nothing is computed."""
     try:
         with torch.device("meta"):
-            backbone, width = create_backbone(config, pretrained=False)
+            backbone, width = _create(name, shape[1], pretrained=False)
     except Exception:  # noqa: BLE001 - a few compute their widths with tensors (RegNet)
-        backbone, width = create_backbone(config, pretrained=False)
+        backbone, width = _create(name, shape[1], pretrained=False)
     with torch.inference_mode():
         features: torch.Tensor = backbone.to("meta").eval()(torch.empty(shape, device="meta"))
     return tuple(features.shape), width

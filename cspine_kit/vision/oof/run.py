@@ -13,8 +13,8 @@ k looks at in them follows from levels k alone.
 
 import logging
 import math
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from functools import partial
 
 import pandas as pd
@@ -75,7 +75,14 @@ def train_member(config: Config, paths: RunPaths, member: str, fold: int) -> Non
 
 
 def _make_fold(
-    config: Config, paths: RunPaths, fold: int, member: str, *, anyway: bool, needs_gb: float
+    config: Config,
+    paths: RunPaths,
+    fold: int,
+    member: str,
+    *,
+    anyway: bool,
+    needs_gb: float,
+    training_only: bool = False,
 ) -> str:
     """One task of `run_oof`, in this process or in one of its own; why it was not done to its end.
 
@@ -88,7 +95,9 @@ def _make_fold(
         return "time is up"
     chain = FoldChain(config, paths, open_inputs(paths), fold)
     try:
-        if member == VERTEBRA:
+        if training_only:
+            train_vertebra(chain)
+        elif member == VERTEBRA:
             make_vertebra(chain)
         else:
             make_fracture(chain, member)
@@ -135,6 +144,18 @@ def missing(
     }
 
 
+def _trained_first(tasks: Mapping[str, Task]) -> dict[str, Task]:
+    """The same with the first training of each vertebra fold as a task of its own: what its network
+    says of every study takes as long, and of three folds on two cores one would end alone."""
+    of_stage = {name: task for name, task in tasks.items() if task.arguments[-1] == VERTEBRA}
+    training = {
+        f"{name}: training": replace(task, function=partial(task.function, training_only=True))
+        for name, task in of_stage.items()
+    }
+    after = {name: replace(task, after=(f"{name}: training",)) for name, task in of_stage.items()}
+    return {**training, **tasks, **after}
+
+
 def _make(config: Config, paths: RunPaths, stages: Sequence[str]) -> None:
     """Make what is missing: on each GPU one fold model after the other, on a CPU side by side.
 
@@ -146,14 +167,15 @@ def _make(config: Config, paths: RunPaths, stages: Sequence[str]) -> None:
     jobs = 1 if alone else len(gpus) or config.execution.jobs
     limited = math.isfinite(room_left_gb())
     needs_gb = room_for(config, stages, jobs or usable_cores()) if limited else 0.0
+    tasks = missing(config, paths, stages, needs_gb=needs_gb)
     ended = run_tasks(
-        missing(config, paths, stages, needs_gb=needs_gb),
+        tasks if 1 in (jobs, len(tasks)) else _trained_first(tasks),
         jobs=jobs,
         title=f"{' and '.join(stages)} models",
         backend=config.execution.backend,
         environments=[{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus],
     )
-    left = {name: why for name, why in ended.items() if why}
+    left = {name: ended[name] for name in tasks if ended[name]}
     if left:
         name, why = next(iter(left.items()))
         raise Unfinished(f"{why}: {len(left)} fold models are left, {name} among them")

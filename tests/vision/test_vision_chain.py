@@ -15,7 +15,7 @@ from run_folder import tiny_config, write_run
 from cspine_kit.core.paths import RunPaths
 from cspine_kit.core.tables import read_table, write_table
 from cspine_kit.vision.oof import chain as chain_room
-from cspine_kit.vision.oof.run import run_oof
+from cspine_kit.vision.oof.run import _trained_first, missing, run_oof
 from cspine_kit.vision.tasks.slices import SlicesTask
 from cspine_kit.vision.tasks.vertebra import VertebraTask
 
@@ -57,6 +57,18 @@ def rewrite(paths: RunPaths, name: str, change) -> None:
 def run(paths: RunPaths, config=None) -> pd.DataFrame:
     run_oof(config or tiny_config(), paths)
     return read_table(paths.table("oof_slices"), "oof_slices")
+
+
+def test_side_by_side_the_rows_of_a_vertebra_fold_wait_for_its_training_alone(made, tmp_path):
+    paths = write_run(tmp_path / "run", 8)
+    tasks = _trained_first(missing(tiny_config(), paths, ["vertebra"]))
+    rows, training = ([f"vertebra fold {k}{what}" for k in (0, 1)] for what in ("", ": training"))
+    assert list(tasks) == [*training, *rows]
+    assert [tasks[name].after for name in rows] == [(name,) for name in training]
+    assert [tasks[name].run() for name in training] == ["", ""]
+    assert counts(made) == (2, 0, 0, 0)
+    assert [tasks[name].run() for name in rows] == ["", ""]
+    assert counts(made) == (2, 16, 0, 0)
 
 
 def test_nothing_is_made_twice(made, paths):

@@ -6,6 +6,7 @@ In: the out-of-fold slice table. Out: an `Imputer`, saved as JSON. Example::
     a, b = list(config.members)[:2]
     rows_of_a = oof_slices[oof_slices["member"] == a]
     rows = imputer.rows(b, {a: rows_of_a})               # b's rows as far as a's can tell
+    lying = lambda study_uid, model_fold: Lying(np.arange(60), 100.0 - np.arange(60), levels)
     table, counts = imputer.complete(oof_slices, lying)  # no member lacks a study any more
 
 The stack's heads read statistics of every member, so a member that is left out (no time, no memory,

@@ -4,8 +4,10 @@ In: one study's rows of a sagittal or coronal member, and where its axial slices
 an axial member would give them: a slice shows the levels whose range it lies in, and every level is
 as broken on its slices as the standing planes that show it say. Example::
 
-    lying = Lying(np.arange(60), 100.0 - 2.0 * np.arange(60), levels)
-    lay_down(sagittal_rows, lying)[["plane", "position", "at_mm"]]
+    _, seven = next(iter(levels.groupby(["study_uid", "model_fold"])))
+    lying = Lying(np.arange(60), seven["z_top_mm"].max() - 2.0 * np.arange(60), seven)
+    sagittal = oof_slices.head(15).assign(plane="sagittal")
+    lay_down(sagittal, lying)[["plane", "position", "at_mm"]]
 
 The stack reads a scan's protocol from axial rows: without these, a study that lost its last axial
 member would lose the stack, too.

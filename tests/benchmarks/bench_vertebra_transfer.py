@@ -24,7 +24,8 @@ from cspine_kit.core.tables import MASK_COLUMNS, read_table  # noqa: E402
 
 
 def phantom_errors(run: Path) -> NDArray[np.float64]:
-    """Out-of-fold errors (studies, 7) against the middle of the slices that show each level."""
+    """Out-of-fold errors (studies, 7) against the middle of the slices that show each level; NaN
+    for a level that the scan does not show."""
     paths = RunPaths(run)
     slices = read_table(paths.table("slices"), "slices")
     fold_of = pd.read_csv(paths.folds).set_index("study_uid")["fold"]
@@ -36,7 +37,8 @@ def phantom_errors(run: Path) -> NDArray[np.float64]:
         masks = rows[list(MASK_COLUMNS)].to_numpy()
         if uid in centers.index and not np.isnan(masks).any():
             z = rows["z_mm"].to_numpy()
-            middle = [z[column > 0].mean() for column in masks.T]
+            shown = masks > 0
+            middle = (z @ shown) / np.where(shown.any(axis=0), shown.sum(axis=0), np.nan)
             errors.append(centers.loc[uid, list(LEVELS)].to_numpy() - middle)
     return np.array(errors, dtype=np.float64)
 
@@ -60,10 +62,10 @@ def main() -> None:
             record("real CT, mean error, mm", np.abs(error).mean(), 5, most=True)
             record("real CT, largest error, mm", np.abs(error).max(), 8, most=True)
     errors = phantom_errors(run)
-    show(f"{len(errors)} phantoms, bias", errors.mean(axis=0))
-    show("mean absolute", np.abs(errors).mean(axis=0))
-    show("95 %", np.quantile(np.abs(errors), 0.95, axis=0))
-    record("phantoms, median error, mm", np.median(np.abs(errors)), 2, most=True)
+    show(f"{len(errors)} phantoms, bias", np.nanmean(errors, axis=0))
+    show("mean absolute", np.nanmean(np.abs(errors), axis=0))
+    show("95 %", np.nanquantile(np.abs(errors), 0.95, axis=0))
+    record("phantoms, median error, mm", np.nanmedian(np.abs(errors)), 2, most=True)
 
 
 if __name__ == "__main__":

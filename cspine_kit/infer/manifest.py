@@ -30,6 +30,9 @@ byte in one of them then costs nothing."""
 
 Origin = Literal["phantom", "real"]
 HASHERS = 4
+RELIEF_SHARE = 1 / 60
+"""Of the time for all files: after that a file that is still read has a further one begun beside
+it. A dozen files that hang must not keep the sound ones behind them from being looked at."""
 
 
 def _entry(path: Path, name: object, entry: object) -> dict[str, Any]:
@@ -239,6 +242,13 @@ def lay_out(bundle: Path, scratch: Path, *, wait_s: float, patience_s: float) ->
 
     # Wheels are submit.py's; it has installed what it could.
     wanted = [name for name in files if not name.endswith(".whl")]
-    late = run_all(check, wanted, threads=HASHERS, wait_s=wait_s, patience_s=patience_s)
+    late = run_all(
+        check,
+        wanted,
+        threads=HASHERS,
+        wait_s=wait_s,
+        patience_s=patience_s,
+        relief_s=wait_s * RELIEF_SHARE,
+    )
     with lock:
         return {**faults, **{files[name]["place"]: "could not be read in time" for name in late}}

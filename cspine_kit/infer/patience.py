@@ -53,6 +53,7 @@ def run_all(
     threads: int,
     wait_s: float,
     patience_s: float,
+    relief_s: float | None = None,
 ) -> list[str]:
     """Call `work` for every name on daemon threads; one that hangs is replaced.
 
@@ -62,13 +63,17 @@ def run_all(
         threads: that work at once.
         wait_s: for all of them.
         patience_s: for one of them.
+        relief_s: after which a further thread takes the next name while one still works; as many
+            may hang as there are names, and the others are done all the same. `patience_s` where
+            not given.
 
     Returns:
         Names that are not done; those not given up as hanging go on in the background.
     """
     todo, done, lock = deque(names), set[str](), threading.Lock()
     begun: dict[str, float] = {}
-    given_up = set[str]()
+    relieved = set[str]()
+    relief_s = patience_s if relief_s is None else relief_s
 
     def serve() -> None:
         while True:
@@ -81,7 +86,7 @@ def run_all(
                 work(name)
             with lock:
                 done.add(name)
-                if name in given_up:  # another thread works in this one's place
+                if name in relieved:  # another thread works in this one's place
                     return
 
     def start(count: int) -> None:
@@ -93,9 +98,10 @@ def run_all(
     while time.monotonic() < end_s:
         with lock:
             now = time.monotonic()
-            hanging = {n for n, at in begun.items() if n not in done and now - at > patience_s}
-            new = hanging - given_up
-            given_up |= new
+            working = {name: now - at for name, at in begun.items() if name not in done}
+            hanging = {name for name, took_s in working.items() if took_s > patience_s}
+            new = {name for name, took_s in working.items() if took_s > relief_s} - relieved
+            relieved |= new
             waiting = len(todo)
             if not waiting and len(done) + len(hanging) == len(names):
                 break

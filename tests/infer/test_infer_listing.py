@@ -119,3 +119,19 @@ def test_calls_beyond_their_time_do_not_hold_up_the_caller():
     done = []
     assert run_all(done.append, UIDS, threads=3, wait_s=5.0, patience_s=5.0) == []
     assert sorted(done) == sorted(UIDS)
+
+
+def test_however_many_hang_the_others_are_done():
+    """More of them than threads, and than there is patience for one after the other."""
+    hanging, done, never = [f"hangs {k}" for k in range(9)], [], threading.Event()
+
+    def work(name):
+        if name in hanging:
+            never.wait(20.0)
+        done.append(name)
+
+    start = time.monotonic()
+    late = run_all(work, [*hanging, *UIDS], threads=2, wait_s=6.0, patience_s=3.0, relief_s=0.05)
+    assert late == hanging and sorted(done) == sorted(UIDS)
+    assert time.monotonic() - start < 5.5
+    never.set()

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import threading
 import zipfile
 from pathlib import Path
 
@@ -83,6 +84,25 @@ def test_weights_may_lie_in_a_dataset_of_their_own_and_count_by_their_hash(built
     faults = lay_out(mounted, tmp_path / "partial", wait_s=60.0, patience_s=60.0)
     [fault] = faults.values()
     assert f"{victim} is not what the manifest's hash says" in fault
+
+
+def test_a_dozen_files_that_hang_cost_themselves(built, tmp_path, monkeypatch):
+    """The disk below some files never answers: those behind them are looked at in time."""
+    wanted = [n for n in read_manifest(built.paths.bundle)["files"] if not n.endswith(".whl")]
+    hanging, never = set(wanted[:12]), threading.Event()
+
+    def hashed(path):
+        if path.name in hanging:
+            never.wait(30.0)
+        return file_hash(path)
+
+    monkeypatch.setattr("cspine_kit.infer.manifest.file_hash", hashed)
+    bundle, tree = built.paths.bundle, tmp_path / "tree"
+    faults = lay_out(bundle, tree, wait_s=12.0, patience_s=6.0)
+    assert set(faults.values()) == {"could not be read in time"}
+    assert len(faults) == 12 and len(wanted) > 12
+    assert len([p for p in tree.rglob("*") if p.is_file()]) == len(wanted) - 12
+    never.set()
 
 
 def test_the_same_run_gives_the_same_bytes_and_a_second_build_does_nothing(built, tmp_path):

@@ -92,7 +92,7 @@ def marked(example):
     )
 
 
-@pytest.mark.parametrize("example", map(marked, EXAMPLES))
+@pytest.mark.parametrize("example", [marked(example) for example in EXAMPLES])
 def test_example_runs(example, names):
     if example.module in OPTIONAL:
         pytest.importorskip(OPTIONAL[example.module])

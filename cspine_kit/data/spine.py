@@ -14,6 +14,10 @@ import pandas as pd
 from cspine_kit.core.anatomy import LEVELS
 from cspine_kit.core.numbers import BoolArray, FloatArray
 
+SEEN, UNSEEN = 4.0, -6.0
+"""Logits of a level's visibility where a slice is sure to show it, and where not: out of its range,
+beyond what looked at it, out of the scan."""
+
 
 def spine_centers(levels: pd.DataFrame, z_mm: FloatArray) -> FloatArray:
     """Centers (n, 2) y, x in mm at positions `z_mm`, along the line through the seven levels."""

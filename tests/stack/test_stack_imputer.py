@@ -9,8 +9,9 @@ import pytest
 from cspine_kit.core.anatomy import LEVELS
 from cspine_kit.core.errors import TableError
 from cspine_kit.core.tables import FRACTURE_COLUMNS, VERTEBRA_COLUMNS
+from cspine_kit.data.spine import SEEN, UNSEEN
 from cspine_kit.stack.fallback.imputer import Imputer, fit_imputer
-from cspine_kit.stack.fallback.lying import SEEN, UNSEEN, Lying
+from cspine_kit.stack.fallback.lying import Lying
 
 COLUMNS = [*VERTEBRA_COLUMNS, *FRACTURE_COLUMNS]
 
@@ -18,7 +19,9 @@ COLUMNS = [*VERTEBRA_COLUMNS, *FRACTURE_COLUMNS]
 def lying(study_uid="1.0", model_fold=0):
     """Sixteen slices of 1 mm from 15.5 mm down; C1 from 14 to 12 mm, ..., C7 from 2 to 0 mm."""
     levels = pd.DataFrame({"level": LEVELS, "present": True, "z_top_mm": np.arange(14, 0, -2.0)})
-    levels = levels.assign(z_bottom_mm=levels["z_top_mm"] - 2, center_z_mm=0.0, confidence=1.0)
+    levels = levels.assign(
+        z_bottom_mm=levels["z_top_mm"] - 2, center_z_mm=levels["z_top_mm"] - 1, confidence=1.0
+    )
     return Lying(np.arange(16), 15.5 - np.arange(16), levels)
 
 
@@ -78,7 +81,7 @@ def test_an_axial_member_that_only_standing_planes_can_replace_gets_axial_rows(s
 
 def test_levels_between_two_slices_still_give_an_axial_row(slices):
     where = lying()
-    thin = where.levels.assign(z_top_mm=7.2, z_bottom_mm=7.1)
+    thin = where.levels.assign(z_top_mm=7.2, z_bottom_mm=7.1, center_z_mm=7.15)
     seen = standing(slices[slices["member"] == "a"], 3)
     rows = Imputer({}).rows("b", {"a": seen}, Lying(where.slice_idx, where.z_mm, thin))
     assert rows["at_mm"].tolist() == [7.5]

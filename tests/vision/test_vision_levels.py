@@ -11,6 +11,7 @@ from cspine_kit.core.anatomy import LEVELS, N_LEVELS, OVERALL, TARGETS
 from cspine_kit.core.metric import metric
 from cspine_kit.core.tables import FRACTURE_COLUMNS, MASK_COLUMNS, VERTEBRA_COLUMNS, check_table
 from cspine_kit.data.levels import decode_visible
+from cspine_kit.data.spine import UNSEEN
 from cspine_kit.data.volumes.volume import Held
 from cspine_kit.vision.inputs.augment import augment_batch, mirrored, mirrored_outputs
 from cspine_kit.vision.inputs.dataset import StackDataset
@@ -18,7 +19,6 @@ from cspine_kit.vision.nets.kinds import build_net
 from cspine_kit.vision.nets.store import load_model, save_model
 from cspine_kit.vision.predict import predict
 from cspine_kit.vision.tasks.kinds import task_of
-from cspine_kit.vision.tasks.levels import UNSEEN
 from cspine_kit.vision.tasks.shown import BODY_MM
 from cspine_kit.vision.tasks.task import Lesson
 from cspine_kit.vision.training.loop import train_model

@@ -106,11 +106,11 @@ class Imputer:
             seen = slices.loc[slices["member"] == name, unit].drop_duplicates()
             joined = units.merge(seen, on=unit, how="left", indicator=True)
             lost = joined.loc[joined["_merge"] == "left_only", unit]
-            own_plane = slices.loc[slices["member"] == name, "plane"]
+            lies = bool((slices.loc[slices["member"] == name, "plane"] == AXIAL).all())
             for (uid, fold), rows in slices.merge(lost, on=unit).groupby(unit):
                 present = {str(m): own for m, own in rows.groupby("member")}
-                axial = lying(str(uid), int(fold)) if (own_plane == AXIAL).all() else None
-                parts.append(self.rows(str(name), present, axial))
+                where = lying(str(uid), int(fold)) if lies else None
+                parts.append(self.rows(str(name), present, where))
             if len(lost):
                 counts[str(name)] = len(lost)
         return pd.concat(parts, ignore_index=True) if counts else slices, counts

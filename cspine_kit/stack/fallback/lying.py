@@ -18,12 +18,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from cspine_kit.core.anatomy import AXIAL, LEVELS
+from cspine_kit.core.anatomy import AXIAL
 from cspine_kit.core.numbers import FloatArray, IntArray, sigmoid
 from cspine_kit.core.tables import FRACTURE_COLUMNS, VERTEBRA_COLUMNS
-
-SEEN, UNSEEN = 4.0, -6.0
-"""Visibility logits of a slice in a level's range, and beyond it."""
+from cspine_kit.data.spine import SEEN, UNSEEN, inside_levels, neck_middle
 
 MOST = 30.0
 """Larger logits say no more, and an infinite one would spoil a mean."""
@@ -51,13 +49,10 @@ def lay_down(rows: pd.DataFrame, lying: Lying) -> pd.DataFrame:
         rows: of one standing member and one unit.
         lying: where its axial slices are.
     """
-    levels = lying.levels.set_index("level").loc[list(LEVELS)]
-    ends = levels[["z_top_mm", "z_bottom_mm"]].to_numpy(np.float64)
-    z, low, high = lying.z_mm[:, None], ends.min(axis=1), ends.max(axis=1)
-    inside = (z >= low) & (z <= high) & levels["present"].to_numpy(bool)
-    used = inside.any(axis=1)
+    inside = inside_levels(lying.levels, lying.z_mm) >= 0
+    used = np.asarray(inside.any(axis=1))
     if not used.any():
-        used[np.argmin(np.abs(lying.z_mm - ends.mean()))] = True
+        used[np.argmin(np.abs(lying.z_mm - neck_middle(lying.levels)))] = True
     seen = sigmoid(rows[list(VERTEBRA_COLUMNS)].to_numpy(np.float64))
     broken = rows[list(FRACTURE_COLUMNS)].to_numpy(np.float64).clip(-MOST, MOST)
     shown = np.where(inside[used], SEEN, UNSEEN)

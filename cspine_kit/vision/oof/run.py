@@ -85,6 +85,7 @@ def _make_fold(
     training_only: bool = False,
 ) -> str:
     """One task of `run_oof`, in this process or in one of its own; why it was not done to its end.
+    `training_only`: the first training of the vertebra stage, without what its network then says.
 
     Where time is up it is not begun, but for the one that is done `anyway`: a run that is cut again
     and again comes to its end only where each makes a step. Nor is it where room is up.

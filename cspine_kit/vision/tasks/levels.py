@@ -33,6 +33,7 @@ from cspine_kit.core.config import LevelsConfig, StudyConfig
 from cspine_kit.core.metric import auc, metric
 from cspine_kit.core.numbers import FloatArray, IntArray, sigmoid
 from cspine_kit.core.tables import FRACTURE_COLUMNS, VERTEBRA_COLUMNS
+from cspine_kit.data.spine import UNSEEN
 from cspine_kit.data.volumes.volume import Volume
 from cspine_kit.vision.inputs.views import StudyView, level_view
 from cspine_kit.vision.nets.heads import LESIONS, learned_maps
@@ -49,9 +50,6 @@ from cspine_kit.vision.tasks.task import (
     Term,
     map_terms,
 )
-
-UNSEEN = -6.0
-"""Logit of a level's visibility beyond the stacks that looked at it, and out of the scan."""
 
 
 class LevelsTask(Task):

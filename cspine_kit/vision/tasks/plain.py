@@ -22,14 +22,11 @@ from torch.nn import functional as F
 from cspine_kit.core.anatomy import AXIAL, N_LEVELS
 from cspine_kit.core.metric import auc
 from cspine_kit.core.numbers import FloatArray
-from cspine_kit.data.spine import inside_levels
+from cspine_kit.data.spine import SEEN, UNSEEN, inside_levels
 from cspine_kit.data.volumes.volume import Volume
 from cspine_kit.vision.inputs.views import StudyView
 from cspine_kit.vision.tasks.slices import SlicesTask
 from cspine_kit.vision.tasks.task import Batch, Outputs, Term, map_terms
-
-SEEN, UNSEEN = 4.0, -6.0
-"""Logits of a level's visibility inside its range and out of it."""
 
 
 class PlainTask(SlicesTask):
